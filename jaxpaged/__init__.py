@@ -1,0 +1,44 @@
+"""jaxpaged: an LLM inference engine in JAX.
+
+A request's life: prompt -> `Tokenizer` -> `LLMEngine.submit` -> `Scheduler.plan` -> `batch.pack` -> `ModelRunner.execute`
+(one compiled step) -> `Scheduler.commit` -> `Completion` (text, stop strings) -> `RequestOutput`.
+
+Names are imported on first use, so that `import jaxpaged` is quick and starts no device.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxpaged.async_engine import AsyncEngine as AsyncEngine
+    from jaxpaged.config import EngineConfig as EngineConfig
+    from jaxpaged.engine import LLMEngine as LLMEngine
+    from jaxpaged.llm import LLM as LLM
+    from jaxpaged.outputs import OutputKind as OutputKind
+    from jaxpaged.request import RequestOutput as RequestOutput
+    from jaxpaged.request import SamplingParams as SamplingParams
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "AsyncEngine", "EngineConfig", "LLMEngine", "OutputKind", "RequestOutput", "SamplingParams"]
+
+_HOME = {
+    "LLM": "jaxpaged.llm",
+    "AsyncEngine": "jaxpaged.async_engine",
+    "EngineConfig": "jaxpaged.config",
+    "LLMEngine": "jaxpaged.engine",
+    "OutputKind": "jaxpaged.outputs",
+    "RequestOutput": "jaxpaged.request",
+    "SamplingParams": "jaxpaged.request",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'jaxpaged' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

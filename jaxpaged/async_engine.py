@@ -1,0 +1,232 @@
+"""The engine for asyncio: one thread steps, streams wait without polling.
+
+Commands go to the thread by a queue (it sleeps on the queue when there is no work); outputs come back by
+`call_soon_threadsafe`, one call a step and event loop. Nothing else crosses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxpaged.config import EngineConfig
+from jaxpaged.engine import LLMEngine
+from jaxpaged.errors import EngineError
+from jaxpaged.outputs import OutputKind
+from jaxpaged.request import RequestOutput, SamplingParams
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """Where one request's outputs go: a queue that only its own event loop touches."""
+
+    loop: asyncio.AbstractEventLoop
+    outputs: asyncio.Queue[RequestOutput | BaseException] = field(default_factory=asyncio.Queue)
+
+
+class AsyncEngine:
+    """Serves many asyncio tasks from one `LLMEngine` on its own thread.
+
+    `async with AsyncEngine.from_config(config) as engine: async for output in engine.generate(...)`.
+    Leaving the iterator early, or cancelling its task, aborts the request.
+    """
+
+    def __init__(self, engine: LLMEngine) -> None:
+        self.engine = engine
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._streams: dict[str, _Stream] = {}  # touched by the engine thread only
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._idle_waiters: list[Future[bool]] = []  # touched by the engine thread only
+        self._thread = threading.Thread(target=self._run, name="jaxpaged-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def from_config(cls, config: EngineConfig | None = None, *, progress: bool = False) -> AsyncEngine:
+        """Load the model and compile, then start the thread. Blocks; raises as `LLMEngine` does."""
+        return cls(LLMEngine(config, progress=progress))
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def generate(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        output_kind: OutputKind = OutputKind.CUMULATIVE,
+    ) -> AsyncIterator[RequestOutput]:
+        """Stream a request's outputs, the last one `finished`. Raises RequestError as `LLMEngine.submit` does.
+
+        EngineError if the engine stopped or broke before the end.
+        """
+        stream = _Stream(asyncio.get_running_loop())
+        accepted: Future[str] = Future()
+        self._send(lambda: self._submit(stream, accepted, prompt, params, request_id, output_kind))
+        finished = False
+        try:
+            await asyncio.wrap_future(accepted)
+            while not finished:
+                item = await stream.outputs.get()
+                if isinstance(item, BaseException):
+                    finished = True
+                    raise item
+                finished = item.finished
+                yield item
+        finally:
+            if not finished:
+                with contextlib.suppress(EngineError):
+                    self._send(lambda: self._forget(accepted))
+
+    async def abort(self, request_id: str) -> bool:
+        """End a request; its stream gets no further output and ends with EngineError. False if not in flight."""
+        done: Future[bool] = Future()
+
+        def command() -> None:
+            stream = self._streams.pop(request_id, None)
+            found = self.engine.abort(request_id)
+            if stream is not None:
+                self._deliver({stream.loop: [(stream, _stopped("request", request_id, "it was aborted"))]})
+            done.set_result(found)
+
+        self._send(command)
+        return await asyncio.wrap_future(done)
+
+    async def drain(self) -> None:
+        """Wait until no request is in flight."""
+        idle: Future[bool] = Future()
+        self._send(lambda: self._when_idle(idle))
+        await asyncio.wrap_future(idle)
+
+    async def close(self) -> None:
+        """Abort what is in flight and end the thread."""
+        if not self._closing:
+            self._closing = True
+            self._commands.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _send(self, command: Callable[[], None]) -> None:
+        if self._failure is not None or self._closing:
+            raise _stopped("engine", "closed" if self._failure is None else repr(self._failure), "it takes no requests")
+        self._commands.put(command)
+
+    # From here on: the engine thread.
+
+    def _run(self) -> None:
+        waiters = self._idle_waiters
+        try:
+            while True:
+                command = self._next_command()
+                if command is _CLOSE:
+                    break
+                if command is not _NONE:
+                    command()
+                    continue
+                self._step()
+                if not self.engine.has_unfinished:
+                    for waiter in waiters:
+                        waiter.set_result(True)
+                    waiters.clear()
+        except BaseException as error:
+            self._failure = error
+        self._closing = True
+        self._end_all(self._failure)
+
+    def _next_command(self) -> Any:
+        """The next command; `_NONE` when there is none and there is work to step; sleeps when there is neither."""
+        try:
+            command = self._commands.get(block=not self.engine.has_unfinished)
+        except queue.Empty:
+            return _NONE
+        return _CLOSE if command is None else command
+
+    def _step(self) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput | BaseException]]] = {}
+        for output in self.engine.step():
+            stream = self._streams.get(output.request_id)
+            if stream is None:
+                continue
+            by_loop.setdefault(stream.loop, []).append((stream, output))
+            if output.finished:
+                del self._streams[output.request_id]
+        self._deliver(by_loop)
+
+    def _submit(
+        self,
+        stream: _Stream,
+        accepted: Future[str],
+        prompt: str | Sequence[int],
+        params: SamplingParams | None,
+        request_id: str | None,
+        output_kind: OutputKind,
+    ) -> None:
+        if not accepted.set_running_or_notify_cancel():
+            return
+        try:
+            identity = self.engine.submit(prompt, params, request_id=request_id, output_kind=output_kind)
+        except Exception as error:
+            accepted.set_exception(error)
+            return
+        self._streams[identity] = stream
+        accepted.set_result(identity)
+
+    def _forget(self, accepted: Future[str]) -> None:
+        if accepted.done() and not accepted.cancelled() and accepted.exception() is None:
+            self._streams.pop(accepted.result(), None)
+            self.engine.abort(accepted.result())
+
+    def _when_idle(self, waiter: Future[bool]) -> None:
+        if self.engine.has_unfinished:
+            self._idle_waiters.append(waiter)
+        else:
+            waiter.set_result(True)
+
+    def _end_all(self, failure: BaseException | None) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput | BaseException]]] = {}
+        for request_id, stream in self._streams.items():
+            why = _stopped("request", request_id, "the engine stopped before its end")
+            why.__cause__ = failure
+            by_loop.setdefault(stream.loop, []).append((stream, why))
+        self._streams.clear()
+        self._deliver(by_loop)
+        for waiter in self._idle_waiters:
+            waiter.set_exception(_stopped("engine", "stopped", "it ended before it was idle"))
+        while True:
+            try:
+                command = self._commands.get(block=False)
+            except queue.Empty:
+                return
+            if command is not None:
+                with contextlib.suppress(Exception):
+                    command()
+
+    @staticmethod
+    def _deliver(
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput | BaseException]]],
+    ) -> None:
+        for loop, items in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to read
+                loop.call_soon_threadsafe(_put_all, items)
+
+
+_NONE = object()
+_CLOSE = object()
+
+
+def _put_all(items: list[tuple[_Stream, RequestOutput | BaseException]]) -> None:
+    for stream, item in items:
+        stream.outputs.put_nowait(item)
+
+
+def _stopped(name: str, value: object, limit: str) -> EngineError:
+    return EngineError(name=name, value=value, limit=limit)

@@ -1,0 +1,189 @@
+"""How fast the engine serves a trace: one pass, as the clock outside the engine sees it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxpaged import __version__
+from jaxpaged.bench.trace import TraceRequest
+from jaxpaged.metrics import EngineMetrics
+from jaxpaged.outputs import OutputKind
+from jaxpaged.request import SamplingParams
+
+if TYPE_CHECKING:
+    from jaxpaged.engine import LLMEngine
+
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "tokenizers")
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """One request as a client sees it. Seconds on one clock; it was to arrive at `due_s`, whenever it was taken."""
+
+    due_s: float
+    num_prompt: int
+    num_wanted: int
+    num_output: int = 0
+    first_s: float | None = None
+    last_s: float | None = None
+    error: str | None = None
+
+    def add(self, num_tokens: int, now_s: float) -> None:
+        if num_tokens:
+            self.first_s = now_s if self.first_s is None else self.first_s
+            self.last_s = now_s
+            self.num_output += num_tokens
+
+
+def measure(
+    engine: LLMEngine,
+    trace: Sequence[TraceRequest],
+    *,
+    startup_s: float,
+    progress: Mapping[str, Any],
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Serve the trace greedily, every request to its full length, and return the figures as one flat row.
+
+    Raises RequestError where a request of the trace cannot be served; nothing is measured then.
+    """
+    for request in trace:
+        engine.check(request.prompt_ids, _params(request))
+    before = _copy(engine.metrics)
+    began_s = clock()
+    records = _serve(engine, trace, began_s=began_s, progress=progress, clock=clock, sleep=sleep)
+    total_s = clock() - began_s
+    online = any(request.arrival_s for request in trace)
+    return {
+        "engine": "jaxpaged",
+        "mode": "online" if online else "offline",
+        **_latencies(records, total_s),
+        **_counters(engine.metrics, before),
+        "startup_s": round(startup_s, 2),
+        "peak_rss_mb": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+        ),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "device": f"{engine.device.name} ({engine.device.platform})",
+        "settings": _settings(engine),
+        "versions": {
+            "python": platform.python_version(),
+            "jaxpaged": __version__,
+            **{name: _version(name) for name in _PACKAGES},
+        },
+    }
+
+
+def _serve(
+    engine: LLMEngine,
+    trace: Sequence[TraceRequest],
+    *,
+    began_s: float,
+    progress: Mapping[str, Any],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> list[Record]:
+    records: dict[str, Record] = {}
+    coming = list(reversed(trace))
+    with tqdm(total=len(trace), unit="request", **progress) as bar:
+        while coming or engine.has_unfinished:
+            now_s = clock() - began_s
+            while coming and coming[-1].arrival_s <= now_s:
+                request = coming.pop()
+                request_id = engine.submit(request.prompt_ids, _params(request), output_kind=OutputKind.DELTA)
+                records[request_id] = Record(
+                    due_s=began_s + request.arrival_s,
+                    num_prompt=len(request.prompt_ids),
+                    num_wanted=request.max_tokens,
+                )
+            if not engine.has_unfinished:
+                sleep(max(0.0, coming[-1].arrival_s - (clock() - began_s)))
+                continue
+            outputs = engine.step()
+            now_s = clock()
+            for output in outputs:
+                record = records[output.request_id]
+                record.add(len(output.outputs[0].token_ids), now_s)
+                record.error = output.error
+                bar.update(int(output.finished))
+    return list(records.values())
+
+
+def _params(request: TraceRequest) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_tokens=request.max_tokens, ignore_eos=True)
+
+
+def _latencies(records: Sequence[Record], total_s: float) -> dict[str, Any]:
+    served = [(r, r.first_s, r.last_s) for r in records if r.first_s is not None and r.last_s is not None]
+    ttft = [first - r.due_s for r, first, _ in served]
+    tpot = [(last - first) / (r.num_output - 1) for r, first, last in served if r.num_output > 1]
+    num_input, num_output = sum(r.num_prompt for r in records), sum(r.num_output for r in records)
+    return {
+        "requests": len(records),
+        "finished": sum(r.num_output == r.num_wanted for r in records),
+        "short": sum(r.num_output != r.num_wanted for r in records),
+        "errors": sum(r.error is not None for r in records),
+        "in_tokens": num_input,
+        "out_tokens": num_output,
+        "total_s": round(total_s, 3),
+        "out_tok_s": round(num_output / max(total_s, 1e-9), 2),
+        "total_tok_s": round((num_input + num_output) / max(total_s, 1e-9), 2),
+        "ttft_p50_ms": _percentile_ms(ttft, 50),
+        "ttft_p99_ms": _percentile_ms(ttft, 99),
+        "tpot_p50_ms": _percentile_ms(tpot, 50),
+        "tpot_p99_ms": _percentile_ms(tpot, 99),
+        "e2e_p50_ms": _percentile_ms([last - r.due_s for r, _, last in served], 50),
+    }
+
+
+def _counters(metrics: EngineMetrics, before: EngineMetrics) -> dict[str, Any]:
+    """What the engine counted during the pass, by its own books."""
+    spent = EngineMetrics(**{f.name: getattr(metrics, f.name) - getattr(before, f.name) for f in fields(EngineMetrics)})
+    return {
+        "steps": spent.steps,
+        "preemptions": spent.preemptions,
+        "cached_tokens": spent.cached_tokens,
+        "padding_share": round(spent.padding_share, 4),
+        "kv_waste": round(spent.kv_waste, 4),
+        "kv_waste_contiguous": round(spent.contiguous_waste, 4),
+        "compiles_at_start": metrics.compiles_at_start,
+        "compiles_after_ready": metrics.compiles_after_ready,
+        **{
+            f"{name}_ms_per_step": round(getattr(spent, f"{name}_s") * 1000 / max(1, spent.steps), 3)
+            for name in ("plan", "pack", "execute", "commit")
+        },
+    }
+
+
+def _copy(metrics: EngineMetrics) -> EngineMetrics:
+    return EngineMetrics(**{f.name: getattr(metrics, f.name) for f in fields(EngineMetrics)})
+
+
+def _settings(engine: LLMEngine) -> dict[str, Any]:
+    config = engine.config
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "reasons"}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
+    return round(float(np.percentile(seconds, percent)) * 1000, 2) if seconds else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

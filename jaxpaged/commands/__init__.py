@@ -1,0 +1,81 @@
+"""The subcommands of `jaxpaged`: their names, and what happens to an error on its way out.
+
+Each lives in a module of its own with `main(argv) -> exit status`, imported when it is run. [no jax]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from jaxpaged.errors import JaxPagedError
+
+FAILED = 2
+"""Exit status where the command could not do what was asked."""
+INTERRUPTED = 130
+_PIPE_CLOSED = 141  # what the shell reports of any tool whose reader went away
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One subcommand: the words that call it, one line of help, the module that does it."""
+
+    words: tuple[str, ...]
+    summary: str
+    module: str
+
+
+COMMANDS = (
+    Command(
+        words=("generate",),
+        summary="complete prompts, or a file of them",
+        module="jaxpaged.commands.generate",
+    ),
+    Command(words=("chat",), summary="talk with a model in the terminal", module="jaxpaged.commands.chat"),
+    Command(
+        words=("bench", "throughput"),
+        summary="serve a trace as fast as possible and print the figures as JSON",
+        module="jaxpaged.commands.bench",
+    ),
+)
+
+
+def run(command: Command, argv: Sequence[str]) -> int:
+    """Run a subcommand; returns its exit status."""
+    try:
+        return import_module(command.module).main(list(argv))
+    except SystemExit as done:  # of the flag parser, which has said what was wrong
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """The exit status of `action`; the user's errors become one line on stderr, never a traceback."""
+    try:
+        status = action()
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return _PIPE_CLOSED
+    except JaxPagedError as error:
+        return _report(str(error), getattr(error, "__notes__", ()))
+    except OSError as error:
+        _silence_stdout()
+        return _report(str(error))
+
+
+def _report(text: str, notes: Sequence[str] = ()) -> int:
+    sys.stderr.write(f"error: {' '.join(text.split())}{''.join(f' ({note})' for note in notes)}\n")
+    return FAILED
+
+
+def _silence_stdout() -> None:
+    """Python flushes stdout once more at exit, and would complain about it."""
+    with contextlib.suppress(OSError, ValueError):  # stdout is no file: nothing is flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,122 @@
+"""What the user asks of an engine, and what became of it.
+
+`EngineConfig` is what was said, with None and "auto" where nothing was; `ResolvedConfig` has neither. Both are free of
+jax, so that `--help` is quick. The arithmetic of memory lives in `memory.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jaxpaged.errors import ConfigError
+from jaxpaged.tiny import TINY_MODEL
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+CHUNK_ALIGN = 64
+"""Chunks of a prompt end at multiples of it: the query tile of the CPU kernels, so chunking never changes a bit."""
+
+AttentionBackend = Literal["auto", "reference", "xla", "triton"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Options of an engine; names and meanings are vLLM's where it has them.
+
+    Raises ConfigError naming the option, its value and the limit.
+    """
+
+    model: str = str(TINY_MODEL)
+    """Folder of the model in Hugging Face layout (default: the bundled one)."""
+    tokenizer: str | None = None
+    """Folder of the tokenizer (default: the model's)."""
+    dtype: Dtype = "auto"
+    """Type of weights and KV cache; auto: the checkpoint's on a GPU; on CPU bfloat16 only where the CPU has AMX."""
+    max_model_len: int | None = None
+    """Longest context in tokens, prompt and answer together (default: the model's own)."""
+    max_num_seqs: int | None = None
+    """Requests in one step at most (default: 32 on CPU, 256 on a GPU)."""
+    max_num_batched_tokens: int | None = None
+    """Tokens computed in one step at most (default: 512 on CPU, 2048 on a GPU)."""
+    block_size: int | None = None
+    """Tokens per KV block (default: what the attention backend likes)."""
+    gpu_memory_utilization: float = 0.9
+    """Share of a GPU's memory that weights, KV cache and steps may take together."""
+    kv_cache_memory_bytes: int | None = None
+    """Bytes of the KV cache (default: from the device's memory)."""
+    num_gpu_blocks_override: int | None = None
+    """Blocks of the KV cache, on any device; overrules the two options above."""
+    enable_prefix_caching: bool = True
+    """Reuse the KV blocks of equal prompt beginnings."""
+    attention_backend: AttentionBackend = "auto"
+    """Which kernels serve attention."""
+    seed: int = 0
+    """Seeds the draws of requests that give no seed of their own."""
+    compile_cache: str | None = None
+    """Folder of compiled programs (default: the user's cache folder; "off": none)."""
+    warmup: bool = True
+    """Compile every step shape before the first request; without it, each is compiled when first met."""
+
+    def __post_init__(self) -> None:
+        _at_least("max_model_len", self.max_model_len, 2, "It covers prompt and answer together")
+        _at_least("max_num_seqs", self.max_num_seqs, 1)
+        _at_least("max_num_batched_tokens", self.max_num_batched_tokens, 1)
+        _at_least("kv_cache_memory_bytes", self.kv_cache_memory_bytes, 1)
+        _at_least("num_gpu_blocks_override", self.num_gpu_blocks_override, 2, "One block is the null block")
+        if self.block_size is not None and (self.block_size < 1 or self.block_size & (self.block_size - 1)):
+            raise ConfigError(name="block_size", value=self.block_size, limit="it must be a power of two")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(
+                name="gpu_memory_utilization", value=self.gpu_memory_utilization, limit="it must be above 0 and at most 1"
+            )
+        _one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        _one_of("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedConfig:
+    """An `EngineConfig` with every choice made, and the reason of each in `reasons`."""
+
+    model: Path
+    tokenizer: Path
+    dtype: Literal["float32", "bfloat16"]
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    num_blocks: int
+    enable_prefix_caching: bool
+    attention_backend: str
+    platform: str
+    seed: int
+    compile_cache: Path | None
+    warmup: bool
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def table_width(self) -> int:
+        """Blocks that the longest context takes."""
+        return -(-self.max_model_len // self.block_size)
+
+    @property
+    def min_rows(self) -> int:
+        """Smallest row bucket: below it XLA's CPU dots change their order of summation (I-BITS) or lose their fast path."""
+        return min(self.max_num_seqs, 8) if self.platform == "cpu" else min(self.max_num_seqs, 4)
+
+
+def default_compile_cache() -> Path:
+    """`$XDG_CACHE_HOME/jaxpaged/programs`, by default below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpaged" / "programs"
+
+
+def _at_least(name: str, value: int | None, low: int, fix: str = "") -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+        raise ConfigError(name=name, value=value, limit=f"it must be a whole number of at least {low}", fix=fix)
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(name=name, value=value, limit=f"it must be one of {', '.join(choices)}")

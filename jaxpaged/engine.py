@@ -1,0 +1,255 @@
+"""One thread's engine: submit, abort, step. The other faces (`LLM`, `AsyncEngine`) are this loop with a door.
+
+Owns the order of a step (plan, pack, execute, commit) and the way from text to token ids and back. Policy is the
+scheduler's, arithmetic is the runner's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from jaxpaged.batch import pack
+from jaxpaged.buckets import BucketTable
+from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig
+from jaxpaged.errors import ContextLengthError, EngineError, ParameterError, PromptError
+from jaxpaged.memory import Device, gib, resolve, resolve_dtype, this_device
+from jaxpaged.metrics import EngineMetrics
+from jaxpaged.models.kv import bytes_per_block
+from jaxpaged.outputs import Completion, OutputKind
+from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
+from jaxpaged.runner import ModelRunner
+from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig, StepPlan
+from jaxpaged.tokenize import Tokenizer
+from jaxpaged.warmup import CompileCounter, use_compile_cache, warm_up
+from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
+from pallas_kernels.backend import Backend
+
+class LLMEngine:
+    """A model, its KV pool, and the requests in flight. Not thread-safe: one thread calls it.
+
+    Raises ModelError for a folder that cannot be served and ConfigError for options that cannot be.
+    """
+
+    def __init__(
+        self, config: EngineConfig | None = None, *, progress: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        began = time.monotonic()
+        asked = config or EngineConfig()
+        self._clock = clock
+        self._compiles = CompileCounter()
+        self.metrics = EngineMetrics()
+        self.device = this_device()
+        model_config = read_model_config(asked.model)
+        self.tokenizer = Tokenizer.load(asked.tokenizer or asked.model)
+        dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
+        model = load_model(asked.model, dtype=dtype, progress=progress)
+        self.weight_bytes = sum(leaf.nbytes for leaf in model.leaves)
+        resolved = resolve(asked, model_config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)
+        self._assemble(model, resolved, why)
+        self._cache_folder = use_compile_cache(resolved.compile_cache)
+        if resolved.warmup:
+            warm_up(self.runner, self.buckets, progress=progress)
+        self.metrics.compiles_at_start = self._compiles.count
+        self.startup_s = time.monotonic() - began
+
+    def _assemble(self, model: LoadedModel, config: ResolvedConfig, dtype_reason: str) -> None:
+        self.config = config
+        self.model_config = model.config
+        self._dtype_reason = dtype_reason
+        self.buckets = BucketTable.build(
+            max_rows=config.max_num_seqs, max_step_tokens=config.max_num_batched_tokens, min_rows=config.min_rows
+        )
+        groups = [KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks) for _ in model.config.kv_groups()]
+        self.scheduler = Scheduler(
+            SchedulerConfig(
+                max_rows=config.max_num_seqs,
+                max_step_tokens=config.max_num_batched_tokens,
+                max_model_len=config.max_model_len,
+                chunk_align=CHUNK_ALIGN,
+                prefix_caching=config.enable_prefix_caching,
+            ),
+            groups,
+            self.buckets,
+            clock=self._clock,
+        )
+        self.runner = ModelRunner(model, config)
+        self._completions: dict[str, Completion] = {}
+        self._ended: list[TokenEvent] = []
+        self._ids = itertools.count()
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        output_kind: OutputKind = OutputKind.CUMULATIVE,
+    ) -> str:
+        """Queue a prompt (text or token ids); returns the request's id.
+
+        Raises PromptError, ContextLengthError, CapacityError or ParameterError; the engine and its other requests
+        are not touched then.
+        """
+        params = params or SamplingParams()
+        text = prompt if isinstance(prompt, str) else None
+        ids = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        self._check(ids, params, text)
+        number = next(self._ids)
+        stop_ids = set(params.stop_ids) | (set() if params.ignore_eos else set(self.tokenizer.eos_ids))
+        request = Request(
+            id=request_id if request_id is not None else f"request-{number}",
+            prompt=ids,
+            params=params,
+            seed=(params.seed if params.seed is not None else hash((self.config.seed, number))) & 0xFFFFFFFF,
+            max_tokens=min(
+                params.max_tokens if params.max_tokens is not None else self.config.max_model_len,
+                self.config.max_model_len - len(ids),
+            ),
+            stop_ids=frozenset(stop_ids),
+            arrival_s=self._clock(),
+        )
+        self.scheduler.submit(request)
+        self._completions[request.id] = Completion(
+            request, self.tokenizer, prompt=text, kind=output_kind, clock=self._clock
+        )
+        return request.id
+
+    def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> None:
+        """Raise what `submit` would raise for this prompt's content, without queueing it."""
+        ids = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        self._check(ids, params or SamplingParams(), prompt if isinstance(prompt, str) else None)
+
+    def abort(self, request_id: str) -> bool:
+        """End a request now, in any state; its blocks are free at return. False if it was not in flight."""
+        self._completions.pop(request_id, None)
+        return self.scheduler.abort(request_id)
+
+    @property
+    def has_unfinished(self) -> bool:
+        return self.scheduler.has_work
+
+    def step(self) -> list[RequestOutput]:
+        """Compute one step; returns the outputs of the requests that moved (as their output kind says)."""
+        outputs: list[RequestOutput] = []
+        for event in self.step_tokens():
+            completion = self._completions.get(event.request_id)
+            if completion is None:
+                continue
+            if completion.push(event):
+                self.scheduler.finish(event.request_id, FinishReason.STOP)
+            if completion.finished:
+                self.metrics.finished += 1
+                del self._completions[event.request_id]
+            if completion.finished or completion.kind is not OutputKind.FINAL_ONLY:
+                outputs.append(completion.output())
+        return outputs
+
+    def step_tokens(self) -> list[TokenEvent]:
+        """The sentence of the engine: plan, pack, execute, commit."""
+        started = self._clock()
+        plan = self.scheduler.plan()
+        if plan is None:
+            return []
+        planned = self._clock()
+        layout = self.runner.layout(plan.bucket)
+        inputs = pack(plan, layout, max_model_len=self.config.max_model_len, vocab_size=self.model_config.vocab)
+        packed = self._clock()
+        result = self.runner.execute(inputs, plan.bucket)
+        rows = len(plan.rows)
+        tokens, finite = result.tokens()[:rows], result.finite()[:rows]
+        logprobs = result.logprobs([row.request.params.logprobs if row.samples else None for row in plan.rows])
+        executed = self._clock()
+        events = self.scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs)
+        self._count(plan, events)
+        metrics = self.metrics
+        metrics.plan_s += planned - started
+        metrics.pack_s += packed - planned
+        metrics.execute_s += executed - packed
+        metrics.commit_s += self._clock() - executed
+        return events
+
+    def describe(self) -> list[tuple[str, str]]:
+        """The start-up table: what was chosen, and why."""
+        config, reasons = self.config, self.config.reasons
+        per_block = bytes_per_block(
+            self.model_config, Backend(config.attention_backend), block_size=config.block_size, dtype=config.dtype
+        )
+        usable = (config.num_blocks - 1) * config.block_size
+        return [
+            ("model", f"{config.model.name} ({self.model_config.architecture})"),
+            ("device", f"{self.device.name} ({self.device.platform}, {jax.device_count()} device)"),
+            ("dtype", f"{config.dtype}: {self._dtype_reason}"),
+            ("weights", gib(self.weight_bytes)),
+            ("KV pool", f"{gib(per_block * config.num_blocks)}: {reasons['num_blocks']}"),
+            ("blocks", f"{config.num_blocks:,} of {config.block_size} tokens, {gib(per_block)} each"),
+            ("longest context", f"{config.max_model_len:,} tokens: {reasons['max_model_len']}"),
+            (
+                "concurrency",
+                f"{config.max_num_seqs} rows a step; {usable / config.max_model_len:.1f} requests of the longest context fit",
+            ),
+            ("step", f"up to {config.max_num_batched_tokens:,} tokens, {len(list(self.buckets))} buckets"),
+            ("attention", f"{config.attention_backend}: {reasons['attention_backend']}"),
+            ("prefix cache", "on" if config.enable_prefix_caching else "off"),
+            ("compile cache", str(self._cache_folder or "off")),
+            ("ready in", f"{self.startup_s:.1f} s, {self.metrics.compiles_at_start} programs compiled or loaded"),
+        ]
+
+    def _check(self, ids: tuple[int, ...], params: SamplingParams, text: str | None) -> None:
+        if not ids:
+            raise PromptError(
+                name="prompt", value=text if text is not None else [], limit="it has no token", fix="Give at least one"
+            )
+        vocab = self.model_config.vocab
+        array = np.asarray(ids)
+        if array.dtype.kind not in "iu" or array.ndim != 1:
+            bad = next((i for i in ids if isinstance(i, bool) or not isinstance(i, int)), ids[:4])
+            raise PromptError(name="prompt token ids", value=bad, limit="every token id must be a whole number")
+        if array.min() < 0 or array.max() >= vocab:
+            bad = next(i for i in ids if not 0 <= i < vocab)
+            raise PromptError(
+                name="prompt token id", value=bad, limit=f"the model's token ids go from 0 to {vocab - 1}"
+            )
+        longest = self.config.max_model_len
+        if len(ids) >= longest:
+            raise ContextLengthError(
+                name="prompt length",
+                value=len(ids),
+                limit=f"prompt and answer share max_model_len={longest} tokens",
+                fix=f"Shorten the prompt to {longest - 1} tokens or fewer, or raise max_model_len",
+            )
+        for name, tokens in (("logit_bias", params.logit_bias or {}), ("stop_token_ids", params.stop_ids)):
+            worst = max(tokens, default=0)
+            if worst >= vocab:
+                raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
+
+    def _count(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:
+        metrics = self.metrics
+        metrics.steps += 1
+        metrics.step_tokens += (computed := sum(row.count for row in plan.rows))
+        metrics.padded_tokens += plan.bucket.tokens - computed
+        metrics.output_tokens += sum(event.token is not None for event in events)
+        metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start
+        ledger = self.scheduler.ledger()
+        metrics.held_slots += ledger.live + ledger.shared + ledger.tail
+        metrics.wasted_slots += ledger.tail
+        metrics.contiguous_slots += ledger.contiguous
+        metrics.preemptions = self.scheduler.num_preemptions
+        metrics.prompt_tokens = self.scheduler.num_prompt_tokens
+        metrics.cached_tokens = self.scheduler.num_cached_tokens
+
+    def require_idle(self, action: str) -> None:
+        """Raise EngineError unless no request is in flight."""
+        if self.has_unfinished:
+            raise EngineError(
+                name=action,
+                value=self.scheduler.num_running + self.scheduler.num_waiting,
+                limit="it needs an engine with no request in flight",
+            )
+
+
+__all__ = ["Device", "LLMEngine"]

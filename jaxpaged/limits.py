@@ -1,0 +1,87 @@
+"""The limits of a step, and what one request may ask for within them. [host half: no jax]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError
+from jaxpaged.request import MAX_BIASES, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of a step and how prompts share it. Raises ConfigError.
+
+    max_rows, max_step_tokens: requests and tokens in one step. max_model_len: longest context, in tokens.
+    chunk_align: chunks of a prompt end at multiples of it, unless they end the prompt.
+    long_prompt_share: part of a step that one prompt may take while other prompts could use the rest.
+    max_preemptions: of one request, before it is given room for its whole life.
+    """
+
+    max_rows: int
+    max_step_tokens: int
+    max_model_len: int
+    chunk_align: int = 1
+    prefix_caching: bool = True
+    long_prompt_share: float = 0.5
+    max_preemptions: int = 4
+
+    def __post_init__(self) -> None:
+        for name, value, low, why in (
+            ("max_rows", self.max_rows, 1, ""),
+            ("chunk_align", self.chunk_align, 1, ""),
+            ("max_model_len", self.max_model_len, 2, "it covers prompt and answer together"),
+            ("max_preemptions", self.max_preemptions, 0, ""),
+            ("max_step_tokens", self.max_step_tokens, self.max_rows, "every row needs a token (max_rows)"),
+            ("max_step_tokens", self.max_step_tokens, self.chunk_align, "a chunk must reach the next chunk_align"),
+        ):
+            if value < low:
+                raise ConfigError(name=name, value=value, limit=f"it must be at least {low}", fix=why.capitalize())
+        if not 0 < self.long_prompt_share <= 1:
+            raise ConfigError(
+                name="long_prompt_share", value=self.long_prompt_share, limit="it must be above 0 and at most 1"
+            )
+
+
+def longest_life(request: Request) -> int:
+    """Tokens a request may come to hold in the KV pool: the last one it draws is never computed."""
+    return len(request.prompt) + request.max_tokens - 1
+
+
+def check_request(request: Request, *, max_model_len: int, block_size: int, max_blocks: int) -> None:
+    """Raise what is wrong with a request: ContextLengthError, CapacityError or ParameterError.
+
+    max_model_len: tokens of the longest context. max_blocks: blocks (of block_size tokens) that one request can hold.
+    """
+    length = len(request.prompt)
+    if length >= max_model_len:
+        raise ContextLengthError(
+            name="prompt length",
+            value=length,
+            limit=f"prompt and answer share max_model_len={max_model_len} tokens",
+            fix=f"Shorten the prompt to {max_model_len - 1} tokens or fewer, or raise max_model_len",
+        )
+    room = max_model_len - length
+    if not 1 <= request.max_tokens <= room:
+        raise ContextLengthError(
+            name="max_tokens",
+            value=request.max_tokens,
+            limit=f"after a prompt of {length} tokens it must be from 1 to {room} (max_model_len={max_model_len})",
+        )
+    needed = -(-longest_life(request) // block_size)
+    if needed > max_blocks:
+        raise CapacityError(
+            name="prompt and max_tokens",
+            value=length + request.max_tokens,
+            limit=f"so many tokens need {needed} KV blocks of {block_size} tokens, and the pool has {max_blocks}",
+            fix=f"Keep both together to {max_blocks * block_size + 1} tokens, or enlarge the KV cache",
+        )
+    if request.params.min_tokens:
+        biases = len(request.stop_ids | set(request.params.logit_bias or ()))
+        if biases > MAX_BIASES:
+            raise ParameterError(
+                name="logit_bias and stop_token_ids",
+                value=biases,
+                limit=f"a request may set at most {MAX_BIASES} together, the model's own stop tokens included",
+                fix="Give fewer, or no min_tokens",
+            )

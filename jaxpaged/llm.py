@@ -1,0 +1,132 @@
+"""Offline generation: prompts in, texts out, in the order they came. vLLM's `LLM`, argument for argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from tqdm import tqdm
+
+from jaxpaged.config import EngineConfig
+from jaxpaged.engine import LLMEngine
+from jaxpaged.errors import EngineError, JaxPagedError, ParameterError, PromptError
+from jaxpaged.outputs import OutputKind
+from jaxpaged.request import RequestOutput, SamplingParams
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """A model ready to generate. Options are those of `EngineConfig`; `LLM()` serves the bundled model.
+
+    Raises ModelError and ConfigError (see `LLMEngine`).
+    """
+
+    def __init__(self, model: str | None = None, *, progress: bool = False, **options: Any) -> None:
+        if model is not None:
+            options["model"] = model
+        self.engine = LLMEngine(EngineConfig(**options), progress=progress)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Complete each prompt: a text, a list of token ids, or {"prompt": ...} / {"prompt_token_ids": ...}.
+
+        Every prompt is checked before the first step: a bad one raises RequestError and nothing is computed.
+        """
+        items = [_content(prompt, i) for i, prompt in enumerate(_as_list(prompts))]
+        params = _broadcast(sampling_params, len(items))
+        for i, (item, param) in enumerate(zip(items, params, strict=True)):
+            try:
+                self.engine.check(item, param)
+            except JaxPagedError as error:
+                error.add_note(f"in prompt {i} of {len(items)}")
+                raise
+        return self._run(items, params, use_tqdm=use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        add_generation_prompt: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or several, each a list of {"role": ..., "content": ...}."""
+        several = bool(messages) and not isinstance(messages[0], Mapping)
+        conversations = cast("Sequence[Sequence[Message]]", messages if several else [messages])
+        tokenizer = self.engine.tokenizer
+        prompts = [
+            tokenizer.encode(
+                tokenizer.apply_chat_template(
+                    list(conversation), add_generation_prompt=add_generation_prompt, **(chat_template_kwargs or {})
+                ),
+                add_special_tokens=False,
+            )
+            for conversation in conversations
+        ]
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def _run(
+        self, items: Sequence[str | Sequence[int]], params: Sequence[SamplingParams], *, use_tqdm: bool
+    ) -> list[RequestOutput]:
+        self.engine.require_idle("LLM.generate")
+        ids: list[str] = []
+        done: dict[str, RequestOutput] = {}
+        bar = tqdm(total=len(items), desc="requests", unit="request", disable=not use_tqdm)
+        tokens = 0
+        try:
+            for item, param in zip(items, params, strict=True):
+                ids.append(self.engine.submit(item, param, output_kind=OutputKind.FINAL_ONLY))
+            while self.engine.has_unfinished:
+                for output in self.engine.step():
+                    done[output.request_id] = output
+                    tokens += len(output.outputs[0].token_ids)
+                    bar.update()
+                    bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.1f} tokens/s")
+        except BaseException:
+            for request_id in ids:
+                self.engine.abort(request_id)
+            raise
+        finally:
+            bar.close()
+        missing = [request_id for request_id in ids if request_id not in done]
+        if missing:
+            raise EngineError(name="requests without an end", value=missing, limit="every request must end")
+        return [done[request_id] for request_id in ids]
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    items = list(prompts)
+    if items and all(isinstance(item, int) for item in items):
+        return [cast("Sequence[int]", items)]
+    return cast("list[Prompt]", items)
+
+
+def _content(prompt: Prompt, index: int) -> str | Sequence[int]:
+    if isinstance(prompt, Mapping):
+        for key in ("prompt_token_ids", "prompt"):
+            if prompt.get(key) is not None:
+                return prompt[key]
+        raise PromptError(
+            name=f"prompt {index}", value=dict(prompt), limit='it must have "prompt" or "prompt_token_ids"'
+        )
+    return prompt
+
+
+def _broadcast(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise ParameterError(
+            name="sampling_params", value=len(params), limit=f"give one, or one for each of the {count} prompts"
+        )
+    return list(params)

@@ -1,0 +1,191 @@
+"""What the device has, and how its memory is shared between weights, steps and KV blocks.
+
+Owns the arithmetic that turns an `EngineConfig` into a `ResolvedConfig`; every figure it chose comes with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import jax
+
+from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig, default_compile_cache
+from jaxpaged.errors import ConfigError
+from jaxpaged.models.config import ModelConfig
+from jaxpaged.models.kv import bytes_per_block
+from pallas_kernels.backend import Backend, choose_backend
+from pallas_kernels.pool_spec import default_block_size
+
+_CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
+_STEP_BYTES_PER_TOKEN = 64  # activations of one step, in units of the widest hidden vector (bytes); a rough upper bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """The device steps run on: platform "cpu", "cuda" or "rocm"; `free_bytes` may go to the engine."""
+
+    platform: str
+    name: str
+    free_bytes: int
+    total_bytes: int
+    has_amx: bool
+
+
+def this_device() -> Device:
+    """Look at JAX's first device. Starts the JAX backend."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        cpu = _cpuinfo()
+        return Device(
+            platform="cpu",
+            name=cpu.get("model name", "CPU").strip(),
+            free_bytes=_available_bytes(total),
+            total_bytes=total,
+            has_amx="amx_bf16" in cpu.get("flags", "").split(),
+        )
+    version = getattr(device.client, "platform_version", "").lower()
+    stats = device.memory_stats() or {}
+    limit = int(stats.get("bytes_limit", 0))
+    return Device(
+        platform="rocm" if "rocm" in version else "cuda",
+        name=device.device_kind,
+        free_bytes=limit - int(stats.get("bytes_in_use", 0)),
+        total_bytes=limit,
+        has_amx=False,
+    )
+
+
+def resolve_dtype(asked: str, checkpoint: str, device: Device) -> tuple[Literal["float32", "bfloat16"], str]:
+    """The type of weights and KV, and why."""
+    if asked != "auto":
+        return cast('Literal["float32", "bfloat16"]', asked), "asked for"
+    if device.platform != "cpu":
+        return ("float32", "the checkpoint's") if checkpoint == "float32" else ("bfloat16", "the GPU's native type")
+    if device.has_amx and checkpoint != "float32":
+        return "bfloat16", "the checkpoint's; this CPU multiplies it natively (AMX)"
+    if checkpoint == "float32":
+        return "float32", "the checkpoint's"
+    return "float32", "this CPU has no AMX: bfloat16 would be slower"
+
+
+def resolve(config: EngineConfig, model: ModelConfig, device: Device, *, dtype: str, weight_bytes: int) -> ResolvedConfig:
+    """Make every choice that `config` left open. Raises ConfigError where the choices cannot hold together."""
+    reasons: dict[str, str] = {}
+    on_cpu = device.platform == "cpu"
+    backend, reasons["attention_backend"] = choose_backend(device.platform, config.attention_backend)
+    block_size = config.block_size or default_block_size(backend)
+    max_model_len = _max_model_len(config, model, reasons)
+    rows = config.max_num_seqs or (32 if on_cpu else 256)
+    tokens = config.max_num_batched_tokens or (512 if on_cpu else 2048)
+    if tokens < rows + CHUNK_ALIGN:
+        raise ConfigError(
+            name="max_num_batched_tokens",
+            value=tokens,
+            limit=f"beside max_num_seqs={rows} rows a step needs room for {CHUNK_ALIGN} tokens of a prompt",
+            fix=f"Raise it to {rows + CHUNK_ALIGN} or lower max_num_seqs",
+        )
+    num_blocks, reasons["num_blocks"] = _num_blocks(
+        config, model, device, backend, block_size, dtype, weight_bytes, rows, tokens, max_model_len
+    )
+    cache = None if config.compile_cache == "off" else Path(config.compile_cache or default_compile_cache())
+    return ResolvedConfig(
+        model=Path(config.model),
+        tokenizer=Path(config.tokenizer or config.model),
+        dtype=cast('Literal["float32", "bfloat16"]', dtype),
+        max_model_len=max_model_len,
+        max_num_seqs=rows,
+        max_num_batched_tokens=tokens,
+        block_size=block_size,
+        num_blocks=num_blocks,
+        enable_prefix_caching=config.enable_prefix_caching,
+        attention_backend=str(backend),
+        platform=device.platform,
+        seed=config.seed,
+        compile_cache=cache,
+        warmup=config.warmup,
+        reasons=reasons,
+    )
+
+
+def _max_model_len(config: EngineConfig, model: ModelConfig, reasons: dict[str, str]) -> int:
+    if config.max_model_len is None:
+        reasons["max_model_len"] = "the model's"
+        return model.max_positions
+    if config.max_model_len > model.max_positions:
+        raise ConfigError(
+            name="max_model_len",
+            value=config.max_model_len,
+            limit=f"the model's positions end at {model.max_positions}",
+            fix=f"Use at most {model.max_positions}, or a checkpoint with rope scaling",
+        )
+    reasons["max_model_len"] = "asked for"
+    return config.max_model_len
+
+
+def _num_blocks(
+    config: EngineConfig,
+    model: ModelConfig,
+    device: Device,
+    backend: Backend,
+    block_size: int,
+    dtype: str,
+    weight_bytes: int,
+    rows: int,
+    tokens: int,
+    max_model_len: int,
+) -> tuple[int, str]:
+    per_block = bytes_per_block(model, backend, block_size=block_size, dtype=dtype)
+    longest = -(-max_model_len // block_size)
+    wanted = rows * longest + 1  # every row at the longest context, and the null block
+    if config.num_gpu_blocks_override is not None:
+        return config.num_gpu_blocks_override, "asked for"
+    if config.kv_cache_memory_bytes is not None:
+        blocks, why = config.kv_cache_memory_bytes // per_block, "kv_cache_memory_bytes"
+        name, value = "kv_cache_memory_bytes", config.kv_cache_memory_bytes
+    elif device.platform == "cpu":
+        budget = int(device.free_bytes * _CPU_SHARE)
+        blocks = min(wanted, budget // per_block)
+        why = "every row at the longest context" if blocks == wanted else f"{_CPU_SHARE:.0%} of the free memory"
+        name, value = "free memory", device.free_bytes
+    else:
+        step = tokens * _STEP_BYTES_PER_TOKEN * max(model.ffn, model.embed) + rows * model.vocab * 16
+        budget = int(device.total_bytes * config.gpu_memory_utilization) - weight_bytes - step
+        blocks = budget // per_block
+        why = f"{config.gpu_memory_utilization:.0%} of {gib(device.total_bytes)}, less weights and step"
+        name, value = "gpu_memory_utilization", config.gpu_memory_utilization
+    if blocks < 2:
+        raise ConfigError(
+            name=name,
+            value=value,
+            limit=f"one block takes {per_block:,} bytes, and at least 2 are needed (one is the null block)",
+            fix="Give the KV cache more memory or use a smaller block_size",
+        )
+    return int(blocks), why
+
+
+def gib(num_bytes: float) -> str:
+    """Bytes for people, in GiB or MiB."""
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def _available_bytes(total: int) -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return total // 2
+
+
+def _cpuinfo() -> dict[str, str]:
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value for key, value in pairs}

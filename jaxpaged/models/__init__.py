@@ -1,0 +1,1 @@
+"""The model: what a Hugging Face configuration means, and the decoder that computes it."""

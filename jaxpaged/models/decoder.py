@@ -1,0 +1,124 @@
+"""The one decoder: embed, layers, norm, output head. Families are values in its config.
+
+The step is given flat leaves, never a module or a state: `flatten` once, `unflatten` inside the traced function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.tree_util import PyTreeDef
+
+from jaxpaged.errors import ModelError
+from jaxpaged.models.config import ModelConfig
+from jaxpaged.models.context import StepContext, make_context
+from jaxpaged.models.kv import KVPool
+from jaxpaged.models.layers import Axes, DecoderLayer, RMSNorm, declare
+from jaxpaged.models.rope import rope_table
+from pallas_kernels.linear import linear
+
+PARAM_DTYPES = ("float32", "bfloat16")
+
+__all__ = ["Decoder", "Graph", "ParamSpec", "StepContext", "build", "flatten", "make_context", "unflatten"]
+
+
+class Decoder(nnx.Module):
+    """A decoder-only language model over a paged KV pool."""
+
+    def __init__(self, config: ModelConfig, *, dtype: str) -> None:
+        self.config = config
+        self.embed_tokens = Embedding(config, dtype=dtype)
+        self.layers = nnx.List([DecoderLayer(config, layer, dtype=dtype) for layer in config.layers])
+        self.norm = RMSNorm(config.embed, "embed", eps=config.eps)
+        self.lm_head = None if config.tied else Embedding(config, dtype=dtype)
+
+    def __call__(self, token_ids: Array, context: StepContext, pool: KVPool) -> tuple[Array, KVPool]:
+        """token_ids i32[T] -> hidden f32[T, E] and the pool with the step's tokens in it. Ids must be below V."""
+        config = self.config
+        tables = {rope: rope_table(rope, context.positions) for rope in config.ropes()}
+        works = dict(zip(config.attention_kinds(), context.works, strict=True))
+        x = self.embed_tokens.rows(token_ids)
+        pools = list(zip(pool.k, pool.v, strict=True))
+        for i, layer in enumerate(self.layers):
+            kind = config.attention_kind(i)
+            table, slots = tables[config.layers[i].rope], context.slots[kind.group]
+            x, pools[i] = layer(x, table, pools[i], context, slots=slots, work=works[kind])
+        k, v = zip(*pools, strict=True)
+        return self.norm(x), KVPool(k=k, v=v)
+
+    def logits(self, hidden: Array) -> Array:
+        """hidden f32[S, E] -> f32[S, V]."""
+        return (self.embed_tokens if self.lm_head is None else self.lm_head).logits(hidden)
+
+
+class Embedding(nnx.Module):
+    """The table of token vectors [V, E], read by row or as the output head."""
+
+    def __init__(self, config: ModelConfig, *, dtype: str) -> None:
+        self.weight = declare((config.vocab, config.embed), ("vocab", "embed"), dtype)
+
+    def rows(self, token_ids: Array) -> Array:
+        """f32[T, E] of token_ids i32[T]."""
+        return self.weight[...].at[token_ids].get(mode="clip").astype(jnp.float32)
+
+    def logits(self, hidden: Array) -> Array:
+        """f32[S, V] of hidden f32[S, E]."""
+        return linear(hidden, self.weight[...])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParamSpec:
+    """What a parameter is: path (its attributes joined by dots), shape, dtype, logical axes, initial distribution."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    axes: Axes
+    init: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """The module without its arrays; hashable, so that it may be a static argument. specs: one per leaf, in order."""
+
+    definition: nnx.GraphDef[Decoder]
+    structure: PyTreeDef
+    specs: tuple[ParamSpec, ...]
+
+
+def build(config: ModelConfig, *, dtype: str) -> Graph:
+    """The model's graph and the declaration of its parameters; no array is made. dtype: of the matrices.
+
+    Raises ModelError for a dtype other than "float32" and "bfloat16".
+    """
+    if dtype not in PARAM_DTYPES:
+        raise ModelError(name="dtype", value=dtype, limit=f"weights are held as {' or '.join(PARAM_DTYPES)}")
+    return flatten(Decoder(config, dtype=dtype))[0]
+
+
+def flatten(model: Decoder) -> tuple[Graph, tuple[Array, ...]]:
+    """Take a module apart. Its leaves are abstract unless arrays were put into it."""
+    definition, state = nnx.split(model)
+    leaves, structure = jax.tree.flatten(state)
+    specs = tuple(
+        ParamSpec(
+            path=".".join(str(part) for part in path),
+            shape=tuple(leaf.shape),
+            dtype=np.dtype(leaf.dtype),
+            axes=variable.axes,
+            init=variable.init,
+        )
+        for (path, variable), leaf in zip(nnx.to_flat_state(state), leaves, strict=True)
+    )
+    return Graph(definition=definition, structure=structure, specs=specs), tuple(leaves)
+
+
+def unflatten(graph: Graph, leaves: Sequence[Array]) -> Decoder:
+    """The module around these leaves, in the order of `graph.specs`. Call it inside the traced function."""
+    return nnx.merge(graph.definition, jax.tree.unflatten(graph.structure, leaves))

@@ -1,0 +1,257 @@
+"""A request, what it asks for, and what comes back. [host half: no jax]
+
+Owns the types of the request's life; moves nothing by itself. The scheduler owns every `Request`.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from jaxpaged.errors import ParameterError
+
+MAX_BIASES = 512
+"""Entries a request may put on logits (logit_bias, stop ids under min_tokens): the width of a device array."""
+MAX_LOGPROBS = 20
+"""Alternatives a request may ask logprobs of, per token (as OpenAI's API)."""
+_MAX_PENALTY = 2.0
+
+
+class RequestState(Enum):
+    WAITING = "waiting"  # owns no block; also after preemption
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class FinishReason(Enum):
+    """Why a request ended; the values are the words of OpenAI's API where it has one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to choose tokens and when to stop. Names, defaults and meanings are vLLM's.
+
+    Raises ParameterError naming the field, its value and the limit.
+    """
+
+    temperature: float = 1.0
+    """How freely to draw; 0 is greedy."""
+    top_k: int = 0
+    """Draw among so many of the likeliest tokens; 0 or -1 keeps all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability, above 0 and at most 1."""
+    min_p: float = 0.0
+    """Draw among tokens with at least this share of the likeliest one's probability, from 0 to 1."""
+    seed: int | None = None
+    """Draws depend on seed and position alone: the same seed gives the same tokens whatever runs beside."""
+    max_tokens: int | None = 16
+    """Tokens of the answer at most; None goes on to the longest context."""
+    min_tokens: int = 0
+    """Tokens of the answer before it may stop."""
+    stop: str | Sequence[str] | None = None
+    """Strings that end the text."""
+    stop_token_ids: Sequence[int] | None = None
+    """Tokens that end the text, beside the model's own."""
+    ignore_eos: bool = False
+    """Go on after the model's end of text."""
+    include_stop_str_in_output: bool = False
+    """Keep what ended the text in the text."""
+    logprobs: int | None = None
+    """Alternatives to report per token (0: the chosen token only)."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of each token that the answer holds, from -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's logit for each time that the answer holds it, from -2 to 2."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens of prompt and answer less likely, below 1 likelier."""
+    logit_bias: Mapping[int, float] | None = None
+    """Added to the logits of these tokens, from -100 to 100."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "stop", _strings(self.stop))
+        set_field(self, "stop_token_ids", tuple(_integer("stop_token_ids", t, 0) for t in self.stop_token_ids or ()))
+        _number("temperature", self.temperature, 0.0, 100.0, "Use 0 for greedy decoding")
+        set_field(self, "top_k", max(_integer("top_k", self.top_k, -1, 2**31 - 1, "0 or -1 keeps every token"), 0))
+        _number("top_p", self.top_p, 0.0, 1.0, "Use 1 to keep every token", above=True)
+        _number("min_p", self.min_p, 0.0, 1.0, "Use 0 to keep every token")
+        if self.seed is not None:
+            _integer("seed", self.seed, -(2**63), 2**64 - 1)
+        if self.max_tokens is not None:
+            _integer("max_tokens", self.max_tokens, 1, fix="Leave it out (None) to go on to the longest context")
+        _integer("min_tokens", self.min_tokens, 0)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ParameterError(
+                name="min_tokens", value=self.min_tokens, limit=f"it may not exceed max_tokens={self.max_tokens}"
+            )
+        if self.logprobs is not None:
+            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _number("presence_penalty", self.presence_penalty, -_MAX_PENALTY, _MAX_PENALTY)
+        _number("frequency_penalty", self.frequency_penalty, -_MAX_PENALTY, _MAX_PENALTY)
+        _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, "Use 1 for no penalty", above=True)
+        bias = {_integer("logit_bias", k, 0): _number("logit_bias", v, -100, 100) for k, v in self._bias_items()}
+        set_field(self, "logit_bias", bias)
+        biases = len(bias) + (len(self.stop_ids) if self.min_tokens else 0)
+        if biases > MAX_BIASES:
+            raise ParameterError(
+                name="logit_bias and stop_token_ids",
+                value=biases,
+                limit=f"a request may set at most {MAX_BIASES} together",
+                fix="Give fewer",
+            )
+
+    def _bias_items(self) -> list[tuple[int, float]]:
+        if self.logit_bias is None:
+            return []
+        if not isinstance(self.logit_bias, Mapping):
+            raise ParameterError(name="logit_bias", value=self.logit_bias, limit="it must map token ids to numbers")
+        return list(self.logit_bias.items())
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return tuple(self.stop or ())
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return tuple(self.stop_token_ids or ())
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Request:
+    """One prompt on its way through the engine. Mutable, owned by the scheduler.
+
+    While running: 0 <= num_computed < len(tokens), and the block table of every KV group covers num_computed
+    positions. There is no phase flag: the request is in prefill exactly when `num_uncomputed` > 1.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    seed: int  # resolved, 0 <= seed < 2**32
+    max_tokens: int  # resolved: output tokens at most, within the longest context
+    stop_ids: frozenset[int] = frozenset()  # eos (unless ignored) and stop_token_ids
+    arrival_s: float = 0.0
+    salt: str = ""  # prefix-cache namespace
+    tokens: list[int] = field(default_factory=list)  # prompt + output
+    num_computed: int = 0  # tokens whose K and V are in the pool
+    num_cached: int = 0  # of the prompt, tokens served by the prefix cache at first admission
+    block_ids: list[array[int]] = field(default_factory=list)  # one block table (int32) per KV group
+    block_keys: list[bytes] = field(default_factory=list)  # chained keys of the full blocks known so far
+    state: RequestState = RequestState.WAITING
+    finish: FinishReason | None = None
+    num_preemptions: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.prompt, "an empty prompt is refused before a Request is made"
+        if not self.tokens:
+            self.tokens = list(self.prompt)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprob:
+    """Log probability of one token under the model's own distribution (before temperature and penalties)."""
+
+    logprob: float
+    rank: int | None = None  # 1 is the likeliest
+    decoded_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """One token, or the end, of one request; what a step says to the world outside.
+
+    `token` is None where a request ends without a new token (abort, error). `logprobs` maps token ids to their
+    `Logprob` and always holds the chosen token where logprobs were asked for.
+    """
+
+    request_id: str
+    token: int | None
+    finish: FinishReason | None = None
+    stop_reason: int | str | None = None  # the stop token id or string, None for eos
+    logprobs: Mapping[int, Logprob] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionOutput:
+    """The text of one completion; field names are vLLM's."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    cumulative_logprob: float | None = None
+    logprobs: tuple[Mapping[int, Logprob], ...] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestMetrics:
+    """Seconds on the engine's clock."""
+
+    arrival_s: float
+    first_token_s: float | None = None
+    finished_s: float | None = None
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOutput:
+    """What a request came to; field names are vLLM's."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[CompletionOutput, ...]
+    finished: bool
+    num_cached_tokens: int = 0
+    metrics: RequestMetrics | None = None
+    error: str | None = None
+
+
+def _strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    for text in strings:
+        if not isinstance(text, str) or not text:
+            raise ParameterError(name="stop", value=text, limit="each stop must be a non-empty string")
+    return strings
+
+
+def _integer(name: str, value: object, low: int, high: int = 2**31 - 1, fix: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ParameterError(name=name, value=value, limit=f"it must be a whole number from {low} to {high}", fix=fix)
+    return value
+
+
+def _number(name: str, value: object, low: float, high: float, fix: str = "", *, above: bool = False) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not low <= value <= high or (above and value == low):  # pyright: ignore[reportOperatorIssue]
+        limit = f"it must be a number {'above' if above else 'from'} {low:g} {'and up' if above else ''} to {high:g}"
+        raise ParameterError(name=name, value=value, limit=limit.replace("  ", " "), fix=fix)
+    return float(value)  # pyright: ignore[reportArgumentType]

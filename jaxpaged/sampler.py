@@ -1,0 +1,332 @@
+"""From logits to one token per row: penalties, filters, the draw, logprobs. [device half]
+
+Owns the choice of tokens. Every option is data of its row, so one compiled function serves every mix; what no row of
+the step asks for is skipped by `lax.cond`. The vocabulary is never sorted. A row's token depends on nothing but the
+row: draws are keyed by (seed, position), and every choice of algorithm is made per row.
+
+The filters come to one threshold per row, `cut`: kept are the tokens with logit >= cut, so equal logits are kept or
+dropped together. Where the kept set provably lies within the _NARROW likeliest tokens, it is found and drawn from
+there, likeliest first; elsewhere thresholds are found by bisection and the draw goes by token id. Masses are sums of
+float32, so probabilities are exact to about 1e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxpaged.request import MAX_LOGPROBS
+
+_GROUP = 256  # tokens reduced together; the group is then looked into alone
+_NARROW = 256  # likeliest tokens that are looked at before the whole vocabulary is
+_MIN_TEMPERATURE = 1e-6  # below it, differences of logits that float32 can hold leave float32's range
+_SIGN = 0x80000000
+
+
+class SamplingRows(NamedTuple):
+    """What each row asks for. All of shape [S]; neutral values in brackets."""
+
+    temperature: Array  # f32, 0 is greedy [0]
+    top_k: Array  # i32 [0: all]
+    top_p: Array  # f32 [1]
+    min_p: Array  # f32 [0]
+    presence: Array  # f32 [0]
+    frequency: Array  # f32 [0]
+    repetition: Array  # f32 [1]
+    seeds: Array  # i32, the bits of a uint32
+    positions: Array  # i32, index of the sampled token in its row
+    prompt_lens: Array  # i32
+    num_logprobs: Array  # i32, -1 for none
+
+
+class Sampled(NamedTuple):
+    """The outcome of a step. `finite`: the row's logits held no NaN and no infinity; else its token means nothing.
+
+    logprob, rank, top_ids and top_logprobs tell of the unmodified logits; zeros where no row of the step asked. Equal
+    logits rank by token id, so the first is 1 and rank r stands at r - 1 in top_ids.
+    """
+
+    tokens: Array  # i32[S]
+    finite: Array  # bool[S]
+    logprob: Array  # f32[S], of the token
+    rank: Array  # i32[S], of the token, 1 is the likeliest
+    top_ids: Array  # i32[S, min(20, V)]
+    top_logprobs: Array  # f32[S, min(20, V)]
+
+
+class _Candidates(NamedTuple):
+    """What the narrow path found, per row."""
+
+    tokens: Array  # i32[S], valid where done
+    done: Array  # bool[S]: the kept set lies within the likeliest _NARROW
+    kth: Array  # f32[S], the top_k-th largest logit where top_k <= _NARROW, else -inf
+
+
+def sample(logits: Array, rows: SamplingRows, history: Array, bias_ids: Array, bias_values: Array) -> Sampled:
+    """Choose a token for each row of logits f32[S, V].
+
+    history: i32[S, any], prompt and then output tokens, padded with -1 (read if a row has a penalty).
+    bias_ids: i32[S, B], padded with -1; bias_values: f32[S, B], added to the logits, -inf bans a token.
+    Order: biases, repetition, frequency and presence, temperature, min_p, top_k, top_p over what these leave.
+    """
+    random = rows.temperature > 0
+    biased = jnp.any(bias_ids >= 0)
+    repeats = jnp.any(rows.repetition != 1)
+    counts = jnp.any((rows.presence != 0) | (rows.frequency != 0))
+
+    def choose_edited() -> Array:
+        def edit() -> Array:
+            edited = lax.cond(biased, lambda: _add_biases(logits, bias_ids, bias_values), lambda: logits)
+            edited = lax.cond(repeats, lambda: _penalise_repetition(edited, rows, history), lambda: edited)
+            return lax.cond(counts, lambda: _penalise_counts(edited, rows, history), lambda: edited)
+
+        edited = lax.cond(biased | repeats | counts, edit, lambda: logits)
+        drawn = lax.cond(jnp.any(random), lambda: _draw(edited, rows), lambda: jnp.zeros(random.shape, jnp.int32))
+        return jnp.where(random, drawn, largest(edited))
+
+    plain = ~(biased | repeats | counts | jnp.any(random))
+    tokens = lax.cond(plain, lambda: largest(logits), choose_edited)
+    logprob, rank, top_ids, top_logprobs = lax.cond(
+        jnp.any(rows.num_logprobs >= 0), lambda: _logprobs(logits, tokens), lambda: _no_logprobs(logits)
+    )
+    return Sampled(
+        tokens=tokens,
+        finite=jnp.all(jnp.isfinite(logits), axis=1),
+        logprob=logprob,
+        rank=rank,
+        top_ids=top_ids,
+        top_logprobs=top_logprobs,
+    )
+
+
+def largest(x: Array) -> Array:
+    """argmax over the last axis of x f32[S, V]: i32[S], the lowest id of equal ones. Exact, in two levels."""
+    vocab = x.shape[1]
+    if vocab <= _GROUP:
+        return jnp.argmax(x, axis=1).astype(jnp.int32)
+    group = jnp.argmax(jnp.max(_grouped(x, -jnp.inf), axis=2), axis=1).astype(jnp.int32)  # [S]
+    # the last group is looked at with tokens of the one before it: had they its maximum, that one would have won
+    first = jnp.minimum(group * _GROUP, vocab - _GROUP)
+    window = jax.vmap(lambda row, at: lax.dynamic_slice(row, (at,), (_GROUP,)))(x, first)  # [S, _GROUP]
+    return first + jnp.argmax(window, axis=1).astype(jnp.int32)
+
+
+def uniforms(seeds: Array, positions: Array) -> Array:
+    """The draw of each row: f32[S] in [0, 1), of its seed (i32[S], the bits of a uint32) and position alone."""
+
+    def one(seed: Array, position: Array) -> Array:
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), position)
+        return jax.random.uniform(key, (), jnp.float32)
+
+    return jax.vmap(one)(lax.bitcast_convert_type(seeds, jnp.uint32), positions)
+
+
+def _grouped(x: Array, filler: float) -> Array:
+    """x [S, V] -> [S, groups, _GROUP], the last group filled up."""
+    num_rows, vocab = x.shape
+    num_groups = -(-vocab // _GROUP)
+    padded = jnp.pad(x, ((0, 0), (0, num_groups * _GROUP - vocab)), constant_values=filler)
+    return padded.reshape(num_rows, num_groups, _GROUP)
+
+
+def _total(weights: Array) -> Array:
+    """Sums of the rows of [S, V], in two levels for accuracy: [S]."""
+    return jnp.sum(jnp.sum(_grouped(weights, 0.0), axis=2), axis=1)
+
+
+def _add_biases(logits: Array, bias_ids: Array, bias_values: Array) -> Array:
+    num_rows, vocab = logits.shape
+    columns = jnp.where(bias_ids < 0, vocab, bias_ids)  # past the end: dropped
+    return logits.at[jnp.arange(num_rows)[:, None], columns].add(bias_values, mode="drop")
+
+
+def _counts(rows: SamplingRows, history: Array, vocab: int, *, output_only: bool) -> Array:
+    """How often each token occurs in a row: f32[S, V]."""
+    num_rows, length = history.shape
+    counted = history >= 0
+    if output_only:
+        counted &= jnp.arange(length)[None, :] >= rows.prompt_lens[:, None]
+    columns = jnp.where(counted, history, vocab)  # past the end: dropped
+    zeros = jnp.zeros((num_rows, vocab), jnp.float32)
+    return zeros.at[jnp.arange(num_rows)[:, None], columns].add(jnp.float32(1), mode="drop")
+
+
+def _penalise_repetition(logits: Array, rows: SamplingRows, history: Array) -> Array:
+    seen = _counts(rows, history, logits.shape[1], output_only=False) > 0
+    penalty = rows.repetition[:, None]
+    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def _penalise_counts(logits: Array, rows: SamplingRows, history: Array) -> Array:
+    counts = _counts(rows, history, logits.shape[1], output_only=True)
+    logits = logits - rows.frequency[:, None] * counts
+    return logits - rows.presence[:, None] * (counts > 0).astype(jnp.float32)
+
+
+def _draw(logits: Array, rows: SamplingRows) -> Array:
+    """A token for each row with temperature > 0 (anything for others): i32[S]."""
+    vocab = logits.shape[1]
+    random = rows.temperature > 0
+    top = jnp.max(jnp.max(_grouped(logits, -jnp.inf), axis=2), axis=1)  # [S]
+    temperature = jnp.maximum(rows.temperature, _MIN_TEMPERATURE)
+    floor = jnp.where(rows.min_p > 0, top + temperature * jnp.log(rows.min_p), -jnp.inf)
+    u = uniforms(rows.seeds, rows.positions)
+
+    def weigh(x: Array) -> Array:
+        """Probabilities up to a factor, 1 for the likeliest; x is [S, any]."""
+        return jnp.exp((x - top[:, None]) / temperature[:, None])
+
+    limits_k = (rows.top_k > 0) & (rows.top_k < vocab)
+    filtered = random & (limits_k | (rows.top_p < 1) | (rows.min_p > 0))
+    nothing = _Candidates(
+        tokens=jnp.zeros_like(rows.top_k), done=jnp.zeros_like(random), kth=jnp.full_like(top, -jnp.inf)
+    )
+    narrow = lax.cond(jnp.any(filtered), lambda: _draw_narrow(logits, rows, filtered, floor, u, weigh), lambda: nothing)
+    wide = random & ~narrow.done
+    drawn = lax.cond(
+        jnp.any(wide), lambda: _draw_wide(logits, rows, wide, floor, narrow.kth, u, weigh), lambda: narrow.tokens
+    )
+    return jnp.where(wide, drawn, narrow.tokens)
+
+
+def _draw_narrow(
+    logits: Array, rows: SamplingRows, filtered: Array, floor: Array, u: Array, weigh: Callable[[Array], Array]
+) -> _Candidates:
+    """Draw among the likeliest tokens. A row is done only where no kept token can lie outside them."""
+    vocab = logits.shape[1]
+    width = min(_NARROW, vocab)
+    values, ids = lax.top_k(logits, width)  # [S, width]
+    edge = values[:, -1]
+    covered = jnp.full_like(filtered, width == vocab)
+    limits_k = (rows.top_k > 0) & (rows.top_k < vocab)
+    at_k = jnp.clip(rows.top_k - 1, 0, width - 1)[:, None]
+    kth = jnp.where(limits_k & (rows.top_k <= width), jnp.take_along_axis(values, at_k, axis=1)[:, 0], -jnp.inf)
+    base = jnp.maximum(floor, kth)  # the threshold of min_p and top_k
+    base_inside = covered | (base > edge)  # strictly: a token equal to the edge may lie outside
+    base_known = base_inside | ~limits_k | (rows.top_k <= width)
+
+    weights = weigh(values)
+    cumulative = jnp.cumsum(jnp.where(values >= base[:, None], weights, 0.0), axis=1)
+    limits_p = rows.top_p < 1
+    seeks_mass = filtered & limits_p & base_known & ~base_inside
+    mass = lax.cond(
+        jnp.any(seeks_mass),
+        lambda: _total(jnp.where(logits >= base[:, None], weigh(logits), 0.0)),
+        lambda: jnp.zeros_like(u),
+    )
+    mass = jnp.where(base_inside, cumulative[:, -1], mass)
+    reached = cumulative >= (rows.top_p * mass)[:, None]
+    at_p = jnp.argmax(reached, axis=1)[:, None]
+    cut_p = jnp.where(reached[:, -1], jnp.take_along_axis(values, at_p, axis=1)[:, 0], -jnp.inf)
+    cut = jnp.where(limits_p, jnp.maximum(base, cut_p), base)
+
+    chosen = _pick(jnp.where(values >= cut[:, None], weights, 0.0), u)
+    return _Candidates(
+        tokens=jnp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0],
+        done=filtered & base_known & (covered | (cut > edge)),
+        kth=kth,
+    )
+
+
+def _draw_wide(
+    logits: Array,
+    rows: SamplingRows,
+    wide: Array,
+    floor: Array,
+    kth: Array,
+    u: Array,
+    weigh: Callable[[Array], Array],
+) -> Array:
+    """Draw among all tokens, exactly: i32[S]. kth is known where top_k <= _NARROW."""
+    vocab = logits.shape[1]
+    weights = weigh(logits)
+    top = jnp.max(logits, axis=1)
+
+    def kept(cut: Array) -> Array:
+        return jnp.where(logits >= cut[:, None], weights, 0.0)
+
+    def bisect_k() -> Array:
+        def enough(cut: Array) -> Array:
+            return jnp.sum(logits >= cut[:, None], axis=1, dtype=jnp.int32) >= rows.top_k
+
+        return jnp.where(seeks_k, _highest(enough, top), kth)
+
+    def bisect_p() -> Array:
+        least = jnp.finfo(jnp.float32).tiny  # a mass of 0 is never enough
+        wanted = jnp.maximum(rows.top_p * _total(kept(base)), least)
+        cut = _highest(lambda cut: _total(kept(jnp.maximum(cut, base))) >= wanted, top)
+        return jnp.where(seeks_p, jnp.maximum(cut, base), base)
+
+    seeks_k = wide & (rows.top_k > min(_NARROW, vocab)) & (rows.top_k < vocab)
+    base = jnp.maximum(floor, lax.cond(jnp.any(seeks_k), bisect_k, lambda: kth))
+    seeks_p = wide & (rows.top_p < 1)
+    cut = lax.cond(jnp.any(seeks_p), bisect_p, lambda: base)
+
+    grouped = _grouped(kept(cut), 0.0)  # [S, groups, _GROUP]
+    sums = jnp.sum(grouped, axis=2)
+    cumulative = jnp.cumsum(sums, axis=1)
+    target = u * cumulative[:, -1]
+    group = _first_above(cumulative, sums, target)[:, None]  # [S, 1]
+    before = jnp.where(group > 0, jnp.take_along_axis(cumulative, jnp.maximum(group - 1, 0), axis=1), 0.0)[:, 0]
+    inside = jnp.take_along_axis(grouped, group[:, :, None], axis=1)[:, 0]  # [S, _GROUP]
+    place = _first_above(jnp.cumsum(inside, axis=1), inside, target - before)
+    return jnp.minimum(group[:, 0] * _GROUP + place, vocab - 1)
+
+
+def _highest(holds: Callable[[Array], Array], top: Array) -> Array:
+    """The highest cut f32[S], at most `top`, for which `holds`: a predicate that is true up to some cut, then false.
+
+    Bisection over the uint32 whose order is that of float32: 32 steps reach the exact number.
+    """
+
+    def decode(image: Array) -> Array:
+        bits = jnp.where(image >= jnp.uint32(_SIGN), image ^ jnp.uint32(_SIGN), ~image)
+        return lax.bitcast_convert_type(bits, jnp.float32)
+
+    def step(i: Array, image: Array) -> Array:
+        trial = image | (jnp.uint32(_SIGN) >> i.astype(jnp.uint32))
+        return jnp.where(holds(decode(trial)), trial, image)
+
+    cut = decode(lax.fori_loop(0, 32, step, jnp.zeros(top.shape, jnp.uint32)))
+    # where nothing finite holds the search ends among the NaNs below -inf: keep all
+    return jnp.where(jnp.isnan(cut), -jnp.inf, jnp.minimum(cut, top))
+
+
+def _pick(weights: Array, u: Array) -> Array:
+    """Index i32[S] into weights [S, N], drawn in proportion to them by u in [0, 1)."""
+    cumulative = jnp.cumsum(weights, axis=1)
+    return _first_above(cumulative, weights, u * cumulative[:, -1])
+
+
+def _first_above(cumulative: Array, weights: Array, target: Array) -> Array:
+    """The first index with a weight whose cumulative sum passes target [S]; the last with a weight if none does."""
+    positive = weights > 0
+    above = positive & (cumulative > target[:, None])
+    index = lax.broadcasted_iota(jnp.int32, weights.shape, 1)
+    last = jnp.max(jnp.where(positive, index, 0), axis=1)
+    return jnp.where(jnp.any(above, axis=1), jnp.argmax(above, axis=1).astype(jnp.int32), last)
+
+
+def _logprobs(logits: Array, tokens: Array) -> tuple[Array, Array, Array, Array]:
+    """Of the unmodified logits: the tokens' logprobs f32[S] and ranks i32[S], the likeliest ids and their logprobs."""
+    top, top_ids = lax.top_k(logits, min(MAX_LOGPROBS, logits.shape[1]))
+    denominator = top[:, :1] + jnp.log(_total(jnp.exp(logits - top[:, :1])))[:, None]  # [S, 1]
+    value = jnp.take_along_axis(logits, tokens[:, None], axis=1)  # [S, 1]
+    index = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    before = (logits > value) | ((logits == value) & (index < tokens[:, None]))
+    rank = 1 + jnp.sum(before, axis=1, dtype=jnp.int32)
+    return (value - denominator)[:, 0], rank, top_ids, top - denominator
+
+
+def _no_logprobs(logits: Array) -> tuple[Array, Array, Array, Array]:
+    num_rows, width = logits.shape[0], min(MAX_LOGPROBS, logits.shape[1])
+    return (
+        jnp.zeros(num_rows, jnp.float32),
+        jnp.zeros(num_rows, jnp.int32),
+        jnp.zeros((num_rows, width), jnp.int32),
+        jnp.zeros((num_rows, width), jnp.float32),
+    )

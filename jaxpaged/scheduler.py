@@ -1,0 +1,378 @@
+"""Which tokens are computed in the next step, and what became of them. [host half: no jax]
+
+Owns every request from `submit` to its end, in order of age: running ones are always older than waiting ones, since
+admission is first come, first served and only the youngest running request is ever preempted (its blocks are released,
+it goes back to the front of the queue, and its tokens are computed again).
+
+Why each step makes progress: requests are served from the oldest on. The oldest may preempt all others, and it fits
+into the pool alone (`submit` sees to that), so it gets at least one token in every step and ends.
+Why preemptions are bounded: a request preempted `max_preemptions` times is admitted again only when its longest life
+and those of all running requests, all older, fit together; from then on none of them can lack a block that would
+have to come from it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from jaxpaged.buckets import Bucket, BucketTable
+from jaxpaged.errors import ConfigError, RequestError
+from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixMatch
+from jaxpaged.limits import SchedulerConfig, check_request, longest_life
+from jaxpaged.request import FinishReason, Logprob, Request, RequestState, TokenEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPlan:
+    """One row of a step: computes tokens[start : start + count] of a request; samples: and then draws the next one."""
+
+    request: Request
+    start: int
+    count: int
+    samples: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """What one step computes. Rows with one token come first."""
+
+    rows: tuple[RowPlan, ...]
+    bucket: Bucket
+
+
+class Scheduler:
+    """Requests in, step plans and token events out. Deterministic; not thread-safe.
+
+    A plan is void once the next one is made; only the latest can be committed, once.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        groups: Sequence[KVGroupSpec],
+        buckets: BucketTable,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for name, value, limit in (
+            ("max_rows", config.max_rows, buckets.max_rows),
+            ("max_step_tokens", config.max_step_tokens, buckets.max_step_tokens),
+        ):
+            if value > limit:
+                raise ConfigError(name=name, value=value, limit=f"the buckets end at {limit}")
+        self.config = config
+        self.num_preemptions = 0
+        self.num_prompt_tokens = 0  # of admitted requests, once each
+        self.num_cached_tokens = 0  # of these, served by the prefix cache
+        self._buckets = buckets
+        self._clock = clock
+        self._cache = KVCache(groups, prefix_caching=config.prefix_caching)
+        self._requests: dict[str, Request] = {}  # oldest first
+        self._running: list[Request] = []  # oldest first
+        self._waiting: deque[Request] = deque()  # oldest first
+        self._plan: StepPlan | None = None
+        share = int(config.max_step_tokens * config.long_prompt_share)
+        self._fair_chunk = max(config.chunk_align, share)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests)
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds since the arrival of the first request in the queue; 0 where none waits."""
+        return self._clock() - self._waiting[0].arrival_s if self._waiting else 0.0
+
+    def submit(self, request: Request) -> None:
+        """Put a request at the end of the queue.
+
+        Raises RequestError for an id in flight, and what `check_request` raises; nothing changes then.
+        """
+        if request.id in self._requests:
+            raise RequestError(name="request id", value=request.id, limit="a request with this id is in flight")
+        cache = self._cache
+        longest = self.config.max_model_len
+        check_request(request, max_model_len=longest, block_size=cache.block_size, max_blocks=cache.max_blocks)
+        assert request.state is RequestState.WAITING, f"request {request.id!r} was submitted before"
+        assert not request.block_ids
+        assert request.num_computed == 0
+        self._requests[request.id] = request
+        self._waiting.append(request)
+
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> bool:
+        """End a request now, in any state; its blocks are free at return. False where it is not in flight."""
+        return self.finish(request_id, reason) is not None
+
+    def finish(self, request_id: str, reason: FinishReason, stop_reason: int | str | None = None) -> TokenEvent | None:
+        """End a request for a reason seen outside, such as a stop string. None where it is not in flight."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        self._release(request, reason)
+        return TokenEvent(request_id=request_id, token=None, finish=reason, stop_reason=stop_reason)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes; requests in flight go on undisturbed."""
+        self._cache.forget_prefixes()
+
+    def plan(self) -> StepPlan | None:
+        """Choose the next step's tokens; None where there is no work, else at least one token."""
+        self._plan = None
+        if not self._requests:
+            return None
+        preemptions = self.num_preemptions
+        rows = self._plan_running()
+        # whoever runs has the first claim: none is admitted beside one that got nothing, or in place of a victim
+        if self._waiting and self.num_preemptions == preemptions and len(rows) == len(self._running):
+            self._plan_waiting(rows)
+        assert rows, "a step with work schedules at least one token"
+        rows.sort(key=lambda row: row.count > 1)  # stable: one-token rows first, each kind by age
+        num_tokens = sum(row.count for row in rows)
+        assert num_tokens <= self.config.max_step_tokens
+        bucket = self._buckets.fit(num_tokens, len(rows), decode=num_tokens == len(rows))
+        self._plan = StepPlan(rows=tuple(rows), bucket=bucket)
+        return self._plan
+
+    def commit(
+        self,
+        plan: StepPlan,
+        tokens: Sequence[int],
+        *,
+        finite: Sequence[bool] | None = None,
+        logprobs: Sequence[Mapping[int, Logprob] | None] | None = None,
+    ) -> list[TokenEvent]:
+        """Take in a step's results, one entry per row of the latest plan.
+
+        tokens and logprobs are ignored where the row does not sample; finite holds for every row, since a chunk that is
+        not finite has spoilt the request's KV. Rows of requests that ended meanwhile are skipped.
+        """
+        assert plan is self._plan, "only the latest plan can be committed, and once"
+        for name, given in (("tokens", tokens), ("finite", finite), ("logprobs", logprobs)):
+            assert given is None or len(given) == len(plan.rows), f"{len(given)} {name} for {len(plan.rows)} rows"
+        self._plan = None
+        events: list[TokenEvent] = []
+        for i, row in enumerate(plan.rows):
+            request = row.request
+            if request.state is not RequestState.RUNNING:
+                continue
+            assert request.num_computed == row.start, f"request {request.id!r} moved since the plan"
+            if (finite is not None and not finite[i]) or (row.samples and tokens[i] < 0):
+                events.append(self._fail(request, row.start + row.count - 1))
+                continue
+            request.num_computed = row.start + row.count
+            if row.samples:
+                request.tokens.append(int(tokens[i]))
+            self._cache.publish(request, row.start)
+            if row.samples:
+                events.append(self._event(request, logprobs[i] if logprobs is not None else None))
+            assert request.state is RequestState.FINISHED or request.num_computed < request.num_tokens
+        return events
+
+    def ledger(self) -> KVLedger:
+        """Classes of all slots of the pools; O(running requests)."""
+        return self._cache.ledger(self._running, max_model_len=self.config.max_model_len)
+
+    def check(self) -> None:
+        """Assert the invariants: age order, states, and I-POOL with every reference count re-derived."""
+        in_flight = [*self._running, *self._waiting]
+        assert list(self._requests.values()) == in_flight, "running and waiting requests are not in order of age"
+        assert len(self._running) <= self.config.max_rows
+        for request in in_flight:
+            assert self._requests[request.id] is request
+            assert request.num_preemptions <= self.config.max_preemptions
+            assert request.num_output < request.max_tokens, f"request {request.id!r} has all its tokens"
+        for request in self._running:
+            assert request.state is RequestState.RUNNING
+            assert 0 <= request.num_computed < request.num_tokens
+            assert len(request.block_ids) == len(self._cache.pools)
+            assert len(request.block_ids[0]) <= self._cache.blocks_for(longest_life(request))
+        for request in self._waiting:
+            assert request.state is RequestState.WAITING
+            assert request.num_computed == 0
+            assert not request.block_ids, f"request {request.id!r} waits, but holds blocks"
+        self._cache.check(self._running)
+        ledger = self.ledger()
+        assert ledger.total == sum(pool.num_blocks for pool in self._cache.pools) * self._cache.block_size, ledger
+
+    def _plan_running(self) -> list[RowPlan]:
+        """A row for every running request, oldest first, as far as tokens and blocks go."""
+        rows: list[RowPlan] = []
+        budget, chunked = self.config.max_step_tokens, False
+        i = 0
+        while i < len(self._running):  # the list may get shorter at its end meanwhile
+            request = self._running[i]
+            i += 1
+            if request.num_uncomputed == 1:
+                count = min(1, budget)
+            else:
+                kept = sum(younger.num_uncomputed == 1 for younger in self._running[i:])
+                others = self._prompt_tokens_after(i) if request.num_uncomputed > self._fair_chunk else 0
+                count = self._chunk(request, request.num_computed, budget - kept, others)
+                if (
+                    count == 0 and not chunked
+                ):  # one prompt goes on in every step, if need be at the cost of younger rows
+                    count = self._chunk(request, request.num_computed, budget, others)
+            if count and self._make_room(request, request.num_computed + count):
+                chunked |= request.num_uncomputed > 1
+                budget -= count
+                rows.append(_row(request, count))
+        return rows
+
+    def _plan_waiting(self, rows: list[RowPlan]) -> None:
+        """Admit requests from the front of the queue while tokens, rows and blocks last; appends their rows."""
+        budget = self.config.max_step_tokens - sum(row.count for row in rows)
+        promised = self._promised()
+        while self._waiting and budget > 0 and len(self._running) < self.config.max_rows:
+            request = self._waiting[0]
+            match = self._cache.match(request)
+            if not self._can_admit(request, match, promised):
+                break
+            start = match.num_blocks * self._cache.block_size
+            others = 0
+            if request.num_tokens - start > self._fair_chunk:
+                others = self._queue_tokens(1, promised + self._cache.blocks_for(request.num_tokens) - match.num_blocks)
+            count = self._chunk(request, start, budget, others)
+            if count == 0:
+                break
+            self._admit(request, match)
+            self._cache.grow(request, start + count)
+            promised += self._cache.lacks(request, request.num_tokens)
+            budget -= count
+            rows.append(_row(request, count))
+
+    def _chunk(self, request: Request, start: int, room: int, others: int) -> int:
+        """How many tokens from `start` on to compute, 0 if too few fit; others: tokens that other prompts could use."""
+        end = request.num_tokens
+        take = min(end - start, room, max(self._fair_chunk, room - others))
+        if start + take < end:
+            take -= (start + take) % self.config.chunk_align
+        return max(0, take)
+
+    def _prompt_tokens_after(self, i: int) -> int:
+        """Tokens that prompts behind running request i could use in this step."""
+        limit = self.config.max_step_tokens
+        tokens = _prompt_tokens(self._running[i:], limit)
+        return tokens if tokens >= limit else tokens + self._queue_tokens(0, self._promised())
+
+    def _queue_tokens(self, first: int, promised: int) -> int:
+        """Tokens that waiting prompts from place `first` on could use in this step; none where that one must wait."""
+        last = min(len(self._waiting), self.config.max_rows - len(self._running))
+        if first >= last:
+            return 0
+        request = self._waiting[first]
+        if not self._can_admit(request, self._cache.match(request), promised):
+            return 0
+        return _prompt_tokens(islice(self._waiting, first, last), self.config.max_step_tokens)
+
+    def _promised(self) -> int:
+        """Blocks that running requests still need for the tokens they have, in each group."""
+        return sum(self._cache.lacks(request, request.num_tokens) for request in self._running)
+
+    def _can_admit(self, request: Request, match: PrefixMatch, promised: int) -> bool:
+        """Whether all its tokens fit beside what running requests were promised. The more often it was preempted, the
+        more room to grow must be left for them, so that it is not preempted again at once."""
+        running = self._running
+        if running and request.num_preemptions >= self.config.max_preemptions:
+            blocks = self._cache.blocks_for
+            longest_lives = sum(blocks(longest_life(other)) for other in running) + blocks(longest_life(request))
+            return longest_lives <= self._cache.max_blocks
+        spare = promised + request.num_preemptions * len(running)
+        return self._cache.can_admit(match, request.num_tokens, spare=spare)
+
+    def _admit(self, request: Request, match: PrefixMatch) -> None:
+        first = self._waiting.popleft()
+        assert first is request, "admission is first come, first served"
+        self._cache.admit(request, match)
+        request.state = RequestState.RUNNING
+        self._running.append(request)
+        if request.num_preemptions == 0:
+            request.num_cached = min(request.num_computed, len(request.prompt))
+            self.num_prompt_tokens += len(request.prompt)
+            self.num_cached_tokens += request.num_cached
+
+    def _make_room(self, request: Request, num_tokens: int) -> bool:
+        """Let a running request hold `num_tokens` tokens, preempting younger ones; False: it must wait."""
+        while not self._cache.can_grow(request, num_tokens):
+            victim = self._running[-1]
+            if victim is request:
+                # keeps its blocks: older requests take them if they must, and else it need not compute them again
+                assert len(self._running) > 1, f"request {request.id!r} does not fit alone"
+                return False
+            self._preempt(victim)
+        self._cache.grow(request, num_tokens)
+        return True
+
+    def _preempt(self, victim: Request) -> None:
+        assert victim is self._running[-1], "only the youngest is preempted"
+        assert len(self._running) > 1, "the oldest is never preempted"
+        assert victim.num_preemptions < self.config.max_preemptions, f"request {victim.id!r} is preempted too often"
+        self._running.pop()
+        self._cache.release(victim)
+        victim.state = RequestState.WAITING
+        victim.num_preemptions += 1
+        self.num_preemptions += 1
+        self._waiting.appendleft(victim)
+
+    def _event(self, request: Request, logprobs: Mapping[int, Logprob] | None) -> TokenEvent:
+        """What a request's newest token means, and the request's end if it is the last one."""
+        token = request.tokens[-1]
+        finish: FinishReason | None = None
+        stop_reason: int | None = None
+        if token in request.stop_ids and request.num_output >= request.params.min_tokens:
+            finish = FinishReason.STOP
+            stop_reason = token if token in request.params.stop_ids else None
+        elif request.num_output >= request.max_tokens:
+            finish = FinishReason.LENGTH
+        if finish is not None:
+            self._release(request, finish)
+        return TokenEvent(request_id=request.id, token=token, finish=finish, stop_reason=stop_reason, logprobs=logprobs)
+
+    def _fail(self, request: Request, position: int) -> TokenEvent:
+        self._release(request, FinishReason.ERROR)
+        error = f"the model's output at position {position} is not finite; the request was ended, others go on"
+        return TokenEvent(request_id=request.id, token=None, finish=FinishReason.ERROR, error=error)
+
+    def _release(self, request: Request, reason: FinishReason) -> None:
+        """The one way out, for every ending."""
+        assert request.state is not RequestState.FINISHED, f"request {request.id!r} ended before"
+        del self._requests[request.id]
+        if request.state is RequestState.RUNNING:
+            self._running.remove(request)
+        else:
+            self._waiting.remove(request)
+        self._cache.release(request)
+        request.state = RequestState.FINISHED
+        request.finish = reason
+
+
+def _row(request: Request, count: int) -> RowPlan:
+    end = request.num_computed + count
+    assert count >= 1
+    assert end <= request.num_tokens
+    return RowPlan(request=request, start=request.num_computed, count=count, samples=end == request.num_tokens)
+
+
+def _prompt_tokens(requests: Iterable[Request], limit: int) -> int:
+    """Uncomputed tokens of the prompts among `requests`, counted up to about `limit`."""
+    total = 0
+    for request in requests:
+        if request.num_uncomputed > 1:
+            total += request.num_uncomputed
+            if total >= limit:
+                break
+    return total
+
+
+__all__ = ["KVGroupSpec", "KVLedger", "RowPlan", "Scheduler", "SchedulerConfig", "StepPlan"]

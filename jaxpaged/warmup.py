@@ -1,0 +1,75 @@
+"""Makes an engine ready: every bucket compiled before the first request, from the cache where it can be.
+
+Owns the persistent compile cache's place and the count of compilations; after `warm_up` that count must not grow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import jaxlib
+from jax import monitoring
+from tqdm import tqdm
+
+from jaxpaged.buckets import Bucket
+from jaxpaged.runner import ModelRunner
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class CompileCounter:
+    """Counts XLA compilations of this process from its creation on (loads from the persistent cache included)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        monitoring.register_event_duration_secs_listener(self._on_event)
+
+    def _on_event(self, event: str, duration_s: float, **_: str | int) -> None:
+        del duration_s
+        if event == _COMPILE_EVENT:
+            self.count += 1
+
+
+def use_compile_cache(folder: Path | None) -> Path | None:
+    """Point JAX's persistent cache into `folder`, below a name for this jaxlib and CPU; returns the folder in use.
+
+    A cache that the user configured for JAX stays. A folder shared between jaxlib versions or CPU kinds has crashed
+    processes, hence the name. An unwritable folder is no reason to fail: programs are then compiled each time.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return Path(jax.config.jax_compilation_cache_dir)
+    if folder is None:
+        return None
+    place = folder / f"jaxlib-{jaxlib.__version__}-{_machine_digest()}"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(place, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return place
+
+
+def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: bool) -> int:
+    """Compile the step of every bucket, the largest first; returns how many there are."""
+    order = sorted(buckets, key=lambda bucket: (bucket.tokens, bucket.rows), reverse=True)
+    for bucket in tqdm(order, desc="compiling", unit="bucket", disable=not progress, leave=False):
+        runner.compile(bucket)
+    return len(order)
+
+
+def _machine_digest() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = "".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
+    except OSError:
+        cpu = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {cpu}".encode()).hexdigest()[:12]

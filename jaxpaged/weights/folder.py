@@ -1,0 +1,44 @@
+"""A model folder and the JSON files in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from jaxpaged.errors import ModelError
+
+
+def model_folder(folder: str | Path) -> Path:
+    """The folder as a path. Raises ModelError where there is none."""
+    path = Path(folder)
+    if not path.is_dir():
+        limit = "it is a file, not a folder" if path.exists() else "there is no such folder"
+        raise ModelError(
+            name="model", value=path.name, limit=limit, fix="Give the folder that holds config.json and the weights"
+        )
+    return path
+
+
+def read_json(path: Path, *, fix: str) -> dict[str, object]:
+    """The object in a JSON file. Raises ModelError for a file that is missing, unreadable, not JSON or no object."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        return found
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except FileNotFoundError:
+        raise ModelError(name="file", value=path.name, limit="it is missing from the model folder", fix=fix) from None
+    except OSError as error:
+        raise ModelError(name="file", value=path.name, limit=f"it cannot be read: {error.strerror}", fix=fix) from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(name="file", value=path.name, limit=f"it is not valid JSON: {error}", fix=fix) from error
+    if not isinstance(value, dict):
+        raise ModelError(
+            name="file", value=path.name, limit=f"it holds a {type(value).__name__}, not an object", fix=fix
+        )
+    return value

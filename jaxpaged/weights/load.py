@@ -1,0 +1,97 @@
+"""Loads a Hugging Face folder into a model's leaves: all of it, or an error that lists all that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import Array
+from tqdm import tqdm
+
+from jaxpaged.errors import WeightsError
+from jaxpaged.models.config import ModelConfig
+from jaxpaged.models.decoder import Graph, build
+from jaxpaged.models.families import read_config
+from jaxpaged.weights.folder import model_folder, read_json
+from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
+from jaxpaged.weights.safetensors import DTYPES, INDEX, Checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to be stepped: `decoder.unflatten(graphdef, leaves)` inside the traced function."""
+
+    config: ModelConfig
+    graphdef: Graph
+    leaves: tuple[Array, ...]
+
+
+def read_model_config(folder: str | Path) -> ModelConfig:
+    """The model that the folder's config.json describes. Raises ModelError or UnsupportedModelError."""
+    path = model_folder(folder) / "config.json"
+    return read_config(read_json(path, fix="Give the folder of a model in Hugging Face layout"))
+
+
+def load_model(folder: str | Path, *, dtype: str, progress: bool = False) -> LoadedModel:
+    """Read config.json and the safetensors of a folder. dtype: "float32" or "bfloat16", what matrices are held as.
+
+    Raises ModelError, UnsupportedModelError, or WeightsError listing every tensor that is missing, unknown, doubled,
+    of a wrong shape or of an unsupported type, and every file that is absent or damaged. Nothing is half-loaded.
+    """
+    place = model_folder(folder)
+    config = read_model_config(place)
+    graph = build(config, dtype=dtype)
+    targets = expected_tensors(graph.specs)
+    with Checkpoint(place) as checkpoint:
+        if problems := checkpoint.problems + _differences(targets, checkpoint, tied=config.tied):
+            raise WeightsError(
+                name=f"weights of {place.name}",
+                value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
+                limit="\n  " + "\n  ".join(problems) + "\n",
+                fix="Download the model again, or correct its config.json",
+            )
+        leaves = _read_leaves(graph, targets, checkpoint, progress=progress)
+    return LoadedModel(config=config, graphdef=graph, leaves=leaves)
+
+
+def _differences(targets: dict[str, Target], checkpoint: Checkpoint, *, tied: bool) -> list[str]:
+    """Sentences: where the checkpoint's tensors are not what the model expects."""
+    found = [
+        f"unknown: {name!r} in {stored.file!r}"
+        for name, stored in checkpoint.tensors.items()
+        if name not in targets and not is_ignorable(name, tied=tied)
+    ]
+    for name, target in targets.items():
+        stored = checkpoint.tensors.get(name)
+        if stored is None:
+            if not checkpoint.is_lost(name):
+                found.append(f"missing: {name!r} {list(target.shape)}")
+            continue
+        if checkpoint.is_unlisted(name):
+            found.append(f"not in {INDEX}: {name!r}, though {stored.file!r} holds it")
+        if stored.shape != target.shape:
+            found.append(f"wrong shape: {name!r} is {list(stored.shape)}, the config makes it {list(target.shape)}")
+        if stored.dtype not in DTYPES:
+            found.append(f"unsupported type: {name!r} is {stored.dtype}, not one of {', '.join(DTYPES)}")
+    return found
+
+
+def _read_leaves(
+    graph: Graph, targets: dict[str, Target], checkpoint: Checkpoint, *, progress: bool
+) -> tuple[Array, ...]:
+    """One parameter at a time, so that the host never holds more than one beside the device."""
+    names: list[list[str]] = [[] for _ in graph.specs]
+    for name, target in targets.items():
+        names[target.parameter].append(name)
+    specs: Iterable = tqdm(graph.specs, desc="loading", unit="tensor", disable=not progress, leave=False)
+    leaves = []
+    for spec, sources in zip(specs, names, strict=True):
+        parameter = np.empty(spec.shape, spec.dtype)
+        for name in sources:
+            view = targets[name].view(parameter)
+            view[...] = checkpoint.read(name).reshape(view.shape).astype(spec.dtype, copy=False)
+        leaves.append(jax.device_put(parameter))
+    return tuple(leaves)

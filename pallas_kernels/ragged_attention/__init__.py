@@ -1,0 +1,133 @@
+"""Causal attention of a step's packed queries over the paged KV pool: decode rows, prefill rows and mixtures.
+
+Row i owns the query tokens cu_q_lens[i]..cu_q_lens[i+1]; its cache holds kv_lens[i] tokens, those of this step
+included, so that its queries sit at positions kv_lens[i] - q_len .. kv_lens[i] - 1. The keys of positions
+j*P .. j*P+P-1 lie in block block_tables[i, j]. A query at position p sees the keys j <= p, and with a window only
+those with j > p - window. Rows with one token come first; padding rows have no token and kv_len 0, padding tokens
+belong to no row. Slots outside a row's tokens may hold anything, NaN included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pallas_kernels.backend import Backend
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionWork:
+    """Which row reads which blocks in a step, in the form the backend wants. Made once, shared by all layers.
+
+    cu_q_lens i32[S+1], kv_lens i32[S], block_tables i32[S, W]; derived: the backend's own maps. Static: num_tokens
+    (T; T == S says that no row has more than one token), block_size (P), window, backend.
+    """
+
+    cu_q_lens: Array
+    kv_lens: Array
+    block_tables: Array
+    derived: tuple[Array, ...]
+    num_tokens: int = field(metadata={"static": True})
+    block_size: int = field(metadata={"static": True})
+    window: int | None = field(metadata={"static": True})
+    backend: Backend = field(metadata={"static": True})
+
+
+def _implementation(backend: Backend) -> ModuleType:
+    match backend:
+        case Backend.REFERENCE:
+            from pallas_kernels.ragged_attention import reference as module
+        case Backend.XLA:
+            from pallas_kernels.ragged_attention import xla as module
+        case Backend.TRITON:
+            from pallas_kernels.ragged_attention import triton as module
+    return module
+
+
+def attention_work(
+    cu_q_lens: Array,
+    kv_lens: Array,
+    block_tables: Array,
+    *,
+    num_tokens: int,
+    block_size: int,
+    window: int | None,
+    backend: Backend,
+) -> AttentionWork:
+    """The maps of one step and window, computed on the device.
+
+    cu_q_lens i32[S+1], kv_lens i32[S], block_tables i32[S, W]. num_tokens: T, at least S; T == S promises that no row
+    has more than one token. Raises ValueError for shapes, dtypes or sizes that do not fit together.
+    """
+    num_rows = kv_lens.shape[0] if kv_lens.ndim == 1 else -1
+    if cu_q_lens.shape != (num_rows + 1,) or block_tables.ndim != 2 or block_tables.shape[0] != num_rows:
+        raise ValueError(
+            f"cu_q_lens {cu_q_lens.shape}, kv_lens {kv_lens.shape} and block_tables {block_tables.shape} "
+            "must be [S+1], [S] and [S, W]"
+        )
+    for name, array in (("cu_q_lens", cu_q_lens), ("kv_lens", kv_lens), ("block_tables", block_tables)):
+        if array.dtype != jnp.int32:
+            raise ValueError(f"{name} is {array.dtype}: it must be int32")
+    if num_tokens < num_rows:
+        raise ValueError(f"num_tokens is {num_tokens}: a step of {num_rows} rows has at least as many")
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}: it must be at least 1")
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}: it must be at least 1, or None for no window")
+    derived = _implementation(backend).make_work(
+        cu_q_lens, kv_lens, block_tables, num_tokens=num_tokens, block_size=block_size, window=window
+    )
+    return AttentionWork(
+        cu_q_lens=cu_q_lens,
+        kv_lens=kv_lens,
+        block_tables=block_tables,
+        derived=derived,
+        num_tokens=num_tokens,
+        block_size=block_size,
+        window=window,
+        backend=backend,
+    )
+
+
+def ragged_attention(
+    q: Array,
+    k_pool: Array,
+    v_pool: Array,
+    work: AttentionWork,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    sinks: Array | None = None,
+) -> Array:
+    """Attention output [T, H, D] in q's dtype; zeros for padding tokens and for rows with kv_len 0.
+
+    q [T, H, D], query head h reads kv head h // (H / K). Pools: one layer's, as `pool_spec` of the work's backend
+    lays them out. Scores are q.k * scale, then softcap * tanh(score / softcap) where softcap is given. sinks [H]: a
+    logit per head that takes part in the softmax's denominator and has no value. Softmax and sums are float32.
+
+    Raises ValueError for shapes that do not fit the work or the pools.
+    """
+    if q.ndim != 3 or q.shape[0] != work.num_tokens:
+        raise ValueError(f"q is {q.shape}: the work is for [{work.num_tokens}, H, D]")
+    num_heads, head_dim = q.shape[1:]
+    if k_pool.ndim != 4 or v_pool.ndim != 4 or k_pool.shape[1] < 1 or num_heads % k_pool.shape[1]:
+        raise ValueError(f"q has {num_heads} heads: k_pool {k_pool.shape} must be rank 4 with K dividing them")
+    v_shape = (k_pool.shape[0], k_pool.shape[1], work.block_size, head_dim)
+    k_shape = (*v_shape[:2], head_dim, work.block_size) if work.backend == Backend.XLA else v_shape
+    if k_pool.shape != k_shape or v_pool.shape != v_shape:
+        raise ValueError(f"pools are {k_pool.shape} and {v_pool.shape}: {work.backend} wants {k_shape} and {v_shape}")
+    if k_pool.dtype != v_pool.dtype:
+        raise ValueError(f"pools are {k_pool.dtype} and {v_pool.dtype}: they must be of one dtype")
+    if softcap is not None and softcap <= 0:
+        raise ValueError(f"softcap is {softcap}: it must be above 0, or None for none")
+    if sinks is not None and sinks.shape != (num_heads,):
+        raise ValueError(f"sinks is {sinks.shape}: it must be [{num_heads}]")
+    return _implementation(work.backend).attend(q, k_pool, v_pool, work, scale=scale, softcap=softcap, sinks=sinks)
+
+
+__all__ = ["AttentionWork", "attention_work", "ragged_attention"]

@@ -1,0 +1,70 @@
+"""The command line is made of the dataclasses, whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import pytest
+
+from jaxpaged.commands.flags import EngineFlags, SamplingFlags, field_docs, parse
+from jaxpaged.commands.generate import GenerateOptions
+from jaxpaged.config import EngineConfig
+from jaxpaged.errors import ConfigError, ParameterError
+from jaxpaged.request import SamplingParams
+
+
+def options(line: str) -> GenerateOptions:
+    return parse(GenerateOptions, line.split(), prog="test")
+
+
+@pytest.mark.parametrize("kind", [EngineConfig, SamplingParams])
+def test_every_field_has_a_docstring(kind: type) -> None:
+    assert set(field_docs(kind)) == {item.name for item in fields(kind)}
+
+
+def test_every_field_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        options("--help")
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    for item in (*fields(EngineConfig), *fields(SamplingParams)):
+        assert f"--{item.name.replace('_', '-')}" in shown or item.name == "logprobs"
+
+
+def test_nothing_said_is_the_default() -> None:
+    assert options("x").engine == EngineConfig()
+    assert options("x").sampling == SamplingParams(temperature=0.0, max_tokens=128)
+
+
+def test_flags_reach_the_engine() -> None:
+    line = "--max-model-len 64 --max_num_seqs 3 --no-enable-prefix-caching --dtype float32 --seed 7 --model ./m p q"
+    assert options(line).engine == EngineConfig(
+        max_model_len=64, max_num_seqs=3, enable_prefix_caching=False, dtype="float32", seed=7, model="./m"
+    )
+    assert options(line).prompts == ("p", "q")
+
+
+def test_flags_reach_the_sampling() -> None:
+    line = "--temperature 0.5 --top-k 4 --stop A --stop B --stop-token-ids 3 --logit-bias 5 -1.5 --logit-bias 6 2 p"
+    assert options(line).sampling == SamplingParams(
+        temperature=0.5, top_k=4, stop=("A", "B"), stop_token_ids=(3,), logit_bias={5: -1.5, 6: 2.0}, max_tokens=128
+    )
+    assert options(line).prompts == ("p",)
+
+
+def test_values_that_cannot_be_raise_our_own_errors() -> None:
+    with pytest.raises(ParameterError, match="min_p is 2"):
+        options("--min-p 2 x")
+    with pytest.raises(ConfigError, match=r"gpu_memory_utilization is 1\.5"):
+        options("--gpu-memory-utilization 1.5 x")
+
+
+def test_the_default_of_a_command_stays_with_the_command() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Other:
+        engine: EngineFlags = field(default_factory=lambda: EngineConfig(seed=5))
+        sampling: SamplingFlags = field(default_factory=lambda: SamplingParams(max_tokens=None))
+
+    parsed = parse(Other, ["--top-k", "2"], prog="test")
+    assert parsed.engine == EngineConfig(seed=5)
+    assert parsed.sampling == SamplingParams(max_tokens=None, top_k=2)

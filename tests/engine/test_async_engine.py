@@ -1,0 +1,127 @@
+"""AsyncEngine: streams without polling, cancellation frees blocks, failures reach every stream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jaxpaged.async_engine import AsyncEngine
+from jaxpaged.config import EngineConfig
+from jaxpaged.engine import LLMEngine
+from jaxpaged.errors import EngineError, PromptError
+from jaxpaged.outputs import OutputKind
+from jaxpaged.request import RequestOutput, SamplingParams
+
+
+@pytest.fixture(scope="module")
+def core() -> LLMEngine:
+    return LLMEngine(
+        EngineConfig(
+            dtype="float32", max_model_len=512, max_num_seqs=8, max_num_batched_tokens=128, compile_cache="off"
+        )
+    )
+
+
+@pytest.fixture
+def engine(core: LLMEngine) -> Iterator[AsyncEngine]:
+    wrapped = AsyncEngine(core)
+    yield wrapped
+    asyncio.run(wrapped.close())
+    assert not core.has_unfinished
+    core.scheduler.check()
+
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+
+
+async def collect(engine: AsyncEngine, prompt: Any, params: SamplingParams = GREEDY, **options: Any) -> list[RequestOutput]:
+    return [output async for output in engine.generate(prompt, params, **options)]
+
+
+def test_streams_agree_with_the_synchronous_engine(engine: AsyncEngine) -> None:
+    async def main() -> None:
+        prompts = ["def a(", "import ", "class B", "for x in "]
+        together = await asyncio.gather(*(collect(engine, p, output_kind=OutputKind.DELTA) for p in prompts))
+        for prompt, outputs in zip(prompts, together, strict=True):
+            final = (await collect(engine, prompt, output_kind=OutputKind.FINAL_ONLY))[-1]
+            assert [o.finished for o in outputs] == [False] * (len(outputs) - 1) + [True]
+            assert len(outputs) >= 6, "tokens must come as they are made"
+            assert "".join(o.outputs[0].text for o in outputs) == final.outputs[0].text
+            assert tuple(t for o in outputs for t in o.outputs[0].token_ids) == final.outputs[0].token_ids
+
+    asyncio.run(main())
+
+
+def test_leaving_a_stream_aborts_its_request(engine: AsyncEngine) -> None:
+    async def main() -> None:
+        long = SamplingParams(temperature=0.0, max_tokens=400, ignore_eos=True)
+        stream = engine.generate("x = ", long)
+        await anext(stream)
+        await stream.aclose()
+        await asyncio.wait_for(engine.drain(), timeout=2)
+
+    asyncio.run(main())
+    assert not engine.engine.has_unfinished
+
+
+def test_a_cancelled_task_frees_its_blocks_at_once(engine: AsyncEngine) -> None:
+    async def main() -> float:
+        long = SamplingParams(temperature=0.0, max_tokens=480, ignore_eos=True)
+        tasks = [asyncio.create_task(collect(engine, f"x{i} = ", long)) for i in range(12)]  # some wait in the queue
+        await asyncio.sleep(0.2)
+        for task in tasks:
+            task.cancel()
+        began = time.monotonic()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await engine.drain()
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 1.0
+    ledger = engine.engine.scheduler.ledger()
+    assert ledger.live == ledger.shared == ledger.tail == 0
+
+
+def test_a_refused_request_harms_nobody(engine: AsyncEngine) -> None:
+    async def main() -> None:
+        good = asyncio.create_task(collect(engine, "y = "))
+        with pytest.raises(PromptError, match="no token"):
+            await collect(engine, [])
+        assert (await good)[-1].finished
+
+    asyncio.run(main())
+
+
+def test_abort_ends_the_stream_with_an_error(engine: AsyncEngine) -> None:
+    async def main() -> None:
+        long = SamplingParams(temperature=0.0, max_tokens=400, ignore_eos=True)
+        task = asyncio.create_task(collect(engine, "z = ", long, request_id="mine"))
+        await asyncio.sleep(0.1)
+        assert await engine.abort("mine")
+        with pytest.raises(EngineError, match="aborted"):
+            await task
+        assert not await engine.abort("mine")
+
+    asyncio.run(main())
+
+
+def test_a_broken_step_ends_every_stream(core: LLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = AsyncEngine(core)
+
+    def broken() -> list[RequestOutput]:
+        raise RuntimeError("the device is gone")
+
+    async def main() -> None:
+        monkeypatch.setattr(core, "step", broken)
+        with pytest.raises(EngineError) as caught:
+            await collect(engine, "a = ", request_id="doomed")
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        with pytest.raises(EngineError, match="takes no requests"):
+            await collect(engine, "b = ")
+        await engine.close()
+
+    asyncio.run(main())
+    core.abort("doomed")

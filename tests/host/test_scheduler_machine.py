@@ -1,0 +1,213 @@
+"""The scheduler under random operations, with every invariant re-derived after each of them."""
+
+from __future__ import annotations
+
+import pytest
+from host_model import VOCAB, ShadowModel, check_blocks_lie_apart, make_request, run_alone
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from jaxpaged.buckets import BucketTable
+from jaxpaged.errors import CapacityError, ContextLengthError
+from jaxpaged.request import FinishReason, Request, RequestState, TokenEvent
+from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig, StepPlan
+
+BLOCK = 4
+LONGEST = 30
+SHAPES = st.tuples(
+    st.integers(6, 12),  # blocks
+    st.sampled_from([1, 2, 3, 4, 4]),  # rows
+    st.sampled_from([(8, 1), (8, 4), (9, 4), (16, 4), (16, 8)]),  # step tokens and chunk_align
+    st.sampled_from([(True, 1), (True, 1), (True, 2), (False, 1)]),  # prefix caching and groups
+    st.integers(0, 3),  # max_preemptions
+)
+# (beginning, length, answer): few beginnings, so that prefixes are shared
+PROMPTS = st.tuples(st.integers(0, 2), st.integers(1, 18), st.integers(1, 14))
+OPTIONS = st.sampled_from([(0, (), (), "")] * 6 + [(0, (1,), (2,), ""), (3, (3,), (4, 5), ""), (0, (), (), "tenant")])
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    scheduler: Scheduler
+
+    @initialize(shape=SHAPES)
+    def build(self, shape: tuple[int, int, tuple[int, int], tuple[bool, int], int]) -> None:
+        blocks, rows, (tokens, align), (prefix_caching, groups), max_preemptions = shape
+        config = SchedulerConfig(
+            max_rows=rows,
+            max_step_tokens=tokens,
+            max_model_len=LONGEST,
+            chunk_align=align,
+            prefix_caching=prefix_caching,
+            max_preemptions=max_preemptions,
+        )
+        num_blocks = [blocks + group for group in range(groups)]
+        buckets = BucketTable.build(max_rows=rows, max_step_tokens=tokens, min_rows=min(rows, 2), min_step_tokens=8)
+        self.scheduler = Scheduler(config, [KVGroupSpec(block_size=BLOCK, num_blocks=n) for n in num_blocks], buckets)
+        self.model = ShadowModel(self.scheduler, block_size=BLOCK, num_blocks=num_blocks, max_model_len=LONGEST)
+        self.num_blocks = num_blocks
+        self.count = 0
+        self.live: dict[str, Request] = {}
+        self.outputs: dict[str, list[int]] = {}
+
+    @rule(prompt=PROMPTS, options=OPTIONS)
+    def submit(self, prompt: tuple[int, int, int], options: tuple[int, tuple[int], tuple[int], str]) -> None:
+        beginning, length, answer = prompt
+        min_tokens, stop_token_ids, eos, salt = options
+        tokens = [(i * (beginning + 1) + (i == 9) * self.count) % VOCAB for i in range(length)]
+        self.count += 1
+        name = f"r{self.count}"
+        request = make_request(
+            name,
+            tokens,
+            max_tokens=answer,
+            min_tokens=min(min_tokens, answer),
+            stop_token_ids=stop_token_ids,
+            eos=eos,
+            salt=salt,
+        )
+        there = min(self.num_blocks) - 1
+        if length + answer > LONGEST:
+            with pytest.raises(ContextLengthError):
+                self.scheduler.submit(request)
+        elif length + answer - 1 > there * BLOCK:
+            with pytest.raises(CapacityError, match=f"the pool has {there}"):
+                self.scheduler.submit(request)
+        else:
+            self.scheduler.submit(request)
+            self.live[name] = request
+            self.outputs[name] = []
+
+    @precondition(lambda self: self.live)
+    @rule(repeat=st.integers(1, 6))
+    def step(self, repeat: int) -> None:
+        for _ in range(repeat):
+            plan = self.plan()
+            if plan is not None:
+                self.take(self.scheduler.commit(plan, self.model.execute(plan)))
+                self.sound()
+
+    @precondition(lambda self: len(self.live) > 2)  # or there is never a shortage
+    @rule(place=st.integers(0, 9))
+    def step_not_finite(self, place: int) -> None:
+        plan = self.plan()
+        assert plan is not None
+        bad = place % len(plan.rows)
+        finite = [i != bad for i in range(len(plan.rows))]
+        doomed = plan.rows[bad].request
+        events = self.scheduler.commit(plan, self.model.execute(plan), finite=finite)
+        ends = [event for event in events if event.request_id == doomed.id]
+        assert [(event.token, event.finish) for event in ends] == [(None, FinishReason.ERROR)]
+        assert ends[0].error
+        self.drop(doomed)
+        self.take([event for event in events if event.request_id != doomed.id])
+
+    @precondition(lambda self: len(self.live) > 2)  # or there is never a shortage
+    @rule(place=st.integers(0, 9), before=st.booleans())
+    def step_with_abort(self, place: int, before: bool) -> None:
+        """Somebody leaves between plan and commit, before or after the step is packed."""
+        plan = self.plan()
+        assert plan is not None
+        doomed = list(self.live.values())[place % len(self.live)]
+        if before and not any(row.request is doomed for row in plan.rows):
+            assert self.scheduler.abort(doomed.id)
+            tokens = self.model.execute(plan)
+        else:
+            tokens = self.model.execute(plan)
+            assert self.scheduler.abort(doomed.id)
+        self.drop(doomed)
+        events = self.scheduler.commit(plan, tokens)
+        assert doomed.id not in [event.request_id for event in events]
+        self.take(events)
+
+    @precondition(lambda self: self.live)
+    @rule()
+    def plan_is_void(self) -> None:
+        """A step that broke down before its commit is planned anew."""
+        self.plan()
+
+    @precondition(lambda self: len(self.live) > 2)  # or there is never a shortage
+    @rule(place=st.integers(0, 9))
+    def abort(self, place: int) -> None:
+        doomed = list(self.live.values())[place % len(self.live)]
+        assert self.scheduler.abort(doomed.id)
+        assert not self.scheduler.abort(doomed.id)
+        self.drop(doomed)
+
+    @precondition(lambda self: self.count % 5 == 4)
+    @rule()
+    def reset(self) -> None:
+        self.scheduler.reset_prefix_cache()
+
+    @invariant()
+    def sound(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        scheduler = self.scheduler
+        scheduler.check()
+        check_blocks_lie_apart(scheduler)
+        ledger = scheduler.ledger()
+        assert ledger.total == sum(self.num_blocks) * BLOCK
+        assert ledger.contiguous == scheduler.num_running * LONGEST * len(self.num_blocks)
+        if not scheduler.config.prefix_caching:
+            assert ledger.cached == ledger.shared == 0
+            assert ledger.live == len(self.num_blocks) * sum(r.num_computed for r in scheduler._running)
+        self.model.poison()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(sum(r.num_tokens + r.max_tokens for r in self.live.values()) * 6):
+            plan = self.plan()
+            if plan is None:
+                break
+            self.take(self.scheduler.commit(plan, self.model.execute(plan)))
+        self.sound()
+        assert not self.live, "every admitted request ends"
+        assert not self.scheduler.has_work
+        ledger = self.scheduler.ledger()
+        assert ledger.live == ledger.shared == ledger.tail == ledger.contiguous == 0
+        self.scheduler.reset_prefix_cache()
+        assert self.scheduler.ledger().free == (sum(self.num_blocks) - len(self.num_blocks)) * BLOCK
+
+    def plan(self) -> StepPlan | None:
+        oldest = self.scheduler._running[0] if self.scheduler._running else None
+        plan = self.scheduler.plan()
+        assert (plan is None) == (not self.live)
+        if plan is not None:
+            requests = [row.request for row in plan.rows]
+            assert len(set(map(id, requests))) == len(requests), "a request has two rows"
+            assert oldest is None or oldest in requests, "the oldest running request is in every step"
+            config = self.scheduler.config
+            for row in plan.rows:
+                end = row.start + row.count
+                assert row.samples == (end == row.request.num_tokens)
+                assert row.samples or end % config.chunk_align == 0
+        return plan
+
+    def take(self, events: list[TokenEvent]) -> None:
+        for event in events:
+            request = self.live[event.request_id]
+            output = self.outputs[request.id]
+            assert event.token is not None
+            output.append(event.token)
+            assert request.tokens == [*request.prompt, *output]
+            if event.finish is not None:
+                assert (output, event.finish, event.stop_reason) == run_alone(request)
+                self.drop(request)
+
+    def drop(self, request: Request) -> None:
+        assert request.state is RequestState.FINISHED
+        assert request.block_ids == []
+        assert self.outputs[request.id] == run_alone(request)[0][: len(self.outputs[request.id])]
+        del self.live[request.id], self.outputs[request.id]
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(
+    max_examples=2000,
+    stateful_step_count=50,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)

@@ -1,0 +1,409 @@
+"""Reference and XLA attention against a dense float64 softmax; null, free and stale slots hold NaN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from pallas_kernels.backend import Backend
+from pallas_kernels.pool_spec import stored_as
+from pallas_kernels.ragged_attention import attention_work, ragged_attention
+from pallas_kernels.ragged_attention.reference import to_reference_layout
+from pallas_kernels.ragged_attention.xla_decode import TURN, decode_items
+from pallas_kernels.ragged_attention.xla_prefill import TILE, prefill_tiles
+from pallas_kernels.ragged_attention.xla_softmax import power_of_two
+
+TABLE_WIDTH = 20
+EDGES = (1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """q_len queries at the end of kv_len tokens; rows of one `key` hold the same tokens at the same positions."""
+
+    q_len: int
+    kv_len: int
+    key: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    rows: tuple[Row, ...]
+    num_tokens: int
+    num_rows: int
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 32
+    block_size: int = 64
+    window: int | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    q: np.ndarray
+    k_pool: Array
+    v_pool: Array
+    cu_q_lens: np.ndarray
+    kv_lens: np.ndarray
+    block_tables: np.ndarray
+    sinks: np.ndarray | None
+    dense: tuple[tuple[np.ndarray, np.ndarray], ...]  # K and V [kv_len, K, D] of every row, as the pool rounds them
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    return values.astype(jnp.dtype(dtype)).astype(np.float32)
+
+
+def build(case: Case, *, seed: int = 0) -> Step:
+    """Rows in blocks in an order drawn from `seed`; what a row holds depends on its key alone."""
+    size, heads, dim = case.block_size, case.kv_heads, case.head_dim
+    num_blocks = 3 + sum(-(-row.kv_len // size) for row in case.rows)
+    num_blocks += -num_blocks % 128  # steps of one bucket share a compiled program
+    free = np.random.default_rng(seed).permutation(np.arange(1, num_blocks)).tolist()
+    k_pool = np.full((num_blocks, heads, dim, size), np.nan, np.float32)
+    v_pool = np.full((num_blocks, heads, size, dim), np.nan, np.float32)
+    tables = np.zeros((case.num_rows, TABLE_WIDTH), np.int32)
+    queries, dense = [], []
+    for index, row in enumerate(case.rows):
+        # positions are drawn in order, so that a longer row begins with the tokens of a shorter one of its key
+        drawn = np.random.default_rng(row.key).normal(size=(row.kv_len, case.heads + 2 * heads, dim))
+        q, k, v = np.split(drawn.astype(np.float32), [case.heads, case.heads + heads], axis=1)
+        queries.append(q[row.kv_len - row.q_len :])
+        dense.append((rounded(k, case.dtype), rounded(v, case.dtype)))
+        for column in range(-(-row.kv_len // size)):
+            block = tables[index, column] = free.pop()
+            live = slice(column * size, min((column + 1) * size, row.kv_len))
+            count = live.stop - live.start
+            k_pool[block, :, :, :count] = k[live].transpose(1, 2, 0)
+            v_pool[block, :, :count] = v[live].transpose(1, 0, 2)
+    q_lens, kv_lens = np.zeros(case.num_rows, np.int32), np.zeros(case.num_rows, np.int32)
+    q_lens[: len(case.rows)] = [row.q_len for row in case.rows]
+    kv_lens[: len(case.rows)] = [row.kv_len for row in case.rows]
+    padding = np.full((case.num_tokens - q_lens.sum(), case.heads, dim), np.nan, np.float32)
+    storage = jnp.dtype("uint16" if case.dtype == "bfloat16" else case.dtype)
+    return Step(
+        q=np.concatenate([*queries, padding]),
+        k_pool=stored_as(jnp.asarray(k_pool), storage),
+        v_pool=stored_as(jnp.asarray(v_pool), storage),
+        cu_q_lens=np.concatenate([[0], np.cumsum(q_lens)]).astype(np.int32),
+        kv_lens=kv_lens,
+        block_tables=tables,
+        sinks=np.random.default_rng(99).normal(size=case.heads).astype(np.float32) if case.sinks else None,
+        dense=tuple(dense),
+    )
+
+
+@partial(jax.jit, static_argnames=("case", "backend"))
+def attend(
+    q: Array,
+    k_pool: Array,
+    v_pool: Array,
+    lens: tuple[Array, Array, Array],
+    sinks: Array | None,
+    *,
+    case: Case,
+    backend: Backend,
+) -> Array:
+    work = attention_work(
+        *lens, num_tokens=case.num_tokens, block_size=case.block_size, window=case.window, backend=backend
+    )
+    if backend == Backend.REFERENCE:
+        k_pool = to_reference_layout(k_pool)
+    scale = case.head_dim**-0.5
+    return ragged_attention(q, k_pool, v_pool, work, scale=scale, softcap=case.softcap, sinks=sinks)
+
+
+def run(case: Case, step: Step, backend: Backend) -> np.ndarray:
+    lens = (step.cu_q_lens, step.kv_lens, step.block_tables)
+    shape_only = replace(case, rows=(), sinks=False, dtype="")  # the compiled step must not know its rows
+    return np.asarray(
+        attend(step.q, step.k_pool, step.v_pool, lens, step.sinks, case=shape_only, backend=backend)
+    )
+
+
+def softmax_oracle(case: Case, step: Step) -> np.ndarray:
+    """Dense attention of every row in float64; zeros for padding tokens."""
+    out = np.zeros(step.q.shape)
+    for index, (row, (k, v)) in enumerate(zip(case.rows, step.dense, strict=True)):
+        start, stop = step.cu_q_lens[index : index + 2]
+        group = case.heads // case.kv_heads
+        q = step.q[start:stop].astype(np.float64)
+        scores = np.einsum("qhd,jhd->hqj", q, np.repeat(k, group, axis=1)) * case.head_dim**-0.5
+        if case.softcap is not None:
+            scores = case.softcap * np.tanh(scores / case.softcap)
+        position = np.arange(row.kv_len - row.q_len, row.kv_len)[:, None]
+        key = np.arange(row.kv_len)[None, :]
+        seen = (key <= position) & (case.window is None or key > position - (case.window or 0))
+        weights = np.where(seen[None], np.exp(scores), 0.0)
+        total = weights.sum(axis=2) + (0.0 if step.sinks is None else np.exp(step.sinks.astype(np.float64))[:, None])
+        out[start:stop] = np.einsum("hqj,jhd->qhd", weights / total[:, :, None], np.repeat(v, group, axis=1))
+    return out
+
+
+def check(case: Case, *backends: Backend) -> None:
+    step = build(case)
+    want = softmax_oracle(case, step)
+    for backend in backends or (Backend.REFERENCE, Backend.XLA):
+        got = run(case, step, backend)
+        assert np.isfinite(got).all(), backend
+        assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max(), backend
+
+
+def rows(*lens: tuple[int, int]) -> tuple[Row, ...]:
+    return tuple(Row(q_len=q_len, kv_len=kv_len, key=key) for key, (q_len, kv_len) in enumerate(lens))
+
+
+DECODE = Case(rows=rows(*((1, n) for n in EDGES)), num_tokens=16, num_rows=16)
+MIXED = Case(
+    rows=rows((1, 1), (1, 65), (1, 200), (2, 2), (33, 33), (64, 129), (65, 65), (17, 200)), num_tokens=256, num_rows=16
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"window": 1, "block_size": 16},
+        {"window": 16, "heads": 3, "kv_heads": 3, "sinks": True},
+        {"window": 64, "heads": 6, "head_dim": 64, "dtype": "bfloat16"},
+        {"window": 65, "block_size": 16, "heads": 7, "kv_heads": 1, "head_dim": 80, "softcap": 3.0},
+        {"window": 200, "heads": 8, "kv_heads": 1, "head_dim": 128, "sinks": True, "softcap": 20.0},
+        {"window": 500, "block_size": 16, "heads": 3, "kv_heads": 1, "head_dim": 128, "dtype": "bfloat16"},
+        {"heads": 16, "head_dim": 80, "block_size": 16, "dtype": "bfloat16", "sinks": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("case", [DECODE, MIXED], ids=["decode", "mixed"])
+def test_equals_dense_softmax(case: Case, change: dict[str, object]) -> None:
+    check(replace(case, **change))
+
+
+@pytest.mark.parametrize(("block_size", "window"), [(16, 40), (24, None), (64, None), (64, 40)])
+def test_prompts_around_the_edges_of_blocks_and_tiles(block_size: int, window: int | None) -> None:
+    lens = [(n, n) for n in EDGES[1:]] + [(n, n + 70) for n in (2, TILE - 1, TILE, TILE + 1)]
+    check(
+        Case(rows=rows(*lens), num_tokens=1024, num_rows=16, block_size=block_size, window=window),
+        Backend.XLA,
+    )
+
+
+def test_a_step_may_be_full_to_the_last_token_and_row() -> None:
+    check(Case(rows=rows((1, 9), (1, 70), (40, 40), (22, 64)), num_tokens=64, num_rows=4), Backend.XLA)
+    check(Case(rows=rows(*((2, 2 + n) for n in range(8))), num_tokens=16, num_rows=8), Backend.XLA)
+
+
+def test_a_long_row_beside_short_ones() -> None:
+    check(Case(rows=rows((1, 1200), *((1, 3),) * 6), num_tokens=8, num_rows=8), Backend.XLA)
+
+
+def test_the_result_has_the_dtype_of_the_queries() -> None:
+    step = build(DECODE)
+    want = softmax_oracle(DECODE, step)
+    for backend in (Backend.REFERENCE, Backend.XLA):
+        got = run(DECODE, replace(step, q=step.q.astype(jnp.bfloat16)), backend)
+        assert got.dtype == jnp.bfloat16
+        assert np.abs(got.astype(np.float32) - want).max() < 2e-2 * np.abs(want).max()
+
+
+def test_padding_gives_zeros() -> None:
+    for case, real in ((replace(DECODE, rows=DECODE.rows[:3]), 3), (replace(MIXED, rows=MIXED.rows[:5]), 38)):
+        step = build(case)
+        for backend in (Backend.REFERENCE, Backend.XLA):
+            got = run(case, step, backend)
+            assert (got[real:] == 0).all()
+            assert (got[:real] != 0).any()
+
+
+def test_an_empty_step_gives_zeros() -> None:
+    for case in (DECODE, MIXED):
+        case = replace(case, rows=(), sinks=True)
+        assert (run(case, build(case), Backend.XLA) == 0).all()
+
+
+def test_large_scores_neither_overflow_nor_vanish() -> None:
+    case = replace(DECODE, sinks=True)
+    step = build(case)
+    assert step.sinks is not None
+    for backend in (Backend.REFERENCE, Backend.XLA):
+        loud = run(case, replace(step, q=step.q * np.float32(1e4)), backend)
+        assert np.isfinite(loud).all()
+        # row 2 sees 16 keys: scores of tens of thousands leave all the weight on one of them
+        values = step.dense[2][1]  # [16, K, D]
+        best = np.abs(loud[2, 0][None] - values[:, 0]).max(axis=1).min()
+        assert best < 1e-3
+        drowned = run(case, replace(step, sinks=np.full_like(step.sinks, 1e4)), backend)
+        assert (drowned == 0).all()
+
+
+def test_a_row_with_nan_harms_no_other() -> None:
+    for case, sick, others in ((DECODE, [4], [3, 5]), (MIXED, range(5, 38), [1, 4, 40])):
+        step = build(case)
+        well = run(case, step, Backend.XLA)
+        q = step.q.copy()
+        q[list(sick)] = np.nan
+        got = run(case, replace(step, q=q), Backend.XLA)
+        assert np.isnan(got[list(sick)]).all()
+        assert (got[others] == well[others]).all()
+
+
+# I-BITS: the bits of a row's result
+
+
+def result(case: Case, index: int, *, seed: int = 0) -> np.ndarray:
+    step = build(case, seed=seed)
+    start, stop = step.cu_q_lens[index : index + 2]
+    return run(case, step, Backend.XLA)[start:stop].view(np.uint32)
+
+
+NEIGHBOURS = rows((1, 3), (1, 300), (1, 64), (1, 1000), (1, 129), (1, 17), (1, 65))
+
+
+@pytest.mark.parametrize(("dtype", "window"), [("float32", None), ("bfloat16", 100)])
+def test_bits_of_a_decode_row(dtype: str, window: int | None) -> None:
+    row = Row(q_len=1, kv_len=777, key=50)
+    base = Case(rows=(row,), num_tokens=8, num_rows=8, heads=12, kv_heads=4, dtype=dtype, window=window, sinks=True)
+    alone = result(base, 0)
+    assert (result(base, 0, seed=7) == alone).all(), "other blocks"
+    for place in (0, 1, 4, 7):
+        crowd = (*NEIGHBOURS[:place], row, *NEIGHBOURS[place:])
+        assert (result(replace(base, rows=crowd), place) == alone).all(), f"place {place} among neighbours"
+    for size in (16, 32):
+        crowd = (*NEIGHBOURS, row)
+        assert (result(replace(base, rows=crowd, num_tokens=size, num_rows=size), 7) == alone).all(), f"bucket {size}"
+    mixed = (*NEIGHBOURS[:3], row, Row(q_len=60, kv_len=60))
+    assert (result(replace(base, rows=mixed, num_tokens=128), 3) == alone).all(), "beside a prompt"
+
+
+@pytest.mark.parametrize(("dtype", "window"), [("float32", None), ("bfloat16", 100)])
+def test_bits_of_a_prefill_row(dtype: str, window: int | None) -> None:
+    row = Row(q_len=100, kv_len=230, key=50)
+    base = Case(rows=(row,), num_tokens=128, num_rows=8, heads=12, kv_heads=4, dtype=dtype, window=window, sinks=True)
+    alone = result(base, 0)
+    assert (result(base, 0, seed=7) == alone).all(), "other blocks"
+    crowd = (*NEIGHBOURS[:3], Row(q_len=13, kv_len=99), row, Row(q_len=65, kv_len=65))
+    for tokens, size in ((256, 8), (512, 32)):
+        case = replace(base, rows=crowd, num_tokens=tokens, num_rows=size)
+        assert (result(case, 4) == alone).all(), f"bucket {tokens} x {size}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bits_of_a_prompt_cut_in_chunks(dtype: str) -> None:
+    base = Case(rows=(), num_tokens=256, num_rows=8, heads=12, kv_heads=4, dtype=dtype)
+    whole = result(replace(base, rows=(Row(q_len=200, kv_len=200),)), 0)
+    for cut in (64, 128, 192):
+        chunks = [(cut, cut), (200 - cut, 200)]
+        parts = [result(replace(base, rows=(Row(q_len=n, kv_len=end),)), 0) for n, end in chunks]
+        assert (np.concatenate(parts) == whole).all(), f"cut at {cut}"
+
+
+# the maps, and what they cost
+
+
+def test_decode_items_follow_the_sum_of_the_lengths() -> None:
+    cu_q_lens = jnp.array([0, 1, 2, 3, 10, 10], jnp.int32)
+    kv_lens = jnp.array([1, 65, 1000, 64, 0], jnp.int32)
+    ends, shift = decode_items(cu_q_lens, kv_lens, block_size=64, window=None)
+    assert ends.tolist() == [1, 3, 19, 19, 19]
+    assert shift.tolist()[:3] == [0, -1, -3]
+    ends, shift = decode_items(cu_q_lens, kv_lens, block_size=64, window=100)
+    assert ends.tolist() == [1, 3, 5, 5, 5]  # the oldest key of the third row is 900, in its block 14
+    assert shift.tolist()[:3] == [0, -1, 14 - 3]
+
+
+def test_prefill_tiles_cover_rows_of_several_tokens() -> None:
+    cu_q_lens = jnp.array([0, 1, TILE + 6, TILE + 8, TILE + 8], jnp.int32)
+    kv_lens = jnp.array([9, 100, 2, 0], jnp.int32)
+    tiles, count = prefill_tiles(cu_q_lens, kv_lens, num_tokens=4 * TILE)
+    assert count == 3
+    row, token, position, kv_len = tiles[:, :3].tolist()
+    assert row == [1, 1, 2]
+    assert token == [1, 1 + TILE, TILE + 6]
+    assert position == [100 - TILE - 5, 95, 0]
+    assert kv_len == [100, 100, 2]
+
+
+@pytest.mark.parametrize("num_rows", [1, 4, 32])
+def test_the_tile_map_has_room_for_any_split(num_rows: int) -> None:
+    num_tokens = 64
+    for used in range(1, min(num_rows, num_tokens // 2) + 1):
+        q_lens = np.full(num_rows, 0)
+        q_lens[:used] = 2
+        q_lens[0] = num_tokens - 2 * (used - 1)
+        cu_q_lens = jnp.asarray(np.concatenate([[0], np.cumsum(q_lens)]), jnp.int32)
+        tiles, count = prefill_tiles(cu_q_lens, jnp.asarray(q_lens, jnp.int32), num_tokens=num_tokens)
+        assert int(count) <= tiles.shape[1]
+
+
+@pytest.mark.parametrize("case", [DECODE, replace(MIXED, num_tokens=64)], ids=["decode", "mixed"])
+@pytest.mark.parametrize("storage", ["float32", "uint16"])
+def test_a_step_neither_copies_nor_widens_the_pool(case: Case, storage: str) -> None:
+    shape = (2048, case.kv_heads, 64, case.head_dim)
+    k_pool, v_pool = (jax.ShapeDtypeStruct(s, storage) for s in ((*shape[:2], shape[3], 64), shape))
+    lens = tuple(
+        jax.ShapeDtypeStruct(s, "int32") for s in ((case.num_rows + 1,), (case.num_rows,), (case.num_rows, TABLE_WIDTH))
+    )
+    q = jax.ShapeDtypeStruct((case.num_tokens, case.heads, case.head_dim), "float32")
+    analysis = attend.lower(q, k_pool, v_pool, lens, None, case=case, backend=Backend.XLA).compile().memory_analysis()
+    assert analysis is not None
+    # a turn's keys and values in float32, widths to spare; the pool is 33 or 17 MB
+    assert analysis.temp_size_in_bytes < 6 * TURN * 4 * 64 * case.kv_heads * case.head_dim + 200_000
+
+
+def test_powers_of_two_are_exact() -> None:
+    exponents = jnp.array([0, -1, -10, -126, -127, -1000, -(2**23)], jnp.int32)
+    assert power_of_two(exponents).tolist() == [1.0, 0.5, 2.0**-10, 2.0**-126, 0.0, 0.0, 0.0]
+
+
+# what is refused
+
+
+def ints(*shape: int, dtype: str = "int32") -> Array:
+    return jnp.zeros(shape, jnp.dtype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cu_q_lens": ints(4)}, r"\(4,\)"),
+        ({"block_tables": ints(3, 2)}, r"\(3, 2\)"),
+        ({"kv_lens": ints(4, dtype="float32")}, "kv_lens is float32"),
+        ({"num_tokens": 3}, "num_tokens is 3"),
+        ({"block_size": 0}, "block_size is 0"),
+        ({"window": 0}, "window is 0"),
+    ],
+)
+def test_work_that_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:
+    good: dict[str, object] = {"cu_q_lens": ints(5), "kv_lens": ints(4), "block_tables": ints(4, 2), "num_tokens": 4}
+    arguments = {**good, "block_size": 16, "window": None, "backend": Backend.XLA, **change}
+    with pytest.raises(ValueError, match=message):
+        attention_work(**arguments)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": jnp.zeros((5, 4, 8))}, r"q is \(5, 4, 8\)"),
+        ({"q": jnp.zeros((4, 3, 8))}, "q has 3 heads"),
+        ({"k_pool": jnp.zeros((9, 2, 16, 8))}, "pools are"),
+        ({"v_pool": jnp.zeros((9, 2, 16, 8), jnp.bfloat16)}, "float32 and bfloat16"),
+        ({"softcap": 0.0}, "softcap is 0.0"),
+        ({"sinks": jnp.zeros(2)}, "sinks is"),
+    ],
+)
+def test_attention_that_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:
+    work = attention_work(
+        ints(5), ints(4), ints(4, 2), num_tokens=4, block_size=16, window=None, backend=Backend.XLA
+    )
+    good: dict[str, object] = {"q": jnp.zeros((4, 4, 8)), "k_pool": jnp.zeros((9, 2, 8, 16))}
+    arguments = {**good, "v_pool": jnp.zeros((9, 2, 16, 8)), "work": work, "scale": 1.0, **change}
+    with pytest.raises(ValueError, match=message):
+        ragged_attention(**arguments)  # pyright: ignore[reportArgumentType]
