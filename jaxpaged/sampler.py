@@ -199,12 +199,11 @@ def _draw_narrow(
     """Draw among the likeliest tokens. A row is done only where no kept token can lie outside them."""
     vocab = logits.shape[1]
     width = min(_NARROW, vocab)
-    values, ids = lax.top_k(logits, width)  # [S, width]
+    values, ids = lax.top_k(logits, width)  # [S, width], likeliest first
     edge = values[:, -1]
     covered = jnp.full_like(filtered, width == vocab)
     limits_k = (rows.top_k > 0) & (rows.top_k < vocab)
-    at_k = jnp.clip(rows.top_k - 1, 0, width - 1)[:, None]
-    kth = jnp.where(limits_k & (rows.top_k <= width), jnp.take_along_axis(values, at_k, axis=1)[:, 0], -jnp.inf)
+    kth = jnp.where(limits_k & (rows.top_k <= width), _at(values, rows.top_k - 1), -jnp.inf)
     base = jnp.maximum(floor, kth)  # the threshold of min_p and top_k
     base_inside = covered | (base > edge)  # strictly: a token equal to the edge may lie outside
     base_known = base_inside | ~limits_k | (rows.top_k <= width)
@@ -212,24 +211,20 @@ def _draw_narrow(
     weights = weigh(values)
     cumulative = jnp.cumsum(jnp.where(values >= base[:, None], weights, 0.0), axis=1)
     limits_p = rows.top_p < 1
-    seeks_mass = filtered & limits_p & base_known & ~base_inside
     mass = lax.cond(
-        jnp.any(seeks_mass),
+        jnp.any(filtered & limits_p & base_known & ~base_inside),
         lambda: _total(jnp.where(logits >= base[:, None], weigh(logits), 0.0)),
         lambda: jnp.zeros_like(u),
     )
     mass = jnp.where(base_inside, cumulative[:, -1], mass)
     reached = cumulative >= (rows.top_p * mass)[:, None]
-    at_p = jnp.argmax(reached, axis=1)[:, None]
-    cut_p = jnp.where(reached[:, -1], jnp.take_along_axis(values, at_p, axis=1)[:, 0], -jnp.inf)
+    cut_p = jnp.max(jnp.where(reached, values, -jnp.inf), axis=1)  # where the mass is first reached
     cut = jnp.where(limits_p, jnp.maximum(base, cut_p), base)
 
-    chosen = _pick(jnp.where(values >= cut[:, None], weights, 0.0), u)
-    return _Candidates(
-        tokens=jnp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0],
-        done=filtered & base_known & (covered | (cut > edge)),
-        kth=kth,
-    )
+    kept = jnp.where(values >= cut[:, None], weights, 0.0)
+    cumulative = jnp.cumsum(kept, axis=1)
+    place = _first_above(cumulative, kept, u * cumulative[:, -1])
+    return _Candidates(tokens=_at(ids, place), done=filtered & base_known & (covered | (cut > edge)), kth=kth)
 
 
 def _draw_wide(
@@ -244,7 +239,6 @@ def _draw_wide(
     """Draw among all tokens, exactly: i32[S]. kth is known where top_k <= _NARROW."""
     vocab = logits.shape[1]
     weights = weigh(logits)
-    top = jnp.max(logits, axis=1)
 
     def kept(cut: Array) -> Array:
         return jnp.where(logits >= cut[:, None], weights, 0.0)
@@ -253,12 +247,12 @@ def _draw_wide(
         def enough(cut: Array) -> Array:
             return jnp.sum(logits >= cut[:, None], axis=1, dtype=jnp.int32) >= rows.top_k
 
-        return jnp.where(seeks_k, _highest(enough, top), kth)
+        return jnp.where(seeks_k, _highest(enough, u.shape[0]), kth)
 
     def bisect_p() -> Array:
         least = jnp.finfo(jnp.float32).tiny  # a mass of 0 is never enough
         wanted = jnp.maximum(rows.top_p * _total(kept(base)), least)
-        cut = _highest(lambda cut: _total(kept(jnp.maximum(cut, base))) >= wanted, top)
+        cut = _highest(lambda cut: _total(kept(jnp.maximum(cut, base))) >= wanted, u.shape[0])
         return jnp.where(seeks_p, jnp.maximum(cut, base), base)
 
     seeks_k = wide & (rows.top_k > min(_NARROW, vocab)) & (rows.top_k < vocab)
@@ -270,15 +264,14 @@ def _draw_wide(
     sums = jnp.sum(grouped, axis=2)
     cumulative = jnp.cumsum(sums, axis=1)
     target = u * cumulative[:, -1]
-    group = _first_above(cumulative, sums, target)[:, None]  # [S, 1]
-    before = jnp.where(group > 0, jnp.take_along_axis(cumulative, jnp.maximum(group - 1, 0), axis=1), 0.0)[:, 0]
-    inside = jnp.take_along_axis(grouped, group[:, :, None], axis=1)[:, 0]  # [S, _GROUP]
-    place = _first_above(jnp.cumsum(inside, axis=1), inside, target - before)
-    return jnp.minimum(group[:, 0] * _GROUP + place, vocab - 1)
+    group = _first_above(cumulative, sums, target)
+    inside = jax.vmap(lambda row, at: lax.dynamic_index_in_dim(row, at, keepdims=False))(grouped, group)  # [S, _GROUP]
+    place = _first_above(jnp.cumsum(inside, axis=1), inside, target - _at(cumulative, group - 1))
+    return jnp.minimum(group * _GROUP + place, vocab - 1)
 
 
-def _highest(holds: Callable[[Array], Array], top: Array) -> Array:
-    """The highest cut f32[S], at most `top`, for which `holds`: a predicate that is true up to some cut, then false.
+def _highest(holds: Callable[[Array], Array], num_rows: int) -> Array:
+    """The highest cut f32[S] for which `holds`: a predicate that is true up to some cut, then false; false for NaN.
 
     Bisection over the uint32 whose order is that of float32: 32 steps reach the exact number.
     """
@@ -291,24 +284,25 @@ def _highest(holds: Callable[[Array], Array], top: Array) -> Array:
         trial = image | (jnp.uint32(_SIGN) >> i.astype(jnp.uint32))
         return jnp.where(holds(decode(trial)), trial, image)
 
-    cut = decode(lax.fori_loop(0, 32, step, jnp.zeros(top.shape, jnp.uint32)))
-    # where nothing finite holds the search ends among the NaNs below -inf: keep all
-    return jnp.where(jnp.isnan(cut), -jnp.inf, jnp.minimum(cut, top))
+    cut = decode(lax.fori_loop(0, 32, step, jnp.zeros(num_rows, jnp.uint32)))
+    # where it holds for no number the search ends among the NaNs below -inf: keep all
+    return jnp.where(jnp.isnan(cut), -jnp.inf, cut)
 
 
-def _pick(weights: Array, u: Array) -> Array:
-    """Index i32[S] into weights [S, N], drawn in proportion to them by u in [0, 1)."""
-    cumulative = jnp.cumsum(weights, axis=1)
-    return _first_above(cumulative, weights, u * cumulative[:, -1])
+def _at(values: Array, index: Array) -> Array:
+    """values[i, index[i]] for each row of [S, N], 0 where the index is out of range. For small N: it reads all of it."""
+    places = lax.broadcasted_iota(jnp.int32, values.shape, 1)
+    return jnp.sum(jnp.where(places == index[:, None], values, jnp.zeros_like(values)), axis=1, dtype=values.dtype)
 
 
 def _first_above(cumulative: Array, weights: Array, target: Array) -> Array:
     """The first index with a weight whose cumulative sum passes target [S]; the last with a weight if none does."""
     positive = weights > 0
-    above = positive & (cumulative > target[:, None])
     index = lax.broadcasted_iota(jnp.int32, weights.shape, 1)
+    none = jnp.int32(weights.shape[1])
+    first = jnp.min(jnp.where(positive & (cumulative > target[:, None]), index, none), axis=1)
     last = jnp.max(jnp.where(positive, index, 0), axis=1)
-    return jnp.where(jnp.any(above, axis=1), jnp.argmax(above, axis=1).astype(jnp.int32), last)
+    return jnp.where(first < none, first, last)
 
 
 def _logprobs(logits: Array, tokens: Array) -> tuple[Array, Array, Array, Array]:

@@ -1,4 +1,4 @@
-"""How a backend wants one layer's KV pool: layout, storage dtype, block size. Nothing above the kernels looks inside."""
+"""How a backend wants one layer's KV pool: layout, storage dtype, block size. Only the kernels look inside."""
 
 from __future__ import annotations
 

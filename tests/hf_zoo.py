@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """config: keyword arguments of the transformers config. old_style: rewrite config.json as transformers 4 wrote it."""
+    """config: keyword arguments of the transformers config. old_style: config.json as transformers 4 wrote it."""
 
     architecture: str
     config: dict[str, Any]
@@ -70,12 +70,11 @@ CASES = {
         config=_SIZES
         | {
             "hidden_size": 256,
-            "num_hidden_layers": 3,
             "use_sliding_window": True,
             "sliding_window": 24,
             "max_window_layers": 1,
         },
-    ),  # G 2, D 64, one full layer and two with a window
+    ),  # G 2, D 64, one full layer and one with a window
     "qwen3": Case(
         architecture="Qwen3",
         config=_SIZES | {"head_dim": 128},

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jaxpaged.commands.flags import EngineFlags, OptionalText, SamplingFlags, Switch, parse
-from jaxpaged.commands.terminal import checked_text, say, start_engine, write
+from jaxpaged.commands.terminal import checked_text, for_few, say, start_engine, write
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import RequestError
 from jaxpaged.request import SamplingParams
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(ChatOptions, argv, prog="jaxpaged chat")
     system_prompt = None if options.system_prompt is None else checked_text(options.system_prompt, "--system-prompt")
-    engine = start_engine(options.engine, quiet=options.quiet)
+    engine = start_engine(for_few(options.engine, 1), quiet=options.quiet)
     chat = Chat(engine, options.sampling, system_prompt=system_prompt)
     interactive = sys.stdin.isatty()
     if interactive:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from jaxpaged.commands.flags import EngineFlags, OptionalPath, SamplingFlags, Switch, parse
-from jaxpaged.commands.terminal import checked_text, say, start_engine, write
+from jaxpaged.commands.terminal import checked_text, for_few, say, start_engine, write
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
 from jaxpaged.request import SamplingParams
@@ -68,7 +68,8 @@ def main(argv: Sequence[str]) -> int:
 
         return generate_file(options, input_path=options.input, output_path=options.output)
     prompts = [_prompt(prompt) for prompt in options.prompts]
-    return complete(start_engine(options.engine, quiet=options.quiet), prompts, options.sampling, quiet=options.quiet)
+    engine = start_engine(for_few(options.engine, len(prompts)), quiet=options.quiet)
+    return complete(engine, prompts, options.sampling, quiet=options.quiet)
 
 
 def complete(engine: LLMEngine, prompts: Sequence[str], params: SamplingParams, *, quiet: bool) -> int:

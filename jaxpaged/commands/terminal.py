@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jaxpaged.errors import PromptError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from jaxpaged.config import EngineConfig
     from jaxpaged.engine import LLMEngine
 
+_FEW_ROWS = 8
 _LOG_INTERVAL_S = 10.0  # of a progress bar whose reader is a file
 
 
@@ -23,6 +25,16 @@ def start_engine(config: EngineConfig, *, quiet: bool) -> LLMEngine:
     if not quiet:
         say(table(engine.describe()))
     return engine
+
+
+def for_few(config: EngineConfig, num_requests: int) -> EngineConfig:
+    """The options for so many requests at once: fewer rows in a step mean fewer step shapes to compile at start.
+
+    No fewer than 8 rows: from there on a row's bits do not depend on the number of rows.
+    """
+    if config.max_num_seqs is not None or num_requests > _FEW_ROWS:
+        return config
+    return replace(config, max_num_seqs=_FEW_ROWS)
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.tree_util import PyTreeDef
 
 from jaxpaged.errors import ModelError
 from jaxpaged.models.config import ModelConfig
@@ -85,10 +85,13 @@ class ParamSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """The module without its arrays; hashable, so that it may be a static argument. specs: one per leaf, in order."""
+    """The module without its arrays; hashable, so that it may be a static argument. specs: one per leaf, in order.
+
+    structure: the tree definition of the module's state.
+    """
 
     definition: nnx.GraphDef[Decoder]
-    structure: PyTreeDef
+    structure: Any
     specs: tuple[ParamSpec, ...]
 
 

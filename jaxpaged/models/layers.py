@@ -56,13 +56,16 @@ class RMSNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x [T, A] -> f32[T, *outs]. The weight [*outs, A] says by its shape what was fused into it."""
+    """x [T, A] -> f32[T, *outs]. The weight [*outs, A] says by its shape what was fused into it.
+
+    axes: of outs. ins: A and its axis.
+    """
 
     def __init__(
-        self, outs: tuple[int, ...], axes: Axes, size: tuple[int, str | None], *, bias: bool, dtype: str
+        self, outs: tuple[int, ...], axes: Axes, ins: tuple[int, str | None], *, bias: bool, dtype: str
     ) -> None:
         self.outs = outs
-        self.weight = declare((*outs, size[0]), (*axes, size[1]), dtype)
+        self.weight = declare((*outs, ins[0]), (*axes, ins[1]), dtype)
         self.bias = declare(outs, axes, "float32", init="zeros") if bias else None
 
     def __call__(self, x: Array) -> Array:

@@ -264,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stdlib", type=Path, help="folder of the standard library (default: this Python's)")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--matrix-rate", type=float, default=4e-3)
@@ -291,7 +291,7 @@ def main() -> None:
     raw = corpus.held_out_bytes
     report = {
         "held_out_bytes": len(raw),
-        "held_out_bits_per_byte": round(bits_per_byte(rounded, tokenizer, corpus, shape), 4),
+        "held_out_bits_per_byte": round(float(bits_per_byte(rounded, tokenizer, corpus, shape)), 4),
         "xz_9_bits_per_byte": round(len(lzma.compress(raw, preset=9)) * 8 / len(raw), 4),
         "parameters": int(sum(value.size for value in params.values())),
         "training_tokens_seen": args.steps * args.tokens_per_step,

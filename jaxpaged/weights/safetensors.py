@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (numpy learns of bfloat16 by its import)
+import jax.numpy  # noqa: F401  (numpy learns of bfloat16 by it)
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 

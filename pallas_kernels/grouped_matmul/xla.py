@@ -45,4 +45,3 @@ def multiply(x: Array, w: Array, group_sizes: Array) -> Array:
 
     out = jnp.zeros((num_rows + tile, height), jnp.float32)
     return lax.fori_loop(0, tile_ends[-1], take_tile, out)[:num_rows]
-

@@ -44,7 +44,7 @@ def attend(
     Bits of a row do not depend on its neighbours, its place or the bucket; those of a prefill row not on where its
     prompt was cut, so long as that was at multiples of `xla_prefill.TILE`.
     """
-    num_tokens, num_heads, head_dim = q.shape
+    num_tokens, _, head_dim = q.shape
     kv_heads = k_pool.shape[1]
     queries = q.astype(jnp.float32).reshape(num_tokens, kv_heads, -1, head_dim)
     scores = Scores(scale=scale, softcap=softcap)

@@ -97,4 +97,3 @@ def attend_decode(
     turns = (ends[-1] + (TURN - 1)) // TURN
     tops, totals, accs = lax.fori_loop(0, turns, take_turn, start)
     return divide(accs, totals, tops, None if sinks is None else sinks[None])
-

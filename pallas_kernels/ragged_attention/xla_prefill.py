@@ -54,7 +54,7 @@ def attend_prefill(
     sinks: Array | None,
 ) -> Array:
     """f32[T, K, G, D] for queries f32[T, K, G, D]. Zeros for tokens of other rows."""
-    num_tokens, kv_heads, group, head_dim = queries.shape
+    num_tokens = queries.shape[0]
     # [K, G, T + TILE, D]: a tile's slice is then the rows of one matrix per kv head
     padding = ((0, 0), (0, 0), (0, TILE), (0, 0))
     queries = jnp.pad(scores.prepare(queries).transpose(1, 2, 0, 3), padding)

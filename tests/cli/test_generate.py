@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from jaxpaged.commands import generate
+from jaxpaged.commands.terminal import for_few
+from jaxpaged.config import EngineConfig
 from jaxpaged.errors import PromptError
 from jaxpaged.request import SamplingParams
 
@@ -73,3 +75,9 @@ def test_figures_go_to_stderr(engine: Any, capsys: pytest.CaptureFixture[str]) -
     out, err = capsys.readouterr()
     assert out == "ababa\n"
     assert err.startswith("3 tokens in ")
+
+
+def test_few_prompts_need_few_step_shapes() -> None:
+    assert for_few(EngineConfig(), 3) == EngineConfig(max_num_seqs=8)
+    assert for_few(EngineConfig(), 9) == EngineConfig()
+    assert for_few(EngineConfig(max_num_seqs=64), 3) == EngineConfig(max_num_seqs=64)

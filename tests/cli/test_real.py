@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SMALL = "--max-num-seqs 8 --max-num-batched-tokens 64 --max-model-len 512 --num-gpu-blocks-override 80".split()
+SMALL = (
+    *("--max-num-seqs", "8", "--max-num-batched-tokens", "64"),
+    *("--max-model-len", "512", "--num-gpu-blocks-override", "80"),
+)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'server'}"}
 
 
@@ -70,8 +73,8 @@ def test_ctrl_c_ends_cleanly(shell: Shell) -> None:
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    lines = [{"prompt": f"def function_{i}(", "id": f"row-{i}"} for i in range(60)]
-    lines[7] = {"prompt": 7, "id": "wrong"}  # pyright: ignore[reportArgumentType]
+    lines: list[dict[str, Any]] = [{"prompt": f"def function_{i}(", "id": f"row-{i}"} for i in range(60)]
+    lines[7] = {"prompt": 7, "id": "wrong"}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 

@@ -180,11 +180,12 @@ def test_experts_get_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxpaged.models.layers, "grouped_matmul", spy)
     model = random_model(EXPERTS)
     context = context_of([5], [5], [[1, 2]], tokens=12, config=EXPERTS)
-    decoder = unflatten(model.graphdef, model.leaves)
-    pool = make_pool(model.config, Backend.REFERENCE, num_blocks=3, block_size=4, dtype="float32")
-    hidden, _ = decoder(jnp.zeros(12, jnp.int32), context, pool)
-    assert {int(sizes.sum()) for sizes in sizes_seen} == {5 * 2}
-    assert bool(jnp.isfinite(hidden).all())
+    moe = unflatten(model.graphdef, model.leaves).layers[0].moe
+    assert moe is not None
+    out = moe(jax.random.normal(jax.random.key(0), (12, 64)), context)
+    assert [int(sizes.sum()) for sizes in sizes_seen] == [5 * 2, 5 * 2]
+    assert out[:5].any(axis=1).all()
+    assert not out[5:].any()
 
 
 def test_the_decoder_knows_no_family() -> None:

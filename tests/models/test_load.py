@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -111,7 +111,7 @@ def test_shards_and_one_file_are_the_same_model(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(whole.leaves, shards.leaves, strict=True))
 
 
-@pytest.mark.parametrize("stored", [np.float32, ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize("stored", [np.float32, jnp.bfloat16, np.float16])
 @pytest.mark.parametrize("held", ["float32", "bfloat16"])
 def test_types_are_rounded_once(tmp_path: Path, stored: Any, held: str) -> None:
     values = {name: value.astype(stored) for name, value in tensors().items()}
