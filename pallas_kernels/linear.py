@@ -33,3 +33,16 @@ def dot(x: Array, w: Array) -> Array:
     """x [M, A] times w [B, A] transposed, both of one dtype: f32[M, B], without the padding of `linear`."""
     precision = lax.Precision.HIGHEST if w.dtype == jnp.float32 else lax.Precision.DEFAULT
     return lax.dot_general(x, w, (((1,), (1,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
+
+
+def row_means(x: Array) -> Array:
+    """Mean over the last dimension of x f32[..., A], kept as 1: f32[..., 1]; bits do not depend on the other rows.
+
+    XLA's CPU compiler changes the order of a reduction with the size of the whole array, never that of a dot: so there
+    the sum is a dot with ones, eight columns of them (with one, the dot is turned back into a reduction).
+    """
+    if jax.default_backend() != "cpu":
+        return jnp.mean(x, axis=-1, keepdims=True)
+    size = x.shape[-1]
+    sums = dot(x.reshape(-1, size), jnp.ones((8, size), x.dtype))[:, :1]  # [M, 1]
+    return sums.reshape(*x.shape[:-1], 1) / size

@@ -40,7 +40,7 @@ class GenerateOptions:
     """File for the results, one JSON object a line. Rows it already holds are not done again."""
     quiet: Switch = False
     """No start-up table and no progress."""
-    engine: EngineFlags = field(default_factory=EngineConfig)
+    engine: EngineFlags = field(default_factory=lambda: EngineConfig(warmup=False))
     """As in `LLM(...)`; names and meanings are vLLM's."""
     sampling: SamplingFlags = field(default_factory=lambda: SamplingParams(temperature=0.0, max_tokens=128))
     """As in `SamplingParams(...)`; names and meanings are vLLM\'s."""

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine
 
 _FEW_ROWS = 8
+_COMPILING_LATER = (
+    "compiling",
+    "each step shape when it is first met, which takes seconds; the compile cache keeps it",
+)
 _LOG_INTERVAL_S = 10.0  # of a progress bar whose reader is a file
 
 
@@ -23,7 +27,7 @@ def start_engine(config: EngineConfig, *, quiet: bool) -> LLMEngine:
 
     engine = LLMEngine(config, progress=not quiet)
     if not quiet:
-        say(table(engine.describe()))
+        say(table([*engine.describe(), *([] if config.warmup else [_COMPILING_LATER])]))
     return engine
 
 

@@ -19,7 +19,7 @@ from jaxpaged.models.config import LayerConfig, ModelConfig, MoEConfig
 from jaxpaged.models.context import StepContext
 from jaxpaged.models.rope import rotate
 from pallas_kernels.grouped_matmul import grouped_matmul
-from pallas_kernels.linear import linear
+from pallas_kernels.linear import linear, row_means
 from pallas_kernels.ragged_attention import AttentionWork, ragged_attention
 from pallas_kernels.write_kv import write_kv
 
@@ -51,7 +51,7 @@ class RMSNorm(nnx.Module):
         self.weight = declare((size,), (axis,), "float32", init="ones")
 
     def __call__(self, x: Array) -> Array:
-        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+        x = x * lax.rsqrt(row_means(jnp.square(x)) + self.eps)
         return x * jnp.broadcast_to(self.weight[...], x.shape)
 
 

@@ -32,14 +32,20 @@ def test_every_field_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nothing_said_is_the_default() -> None:
-    assert options("x").engine == EngineConfig()
+    assert options("x").engine == EngineConfig(warmup=False)  # of many shapes, a few prompts meet two
     assert options("x").sampling == SamplingParams(temperature=0.0, max_tokens=128)
 
 
 def test_flags_reach_the_engine() -> None:
     line = "--max-model-len 64 --max_num_seqs 3 --no-enable-prefix-caching --dtype float32 --seed 7 --model ./m p q"
     assert options(line).engine == EngineConfig(
-        max_model_len=64, max_num_seqs=3, enable_prefix_caching=False, dtype="float32", seed=7, model="./m"
+        max_model_len=64,
+        max_num_seqs=3,
+        enable_prefix_caching=False,
+        dtype="float32",
+        seed=7,
+        model="./m",
+        warmup=False,
     )
     assert options(line).prompts == ("p", "q")
 

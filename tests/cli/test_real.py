@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    *("--max-num-seqs", "8", "--max-num-batched-tokens", "64"),
+    *("--max-num-seqs", "8", "--max-num-batched-tokens", "128"),
     *("--max-model-len", "512", "--num-gpu-blocks-override", "80"),
 )
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'server'}"}

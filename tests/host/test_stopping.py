@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpaged.stopping import StopScanner, StopStep
@@ -32,12 +32,14 @@ texts = st.text("ab", max_size=40)
 stops = st.lists(st.text("ab", min_size=1, max_size=6), max_size=4)
 
 
+@settings(deadline=None)
 @given(pieces=st.lists(st.text("ab", max_size=5), max_size=15), stop=stops, include_stop=st.booleans())
 def test_equals_the_oracle_however_the_text_is_cut(pieces: list[str], stop: list[str], include_stop: bool) -> None:
     scanner = StopScanner(stop, include_stop=include_stop)
     assert feed(scanner, pieces) == oracle("".join(pieces), stop, include_stop=include_stop)
 
 
+@settings(deadline=None)
 @given(text=texts, stop=stops)
 def test_holds_back_no_more_than_could_begin_a_stop(text: str, stop: list[str]) -> None:
     scanner = StopScanner(stop)
