@@ -70,7 +70,9 @@ class EngineConfig:
             raise ConfigError(name="block_size", value=self.block_size, limit="it must be a power of two")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
-                name="gpu_memory_utilization", value=self.gpu_memory_utilization, limit="it must be above 0 and at most 1"
+                name="gpu_memory_utilization",
+                value=self.gpu_memory_utilization,
+                limit="it must be above 0 and at most 1",
             )
         _one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
         _one_of("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton"))
@@ -103,7 +105,7 @@ class ResolvedConfig:
 
     @property
     def min_rows(self) -> int:
-        """Smallest row bucket: below it XLA's CPU dots change their order of summation (I-BITS) or lose their fast path."""
+        """Smallest row bucket: with fewer rows XLA's CPU dots change their order of summation or lose their fast path."""
         return min(self.max_num_seqs, 8) if self.platform == "cpu" else min(self.max_num_seqs, 4)
 
 

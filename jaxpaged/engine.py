@@ -29,6 +29,7 @@ from jaxpaged.warmup import CompileCounter, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from pallas_kernels.backend import Backend
 
+
 class LLMEngine:
     """A model, its KV pool, and the requests in flight. Not thread-safe: one thread calls it.
 
@@ -64,7 +65,9 @@ class LLMEngine:
         self.buckets = BucketTable.build(
             max_rows=config.max_num_seqs, max_step_tokens=config.max_num_batched_tokens, min_rows=config.min_rows
         )
-        groups = [KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks) for _ in model.config.kv_groups()]
+        groups = [
+            KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks) for _ in model.config.kv_groups()
+        ]
         self.scheduler = Scheduler(
             SchedulerConfig(
                 max_rows=config.max_num_seqs,

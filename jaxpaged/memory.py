@@ -72,7 +72,9 @@ def resolve_dtype(asked: str, checkpoint: str, device: Device) -> tuple[Literal[
     return "float32", "this CPU has no AMX: bfloat16 would be slower"
 
 
-def resolve(config: EngineConfig, model: ModelConfig, device: Device, *, dtype: str, weight_bytes: int) -> ResolvedConfig:
+def resolve(
+    config: EngineConfig, model: ModelConfig, device: Device, *, dtype: str, weight_bytes: int
+) -> ResolvedConfig:
     """Make every choice that `config` left open. Raises ConfigError where the choices cannot hold together."""
     reasons: dict[str, str] = {}
     on_cpu = device.platform == "cpu"

@@ -47,9 +47,7 @@ class Completion:
         self._clock = clock
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=request.params.skip_special_tokens)
-        self._scanner = StopScanner(
-            request.params.stop_strings, include_stop=request.params.include_stop_str_in_output
-        )
+        self._scanner = StopScanner(request.params.stop_strings, include_stop=request.params.include_stop_str_in_output)
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[Mapping[int, Logprob]] = []

@@ -1,4 +1,4 @@
-"""The device half of a step: parameters, KV pool, and one compiled program per bucket.
+"""The device half of a step: parameters, KV pool, one compiled step per bucket and one sampler per number of rows.
 
 Owns the donated pool and nothing of the policy. Everything traced here is a pure function of arrays; the step takes a
 flat tuple of leaves (an `nnx.State` argument costs milliseconds a call, docs/DECISIONS.md).
@@ -6,20 +6,21 @@ flat tuple of leaves (an `nnx.State` argument costs milliseconds a call, docs/DE
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpaged.batch import StepFields, StepInputs, StepLayout, unpack
+from jaxpaged.batch import StepInputs, StepLayout, unpack
 from jaxpaged.buckets import Bucket
 from jaxpaged.config import ResolvedConfig
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.decoder import make_context, unflatten
+from jaxpaged.models.decoder import Graph, make_context, unflatten
 from jaxpaged.models.kv import KVPool, make_pool
 from jaxpaged.request import MAX_BIASES, Logprob
 from jaxpaged.sampler import Sampled, SamplingRows, sample
@@ -84,6 +85,7 @@ class ModelRunner:
             dtype=config.dtype,
         )
         self._steps: dict[Bucket, jax.stages.Compiled] = {}
+        self._samplers: dict[int, jax.stages.Compiled] = {}
         self._unused: dict[int, tuple[jax.Array, jax.Array, jax.Array]] = {}
 
     def layout(self, bucket: Bucket) -> StepLayout:
@@ -91,35 +93,45 @@ class ModelRunner:
         groups = len(self.model.config.kv_groups())
         return StepLayout(bucket=bucket, table_width=self.config.table_width, num_groups=groups)
 
-    def is_compiled(self, bucket: Bucket) -> bool:
-        return bucket in self._steps
-
     def compile(self, bucket: Bucket) -> jax.stages.Compiled:
-        """Compile the step of `bucket`, once, without running it."""
+        """Compile what a step of `bucket` runs, once, without running it. May be called from several threads."""
         if bucket not in self._steps:
             layout = self.layout(bucket)
             step = partial(
-                run_step,
+                run_model,
                 graphdef=self.model.graphdef,
                 config=self.model.config,
                 layout=layout,
                 backend=self.backend,
                 block_size=self.config.block_size,
             )
-            arguments = self._abstract_arguments(layout)
-            self._steps[bucket] = jax.jit(step, donate_argnums=1).lower(*arguments).compile()
-            self._unused_for(bucket.rows)
+            vectors = _abstract(((layout.num_ints,), jnp.int32), ((layout.num_floats,), jnp.float32))
+            pools = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (self.leaves, self.pool))
+            self._steps[bucket] = jax.jit(step, donate_argnums=1).lower(*pools, *vectors).compile()
         return self._steps[bucket]
+
+    def compile_sampler(self, rows: int) -> jax.stages.Compiled:
+        """Compile the sampler of `rows` rows, once; all buckets of as many rows share it. Thread-safe like `compile`."""
+        if rows not in self._samplers:
+            options = SamplingRows(**{name: _abstract(((rows,), dtype))[0] for name, dtype in _ROW_DTYPES.items()})
+            arguments = _abstract(
+                ((rows, self.model.config.vocab), jnp.float32),
+                ((rows, self.config.max_model_len), jnp.int32),
+                ((rows, MAX_BIASES), jnp.int32),
+                ((rows, MAX_BIASES), jnp.float32),
+            )
+            self._unused_for(rows)
+            self._samplers[rows] = jax.jit(sample).lower(arguments[0], options, *arguments[1:]).compile()
+        return self._samplers[rows]
 
     def execute(self, inputs: StepInputs, bucket: Bucket) -> StepResult:
         """Launch one step. Returns at once where the device computes asynchronously."""
-        step = self.compile(bucket)
+        step, sampler = self.compile(bucket), self.compile_sampler(bucket.rows)
+        self.pool, logits, rows = step(self.leaves, self.pool, inputs.ints, inputs.floats)
         history, bias_ids, bias_values = self._unused_for(bucket.rows)
-        self.pool, sampled = step(
-            self.leaves,
-            self.pool,
-            inputs.ints,
-            inputs.floats,
+        sampled = sampler(
+            logits,
+            rows,
             history if inputs.history is None else inputs.history,
             bias_ids if inputs.bias_ids is None else inputs.bias_ids,
             bias_values if inputs.bias_values is None else inputs.bias_values,
@@ -136,47 +148,50 @@ class ModelRunner:
             )
         return self._unused[rows]
 
-    def _abstract_arguments(self, layout: StepLayout) -> tuple[Any, ...]:
-        rows = layout.bucket.rows
-        shapes = (
-            ((layout.num_ints,), jnp.int32),
-            ((layout.num_floats,), jnp.float32),
-            ((rows, self.config.max_model_len), jnp.int32),
-            ((rows, MAX_BIASES), jnp.int32),
-            ((rows, MAX_BIASES), jnp.float32),
-        )
-        describe: Callable[[jax.Array], jax.ShapeDtypeStruct] = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
-        return (
-            jax.tree.map(describe, self.leaves),
-            jax.tree.map(describe, self.pool),
-            *(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes),
-        )
+
+_ROW_DTYPES = MappingProxyType(
+    {
+        name: jnp.float32
+        if name in ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
+        else jnp.int32
+        for name in SamplingRows._fields
+    }
+)
 
 
-def run_step(
+def _abstract(*arrays: tuple[tuple[int, ...], Any]) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arrays]
+
+
+def run_model(
     leaves: tuple[jax.Array, ...],
     pool: KVPool,
     ints: jax.Array,
     floats: jax.Array,
-    history: jax.Array,
-    bias_ids: jax.Array,
-    bias_values: jax.Array,
     *,
-    graphdef: Any,
+    graphdef: Graph,
     config: ModelConfig,
     layout: StepLayout,
     backend: Backend,
     block_size: int,
-) -> tuple[KVPool, Sampled]:
-    """One step, traced: the model, then a token for each row.
+) -> tuple[KVPool, jax.Array, SamplingRows]:
+    """The model's part of a step, traced: writes K and V of its tokens into the pool.
 
-    ints: i32[num_ints] and floats: f32[num_floats] as `layout` says; history: i32[S, longest context];
-    bias_ids, bias_values: [S, MAX_BIASES].
+    ints: i32[num_ints] and floats: f32[num_floats] as `layout` says. Returns the pool, the logits f32[S, V] of each
+    row's last token, and the rows' options for the sampler.
     """
     fields = unpack(ints, floats, layout)
-    pool, logits = run_model(
-        leaves, pool, fields, graphdef=graphdef, config=config, layout=layout, backend=backend, block_size=block_size
+    context = make_context(
+        fields.cu_q_lens,
+        fields.kv_lens,
+        fields.block_tables,
+        config=config,
+        num_tokens=layout.bucket.tokens,
+        block_size=block_size,
+        backend=backend,
     )
+    model = unflatten(graphdef, leaves)
+    hidden, pool = model(fields.token_ids, context, pool)  # [T, E]
     rows = SamplingRows(
         temperature=fields.temperature,
         top_k=fields.top_k,
@@ -190,30 +205,4 @@ def run_step(
         prompt_lens=fields.prompt_lens,
         num_logprobs=fields.num_logprobs,
     )
-    return pool, sample(logits, rows, history, bias_ids, bias_values)
-
-
-def run_model(
-    leaves: tuple[jax.Array, ...],
-    pool: KVPool,
-    fields: StepFields,
-    *,
-    graphdef: Any,
-    config: ModelConfig,
-    layout: StepLayout,
-    backend: Backend,
-    block_size: int,
-) -> tuple[KVPool, jax.Array]:
-    """Write the step's K and V into the pool; returns it and the logits f32[S, V] of each row's last token."""
-    context = make_context(
-        fields.cu_q_lens,
-        fields.kv_lens,
-        fields.block_tables,
-        config=config,
-        num_tokens=layout.bucket.tokens,
-        block_size=block_size,
-        backend=backend,
-    )
-    model = unflatten(graphdef, leaves)
-    hidden, pool = model(fields.token_ids, context, pool)  # [T, E]
-    return pool, model.logits(hidden[fields.sample_at])
+    return pool, model.logits(hidden[fields.sample_at]), rows

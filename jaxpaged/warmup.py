@@ -9,6 +9,8 @@ import hashlib
 import os
 import platform
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -59,11 +61,21 @@ def use_compile_cache(folder: Path | None) -> Path | None:
 
 
 def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: bool) -> int:
-    """Compile the step of every bucket, the largest first; returns how many there are."""
+    """Compile the step of every bucket and every sampler, the largest first; returns how many programs there are.
+
+    Two at a time: XLA compiles outside of Python's lock, and tracing the next one meanwhile keeps it busy.
+    """
     order = sorted(buckets, key=lambda bucket: (bucket.tokens, bucket.rows), reverse=True)
-    for bucket in tqdm(order, desc="compiling", unit="bucket", disable=not progress, leave=False):
-        runner.compile(bucket)
-    return len(order)
+    jobs = [partial(runner.compile, bucket) for bucket in order]
+    jobs += [partial(runner.compile_sampler, rows) for rows in sorted({bucket.rows for bucket in order}, reverse=True)]
+    with (
+        ThreadPoolExecutor(max_workers=2, thread_name_prefix="compile") as pool,
+        tqdm(total=len(jobs), desc="compiling", unit="program", disable=not progress, leave=False) as bar,
+    ):
+        for done in as_completed([pool.submit(job) for job in jobs]):
+            done.result()
+            bar.update()
+    return len(jobs)
 
 
 def _machine_digest() -> str:

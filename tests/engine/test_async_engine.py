@@ -38,7 +38,9 @@ def engine(core: LLMEngine) -> Iterator[AsyncEngine]:
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
 
-async def collect(engine: AsyncEngine, prompt: Any, params: SamplingParams = GREEDY, **options: Any) -> list[RequestOutput]:
+async def collect(
+    engine: AsyncEngine, prompt: Any, params: SamplingParams = GREEDY, **options: Any
+) -> list[RequestOutput]:
     return [output async for output in engine.generate(prompt, params, **options)]
 
 

@@ -7,19 +7,14 @@ no preemption here, and no prompt whose last chunk is a single token.
 from __future__ import annotations
 
 import random
-from functools import partial
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
-from jaxpaged.batch import pack, unpack
-from jaxpaged.buckets import Bucket
+from jaxpaged.batch import pack
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.request import Request, SamplingParams
-from jaxpaged.runner import run_model
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 from jaxpaged.tiny.corpus import read_corpus
 
@@ -31,27 +26,6 @@ class Recorder:
 
     def __init__(self, engine: LLMEngine) -> None:
         self.engine = engine
-        self._programs: dict[Bucket, Any] = {}
-
-    def _program(self, bucket: Bucket) -> Any:
-        if bucket not in self._programs:
-            runner = self.engine.runner
-            layout = runner.layout(bucket)
-
-            def logits(leaves: Any, pool: Any, ints: jax.Array, floats: jax.Array) -> Any:
-                return run_model(
-                    leaves,
-                    pool,
-                    unpack(ints, floats, layout),
-                    graphdef=runner.model.graphdef,
-                    config=runner.model.config,
-                    layout=layout,
-                    backend=runner.backend,
-                    block_size=runner.config.block_size,
-                )
-
-            self._programs[bucket] = jax.jit(logits, donate_argnums=1)
-        return self._programs[bucket]
 
     def run(self, prompts: dict[str, list[int]], *, rows: int, tokens: int, gap: int) -> dict[tuple[str, int], bytes]:
         """Greedy logits by (prompt's name, position); `gap` steps lie between two arrivals."""
@@ -76,7 +50,8 @@ class Recorder:
             layout = engine.runner.layout(plan.bucket)
             inputs = pack(plan, layout, max_model_len=512, vocab_size=engine.model_config.vocab)
             runner = engine.runner
-            runner.pool, logits = self._program(plan.bucket)(runner.leaves, runner.pool, inputs.ints, inputs.floats)
+            program = runner.compile(plan.bucket)
+            runner.pool, logits, _ = program(runner.leaves, runner.pool, inputs.ints, inputs.floats)
             logits = np.asarray(logits)
             for i, row in enumerate(plan.rows):
                 if row.samples:

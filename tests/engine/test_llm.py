@@ -41,7 +41,9 @@ def test_outputs_come_in_the_order_of_the_prompts(llm: LLM) -> None:
 
 def test_token_ids_text_and_dicts_are_the_same_prompt(llm: LLM) -> None:
     ids = llm.engine.tokenizer.encode("import os")
-    assert len({text(llm, p, GREEDY) for p in ("import os", ids, {"prompt": "import os"}, {"prompt_token_ids": ids})}) == 1
+    assert (
+        len({text(llm, p, GREEDY) for p in ("import os", ids, {"prompt": "import os"}, {"prompt_token_ids": ids})}) == 1
+    )
 
 
 def test_stop_string_ends_the_text_before_it(llm: LLM) -> None:
@@ -134,7 +136,7 @@ def test_bad_prompts_are_refused_by_name_before_anything_runs(llm: LLM, prompt: 
         ("min_tokens", -1), ("min_tokens", 17), ("stop", ""), ("stop", ["a", ""]), ("stop", [3]), ("logprobs", 21),
         ("logprobs", -1), ("presence_penalty", 2.1), ("frequency_penalty", math.nan), ("repetition_penalty", 0),
         ("repetition_penalty", 1e9), ("logit_bias", {1: 101}), ("logit_bias", {-1: 1}), ("logit_bias", [1]),
-        ("logit_bias", {1: math.nan}), ("logit_bias", {i: 1 for i in range(513)}), ("stop_token_ids", [-1]),
+        ("logit_bias", {1: math.nan}), ("logit_bias", dict.fromkeys(range(513), 1)), ("stop_token_ids", [-1]),
     ],
 )  # fmt: skip
 def test_bad_parameters_are_refused_by_name(field: str, value: object) -> None:

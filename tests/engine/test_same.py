@@ -86,7 +86,9 @@ def alone(engine: LLMEngine, requests: list[tuple[tuple[int, ...], SamplingParam
     return outputs
 
 
-def is_tie(engine: LLMEngine, prompt: tuple[int, ...], params: SamplingParams, tokens: tuple[int, ...], at: int) -> bool:
+def is_tie(
+    engine: LLMEngine, prompt: tuple[int, ...], params: SamplingParams, tokens: tuple[int, ...], at: int
+) -> bool:
     """Whether the two likeliest tokens after this prefix lie within TIE (greedy only)."""
     if not params.greedy:
         return False
@@ -148,7 +150,9 @@ def test_tokens_do_not_depend_on_the_schedule(
             if tokens != alone[i]:
                 at = int(np.argmax([a != b for a, b in zip(tokens, alone[i], strict=True)]))
                 prompt, params = requests[i]
-                assert is_tie(engine, prompt, params, alone[i], at), f"schedule {number}, request {i}, token {at}: {shape}"
+                assert is_tie(engine, prompt, params, alone[i], at), (
+                    f"schedule {number}, request {i}, token {at}: {shape}"
+                )
                 ties.append(f"schedule {number}, request {i}, token {at}")
     assert preemptions > 50
     assert hits > 1000

@@ -42,7 +42,7 @@ def test_a_life_from_prompt_to_length() -> None:
     plan = scheduler.plan()
     assert plan is not None
     assert rows(plan) == [("a", 0, 3, True)]
-    assert (plan.bucket.tokens, plan.bucket.rows) == (8, 2)
+    assert (plan.bucket.tokens, plan.bucket.rows) == (8, 4)
     assert scheduler.commit(plan, [5]) == [TokenEvent(request_id="a", token=5)]
     plan = scheduler.plan()
     assert plan is not None
