@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +65,7 @@ class AsyncEngine:
         *,
         request_id: str | None = None,
         output_kind: OutputKind = OutputKind.CUMULATIVE,
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestOutput, None]:
         """Stream a request's outputs, the last one `finished`. Raises RequestError as `LLMEngine.submit` does.
 
         EngineError if the engine stopped or broke before the end.

@@ -105,7 +105,7 @@ class ResolvedConfig:
 
     @property
     def min_rows(self) -> int:
-        """Smallest row bucket: with fewer rows XLA's CPU dots change their order of summation or lose their fast path."""
+        """Smallest row bucket: with fewer rows XLA's CPU dots change their sums' order or lose their fast path."""
         return min(self.max_num_seqs, 8) if self.platform == "cpu" else min(self.max_num_seqs, 4)
 
 

@@ -193,7 +193,7 @@ class LLMEngine:
             ("longest context", f"{config.max_model_len:,} tokens: {reasons['max_model_len']}"),
             (
                 "concurrency",
-                f"{config.max_num_seqs} rows a step; {usable / config.max_model_len:.1f} requests of the longest context fit",
+                f"{config.max_num_seqs} rows a step; {usable / config.max_model_len:.1f} longest contexts fit",
             ),
             ("step", f"up to {config.max_num_batched_tokens:,} tokens, {len(list(self.buckets))} buckets"),
             ("attention", f"{config.attention_backend}: {reasons['attention_backend']}"),

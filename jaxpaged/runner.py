@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -111,9 +110,9 @@ class ModelRunner:
         return self._steps[bucket]
 
     def compile_sampler(self, rows: int) -> jax.stages.Compiled:
-        """Compile the sampler of `rows` rows, once; all buckets of as many rows share it. Thread-safe like `compile`."""
+        """Compile the sampler of `rows` rows, once; all buckets of as many rows share it. Any thread may call it."""
         if rows not in self._samplers:
-            options = SamplingRows(**{name: _abstract(((rows,), dtype))[0] for name, dtype in _ROW_DTYPES.items()})
+            options = SamplingRows._make(_abstract(*(((rows,), dtype) for dtype in _ROW_DTYPES)))
             arguments = _abstract(
                 ((rows, self.model.config.vocab), jnp.float32),
                 ((rows, self.config.max_model_len), jnp.int32),
@@ -149,14 +148,8 @@ class ModelRunner:
         return self._unused[rows]
 
 
-_ROW_DTYPES = MappingProxyType(
-    {
-        name: jnp.float32
-        if name in ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
-        else jnp.int32
-        for name in SamplingRows._fields
-    }
-)
+_FLOAT_OPTIONS = frozenset({"temperature", "top_p", "min_p", "presence", "frequency", "repetition"})
+_ROW_DTYPES = tuple(jnp.float32 if name in _FLOAT_OPTIONS else jnp.int32 for name in SamplingRows._fields)
 
 
 def _abstract(*arrays: tuple[tuple[int, ...], Any]) -> list[jax.ShapeDtypeStruct]:

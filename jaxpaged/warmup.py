@@ -11,10 +11,10 @@ import platform
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
-import jaxlib
 from jax import monitoring
 from tqdm import tqdm
 
@@ -31,8 +31,8 @@ class CompileCounter:
         self.count = 0
         monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def _on_event(self, event: str, duration_s: float, **_: str | int) -> None:
-        del duration_s
+    def _on_event(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs, kwargs
         if event == _COMPILE_EVENT:
             self.count += 1
 
@@ -43,11 +43,11 @@ def use_compile_cache(folder: Path | None) -> Path | None:
     A cache that the user configured for JAX stays. A folder shared between jaxlib versions or CPU kinds has crashed
     processes, hence the name. An unwritable folder is no reason to fail: programs are then compiled each time.
     """
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if chosen := getattr(jax.config, "jax_compilation_cache_dir", None):
+        return Path(chosen)
     if folder is None:
         return None
-    place = folder / f"jaxlib-{jaxlib.__version__}-{_machine_digest()}"
+    place = folder / f"jaxlib-{version('jaxlib')}-{_machine_digest()}"
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError:

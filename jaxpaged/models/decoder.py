@@ -74,13 +74,21 @@ class Embedding(nnx.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParamSpec:
-    """What a parameter is: path (its attributes joined by dots), shape, dtype, logical axes, initial distribution."""
+    """What a parameter is: path (its attributes joined by dots), shape, dtype, logical axes, initial distribution.
+
+    storage: dtype of the array that holds it, uint16 where it is the bits of a bfloat16.
+    """
 
     path: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    storage: np.dtype
     axes: Axes
     init: str
+
+    def stored(self, values: np.ndarray) -> Array:
+        """Values of `dtype` on the device, as they are held."""
+        return jax.device_put(values.astype(self.dtype, copy=False).view(self.storage))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +121,8 @@ def flatten(model: Decoder) -> tuple[Graph, tuple[Array, ...]]:
         ParamSpec(
             path=".".join(str(part) for part in path),
             shape=tuple(leaf.shape),
-            dtype=np.dtype(leaf.dtype),
+            dtype=np.dtype(variable.logical),
+            storage=np.dtype(leaf.dtype),
             axes=variable.axes,
             init=variable.init,
         )

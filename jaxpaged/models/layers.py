@@ -34,13 +34,16 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 )
 
 
-def declare(shape: tuple[int, ...], axes: Axes, dtype: str, *, init: str = "normal") -> nnx.Param:
+def declare(shape: tuple[int, ...], axes: Axes, dtype: str, *, init: str = "normal", sliced: bool = False) -> nnx.Param:
     """A parameter without its array. axes: the logical axis of every dimension, None where it is never sharded.
 
-    init: "normal" (variance 1 / last dimension), "ones" or "zeros", for models without weights.
+    init: "normal" (variance 1 / last dimension), "ones" or "zeros", for models without weights. sliced: read piece by
+    piece in a loop; on CPU such bfloat16 arrays are held as the uint16 of their bits, since XLA would copy them whole.
     """
     assert len(shape) == len(axes), f"{shape} has another rank than {axes}"
-    return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)), axes=axes, init=init)
+    as_bits = sliced and dtype == "bfloat16" and jax.default_backend() == "cpu"
+    stored = jax.ShapeDtypeStruct(shape, jnp.uint16 if as_bits else jnp.dtype(dtype))
+    return nnx.Param(stored, axes=axes, init=init, logical=dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -134,8 +137,8 @@ class MoE(nnx.Module):
         experts, ffn, embed = moe.experts, moe.ffn, config.embed
         # routing is a choice, so it is not left to bfloat16
         self.router = Linear((experts,), ("experts",), (embed, "embed"), bias=False, dtype="float32")
-        self.gate_up_proj = declare((experts, 2, ffn, embed), ("experts", None, "ffn", "embed"), dtype)
-        self.down_proj = declare((experts, embed, ffn), ("experts", "embed", "ffn"), dtype)
+        self.gate_up_proj = declare((experts, 2, ffn, embed), ("experts", None, "ffn", "embed"), dtype, sliced=True)
+        self.down_proj = declare((experts, embed, ffn), ("experts", "embed", "ffn"), dtype, sliced=True)
 
     def __call__(self, x: Array, context: StepContext) -> Array:
         """x f32[T, E] -> f32[T, E]; padding tokens go to no expert and get zeros."""

@@ -177,7 +177,7 @@ def bits_per_byte(params: Params, tokenizer: Tokenizer, corpus: Corpus, shape: S
     return total / np.log(2) / len(raw)
 
 
-def schedule(step: int | jax.Array, steps: int, peak: float) -> jax.Array:
+def schedule(step: Any, steps: int, peak: float) -> jax.Array:
     """Linear warm-up over 2 %, constant, linear decay to zero over the last half."""
     progress = step / steps
     return peak * jnp.minimum(jnp.minimum(progress / 0.02, 1.0), jnp.minimum((1.0 - progress) / 0.5, 1.0))
@@ -186,16 +186,17 @@ def schedule(step: int | jax.Array, steps: int, peak: float) -> jax.Array:
 def train(args: argparse.Namespace, shape: Shape, ids: np.ndarray) -> Params:
     """AdamW for embedding and norms, Muon for matrices; the last tenth of the steps sees full-length contexts."""
     params = init_params(shape, jax.random.key(args.seed))
+    matrices: Any = {  # weights are [out, in]; everything else is left to AdamW
+        name: contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0) if "_proj" in name else None
+        for name in params
+    }
     optimizer = contrib.muon(
         learning_rate=lambda s: schedule(s, args.steps, args.matrix_rate),
         weight_decay=0.01,
         consistent_rms=0.2,
         adam_learning_rate=lambda s: schedule(s, args.steps, args.other_rate),
         adam_b2=0.98,
-        muon_weight_dimension_numbers=lambda tree: {
-            name: contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0) if "_proj" in name else None
-            for name in tree
-        },
+        muon_weight_dimension_numbers=matrices,
     )
     state = optimizer.init(params)
     first = 0
@@ -205,7 +206,7 @@ def train(args: argparse.Namespace, shape: Shape, ids: np.ndarray) -> Params:
         first = int(first)
 
     @jax.jit
-    def update(params: Params, state: Any, tokens: jax.Array) -> tuple[Params, Any, jax.Array]:
+    def update(params: Params, state: Any, tokens: jax.Array) -> Any:
         loss, grads = jax.value_and_grad(lambda p: nll(p, tokens, shape).mean())(params)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss

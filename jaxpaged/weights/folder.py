@@ -14,7 +14,7 @@ def model_folder(folder: str | Path) -> Path:
     if not path.is_dir():
         limit = "it is a file, not a folder" if path.exists() else "there is no such folder"
         raise ModelError(
-            name="model", value=path.name, limit=limit, fix="Give the folder that holds config.json and the weights"
+            name="model", value=str(folder), limit=limit, fix="Give the folder that holds config.json and the weights"
         )
     return path
 

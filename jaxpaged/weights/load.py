@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 from jax import Array
 from tqdm import tqdm
@@ -93,5 +92,5 @@ def _read_leaves(
         for name in sources:
             view = targets[name].view(parameter)
             view[...] = checkpoint.read(name).reshape(view.shape).astype(spec.dtype, copy=False)
-        leaves.append(jax.device_put(parameter))
+        leaves.append(spec.stored(parameter))
     return tuple(leaves)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -27,8 +26,8 @@ def random_model(config: Mapping[str, object], *, seed: int = 0, dtype: str = "f
 
 def _draw(spec: ParamSpec, seed: int) -> Array:
     if spec.init != "normal":
-        return jax.device_put(np.full(spec.shape, {"ones": 1, "zeros": 0}[spec.init], spec.dtype))
+        return spec.stored(np.full(spec.shape, {"ones": 1, "zeros": 0}[spec.init], np.float32))
     random = np.random.default_rng([seed, zlib.crc32(spec.path.encode())])
     values = random.standard_normal(spec.shape, np.float32)
     values *= np.float32(spec.shape[-1] ** -0.5)
-    return jax.device_put(values.astype(spec.dtype, copy=False))
+    return spec.stored(values)

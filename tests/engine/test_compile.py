@@ -65,6 +65,7 @@ def test_no_step_copies_pool_or_weights(engine: LLMEngine) -> None:
     layer_bytes = pool_bytes // (2 * len(engine.runner.pool.k))
     for bucket in engine.buckets:
         memory = engine.runner.compile(bucket).memory_analysis()
+        assert memory is not None
         assert memory.alias_size_in_bytes >= pool_bytes, f"{bucket}: the pool is not updated in place"
         # what a step may need: a few times its widest activations, far below one layer's pool and the weights
         logits = bucket.rows * engine.model_config.vocab * 4

@@ -1,4 +1,4 @@
-"""Every family through the whole engine: batched, chunked, with prefix hits; 64 greedy tokens as transformers has them."""
+"""Every family through the whole engine, batched, chunked, with prefix hits: 64 greedy tokens as transformers."""
 
 from __future__ import annotations
 

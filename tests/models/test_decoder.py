@@ -169,6 +169,16 @@ def test_a_step_copies_neither_the_tables_nor_the_pool(dtype: str, tied: bool) -
     assert memory.temp_size_in_bytes < 2 * logits + 2**20  # a table is 10 MB in bfloat16, a pool 32 MB and more
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_copies_no_experts(dtype: str) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_local_experts": 16, "num_hidden_layers": 1}
+    model = random_model(EXPERTS | sizes, dtype=dtype)
+    pool = make_pool(model.config, Backend.XLA, num_blocks=20, block_size=64, dtype=dtype)
+    memory = lower(model, pool, tokens=8, rows=8, width=4, block_size=64).memory_analysis()
+    one_expert = 3 * 256 * 1024 * 4  # a tile reads one; all of them are 25 MB in bfloat16, 50 MB in float32
+    assert memory.temp_size_in_bytes < 2 * one_expert + 2**20
+
+
 def test_experts_get_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes_seen: list[np.ndarray] = []
     original = jaxpaged.models.layers.grouped_matmul
