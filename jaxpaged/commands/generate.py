@@ -42,7 +42,7 @@ class GenerateOptions:
     """No start-up table and no progress."""
     engine: EngineFlags = field(default_factory=lambda: EngineConfig(warmup=False))
     """As in `LLM(...)`; names and meanings are vLLM's."""
-    sampling: SamplingFlags = field(default_factory=lambda: SamplingParams(temperature=0.0, max_tokens=128))
+    sampling: SamplingFlags = field(default_factory=lambda: SamplingParams(temperature=0.7, top_p=0.95, max_tokens=128))
     """As in `SamplingParams(...)`; names and meanings are vLLM\'s."""
 
     def check(self) -> None:

@@ -33,7 +33,7 @@ def test_every_field_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nothing_said_is_the_default() -> None:
     assert options("x").engine == EngineConfig(warmup=False)  # of many shapes, a few prompts meet two
-    assert options("x").sampling == SamplingParams(temperature=0.0, max_tokens=128)
+    assert options("x").sampling == SamplingParams(temperature=0.7, top_p=0.95, max_tokens=128)
 
 
 def test_flags_reach_the_engine() -> None:
@@ -53,7 +53,13 @@ def test_flags_reach_the_engine() -> None:
 def test_flags_reach_the_sampling() -> None:
     line = "--temperature 0.5 --top-k 4 --stop A --stop B --stop-token-ids 3 --logit-bias 5 -1.5 --logit-bias 6 2 p"
     assert options(line).sampling == SamplingParams(
-        temperature=0.5, top_k=4, stop=("A", "B"), stop_token_ids=(3,), logit_bias={5: -1.5, 6: 2.0}, max_tokens=128
+        temperature=0.5,
+        top_p=0.95,
+        top_k=4,
+        stop=("A", "B"),
+        stop_token_ids=(3,),
+        logit_bias={5: -1.5, 6: 2.0},
+        max_tokens=128,
     )
     assert options(line).prompts == ("p",)
 
