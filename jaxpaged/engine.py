@@ -102,6 +102,7 @@ class LLMEngine:
         text = prompt if isinstance(prompt, str) else None
         ids = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
         self._check(ids, params, text)
+        ids = tuple(map(int, ids))  # of numpy's, too
         number = next(self._ids)
         stop_ids = set(params.stop_ids) | (set() if params.ignore_eos else set(self.tokenizer.eos_ids))
         request = Request(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from numbers import Integral
 from typing import Any, cast
 
 from tqdm import tqdm
 
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
-from jaxpaged.errors import EngineError, JaxPagedError, ParameterError, PromptError
+from jaxpaged.errors import ConfigError, EngineError, JaxPagedError, ParameterError, PromptError
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import RequestOutput, SamplingParams
 
@@ -26,6 +28,12 @@ class LLM:
     def __init__(self, model: str | None = None, *, progress: bool = False, **options: Any) -> None:
         if model is not None:
             options["model"] = model
+        known = [field.name for field in fields(EngineConfig)]
+        for name, value in options.items():
+            if name not in known:
+                raise ConfigError(
+                    name=name, value=value, limit="there is no such option", fix=f"Options are {', '.join(known)}"
+                )
         self.engine = LLMEngine(EngineConfig(**options), progress=progress)
 
     def generate(
@@ -106,7 +114,7 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str | Mapping):
         return [prompts]
     items = list(prompts)
-    if items and all(isinstance(item, int) for item in items):
+    if items and all(isinstance(item, Integral) for item in items):
         return [cast("Sequence[int]", items)]
     return cast("list[Prompt]", items)
 

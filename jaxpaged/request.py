@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from numbers import Integral, Real
 
 from jaxpaged.errors import ParameterError
 
@@ -81,24 +82,28 @@ class SamplingParams:
         set_field = object.__setattr__
         set_field(self, "stop", _strings(self.stop))
         set_field(self, "stop_token_ids", tuple(_integer("stop_token_ids", t, 0) for t in self.stop_token_ids or ()))
-        _number("temperature", self.temperature, 0.0, 100.0, "Use 0 for greedy decoding")
+        set_field(
+            self, "temperature", _number("temperature", self.temperature, 0.0, 100.0, "Use 0 for greedy decoding")
+        )
         set_field(self, "top_k", max(_integer("top_k", self.top_k, -1, 2**31 - 1, "0 or -1 keeps every token"), 0))
-        _number("top_p", self.top_p, 0.0, 1.0, "Use 1 to keep every token", above=True)
-        _number("min_p", self.min_p, 0.0, 1.0, "Use 0 to keep every token")
+        set_field(self, "top_p", _number("top_p", self.top_p, 0.0, 1.0, "Use 1 to keep every token", above=True))
+        set_field(self, "min_p", _number("min_p", self.min_p, 0.0, 1.0, "Use 0 to keep every token"))
         if self.seed is not None:
-            _integer("seed", self.seed, -(2**63), 2**64 - 1)
+            set_field(self, "seed", _integer("seed", self.seed, -(2**63), 2**64 - 1))
         if self.max_tokens is not None:
-            _integer("max_tokens", self.max_tokens, 1, fix="Leave it out (None) to go on to the longest context")
-        _integer("min_tokens", self.min_tokens, 0)
+            fix = "Leave it out (None) to go on to the longest context"
+            set_field(self, "max_tokens", _integer("max_tokens", self.max_tokens, 1, fix=fix))
+        set_field(self, "min_tokens", _integer("min_tokens", self.min_tokens, 0))
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ParameterError(
                 name="min_tokens", value=self.min_tokens, limit=f"it may not exceed max_tokens={self.max_tokens}"
             )
         if self.logprobs is not None:
-            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        _number("presence_penalty", self.presence_penalty, -_MAX_PENALTY, _MAX_PENALTY)
-        _number("frequency_penalty", self.frequency_penalty, -_MAX_PENALTY, _MAX_PENALTY)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, "Use 1 for no penalty", above=True)
+            set_field(self, "logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS))
+        for name in ("presence_penalty", "frequency_penalty"):
+            set_field(self, name, _number(name, getattr(self, name), -_MAX_PENALTY, _MAX_PENALTY))
+        penalty = _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, "Use 1 for no penalty", above=True)
+        set_field(self, "repetition_penalty", penalty)
         bias = {_integer("logit_bias", k, 0): _number("logit_bias", v, -100, 100) for k, v in self._bias_items()}
         set_field(self, "logit_bias", bias)
         biases = len(bias) + (len(self.stop_ids) if self.min_tokens else 0)
@@ -244,14 +249,14 @@ def _strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _integer(name: str, value: object, low: int, high: int = 2**31 - 1, fix: str = "") -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise ParameterError(name=name, value=value, limit=f"it must be a whole number from {low} to {high}", fix=fix)
-    return value
+    return int(value)
 
 
 def _number(name: str, value: object, low: float, high: float, fix: str = "", *, above: bool = False) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= value <= high or (above and value == low):  # pyright: ignore[reportOperatorIssue]
-        limit = f"it must be a number {'above' if above else 'from'} {low:g} {'and up' if above else ''} to {high:g}"
-        raise ParameterError(name=name, value=value, limit=limit.replace("  ", " "), fix=fix)
-    return float(value)  # pyright: ignore[reportArgumentType]
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not low <= number <= high or (above and number == low):
+        bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+        raise ParameterError(name=name, value=value, limit=f"it must be a number {bounds}", fix=fix)
+    return number

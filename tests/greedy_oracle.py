@@ -29,6 +29,16 @@ class Difference:
         return self.gap <= TIE
 
 
+def ties_of(model: Any, prompts: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> list[str]:
+    """Assert that every output is the oracle's own greedy choice, ties aside; returns the ties, in words."""
+    ties = []
+    for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
+        for difference in differences(model, prompt, output):
+            assert difference.is_tie, f"prompt {number}: {difference}"
+            ties.append(f"prompt {number}: {difference}")
+    return ties
+
+
 def differences(model: Any, prompt: Sequence[int], output: Sequence[int]) -> list[Difference]:
     """Places where `output` is not what `model` (a transformers causal LM, float32, eval) would choose."""
     import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError, PromptError
@@ -41,9 +42,8 @@ def test_outputs_come_in_the_order_of_the_prompts(llm: LLM) -> None:
 
 def test_token_ids_text_and_dicts_are_the_same_prompt(llm: LLM) -> None:
     ids = llm.engine.tokenizer.encode("import os")
-    assert (
-        len({text(llm, p, GREEDY) for p in ("import os", ids, {"prompt": "import os"}, {"prompt_token_ids": ids})}) == 1
-    )
+    same = ("import os", ids, tuple(ids), np.asarray(ids), {"prompt": "import os"}, {"prompt_token_ids": ids})
+    assert len({text(llm, prompt, GREEDY) for prompt in same}) == 1
 
 
 def test_stop_string_ends_the_text_before_it(llm: LLM) -> None:
@@ -162,6 +162,7 @@ def test_ids_beyond_the_vocabulary(llm: LLM) -> None:
         ({"max_num_seqs": 64, "max_num_batched_tokens": 64}, "max_num_seqs=64"),
         ({"kv_cache_memory_bytes": 100}, "bytes"),
         ({"attention_backend": "cuda"}, "attention_backend"),
+        ({"max_modl_len": 7}, "max_modl_len.*no such option"),
     ],
 )
 def test_bad_options_are_refused_by_name(options: dict[str, Any], words: str) -> None:
