@@ -43,6 +43,7 @@ class AsyncEngine:
         self._streams: dict[str, _Stream] = {}  # touched by the engine thread only
         self._failure: BaseException | None = None
         self._closing = False
+        self._door = threading.Lock()  # guards _closing beside the command queue
         self._idle_waiters: list[Future[bool]] = []  # touched by the engine thread only
         self._thread = threading.Thread(target=self._run, name="jaxpaged-engine", daemon=True)
         self._thread.start()
@@ -86,7 +87,7 @@ class AsyncEngine:
         finally:
             if not finished:
                 with contextlib.suppress(EngineError):
-                    self._send(lambda: self._forget(accepted))
+                    self._send(lambda: self._forget(stream, accepted))
 
     async def abort(self, request_id: str) -> bool:
         """End a request; its stream gets no further output and ends with EngineError. False if not in flight."""
@@ -97,7 +98,7 @@ class AsyncEngine:
             found = self.engine.abort(request_id)
             if stream is not None:
                 self._deliver({stream.loop: [(stream, _stopped("request", request_id, "it was aborted"))]})
-            done.set_result(found)
+            _resolve(done, found)
 
         self._send(command)
         return await asyncio.wrap_future(done)
@@ -110,36 +111,39 @@ class AsyncEngine:
 
     async def close(self) -> None:
         """Abort what is in flight and end the thread."""
-        if not self._closing:
-            self._closing = True
-            self._commands.put(None)
+        with self._door:
+            if not self._closing:
+                self._closing = True
+                self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _send(self, command: Callable[[], None]) -> None:
-        if self._failure is not None or self._closing:
-            raise _stopped("engine", "closed" if self._failure is None else repr(self._failure), "it takes no requests")
-        self._commands.put(command)
+        with self._door:  # what gets in is run, even while the thread ends
+            if self._closing:
+                state = "closed" if self._failure is None else repr(self._failure)
+                raise _stopped("engine", state, "it takes no requests")
+            self._commands.put(command)
 
     # From here on: the engine thread.
 
     def _run(self) -> None:
-        waiters = self._idle_waiters
         try:
             while True:
                 command = self._next_command()
                 if command is _CLOSE:
                     break
-                if command is not _NONE:
+                if command is _NONE:
+                    self._step()
+                else:
                     command()
-                    continue
-                self._step()
-                if not self.engine.has_unfinished:
-                    for waiter in waiters:
-                        waiter.set_result(True)
-                    waiters.clear()
+                if self._idle_waiters and not self.engine.has_unfinished:
+                    for waiter in self._idle_waiters:
+                        _resolve(waiter, True)
+                    self._idle_waiters.clear()
         except BaseException as error:
             self._failure = error
-        self._closing = True
+        with self._door:
+            self._closing = True
         self._end_all(self._failure)
 
     def _next_command(self) -> Any:
@@ -180,35 +184,38 @@ class AsyncEngine:
         self._streams[identity] = stream
         accepted.set_result(identity)
 
-    def _forget(self, accepted: Future[str]) -> None:
-        if accepted.done() and not accepted.cancelled() and accepted.exception() is None:
-            self._streams.pop(accepted.result(), None)
-            self.engine.abort(accepted.result())
+    def _forget(self, stream: _Stream, accepted: Future[str]) -> None:
+        if not accepted.done() or accepted.cancelled() or accepted.exception() is not None:
+            return
+        request_id = accepted.result()
+        if self._streams.get(request_id) is stream:  # not another request that took over the id
+            del self._streams[request_id]
+            self.engine.abort(request_id)
 
     def _when_idle(self, waiter: Future[bool]) -> None:
-        if self.engine.has_unfinished:
-            self._idle_waiters.append(waiter)
-        else:
-            waiter.set_result(True)
+        self._idle_waiters.append(waiter)
 
     def _end_all(self, failure: BaseException | None) -> None:
+        """Nobody waits for ever: run what was still sent, then end every stream and every waiter with an error."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                command = self._commands.get(block=False)
+                if command is not None:
+                    with contextlib.suppress(Exception):
+                        command()
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput | BaseException]]] = {}
         for request_id, stream in self._streams.items():
+            with contextlib.suppress(Exception):  # a broken engine may not even abort
+                self.engine.abort(request_id)
             why = _stopped("request", request_id, "the engine stopped before its end")
             why.__cause__ = failure
             by_loop.setdefault(stream.loop, []).append((stream, why))
         self._streams.clear()
         self._deliver(by_loop)
         for waiter in self._idle_waiters:
-            waiter.set_exception(_stopped("engine", "stopped", "it ended before it was idle"))
-        while True:
-            try:
-                command = self._commands.get(block=False)
-            except queue.Empty:
-                return
-            if command is not None:
-                with contextlib.suppress(Exception):
-                    command()
+            if waiter.set_running_or_notify_cancel():
+                waiter.set_exception(_stopped("engine", "stopped", "it ended before it was idle"))
+        self._idle_waiters.clear()
 
     @staticmethod
     def _deliver(
@@ -226,6 +233,12 @@ _CLOSE = object()
 def _put_all(items: list[tuple[_Stream, RequestOutput | BaseException]]) -> None:
     for stream, item in items:
         stream.outputs.put_nowait(item)
+
+
+def _resolve(future: Future[bool], value: bool) -> None:
+    """Answer a caller who may have stopped waiting."""
+    if future.set_running_or_notify_cancel():
+        future.set_result(value)
 
 
 def _stopped(name: str, value: object, limit: str) -> EngineError:

@@ -66,9 +66,12 @@ class EngineConfig:
         _at_least("max_num_batched_tokens", self.max_num_batched_tokens, 1)
         _at_least("kv_cache_memory_bytes", self.kv_cache_memory_bytes, 1)
         _at_least("num_gpu_blocks_override", self.num_gpu_blocks_override, 2, "One block is the null block")
-        if self.block_size is not None and (self.block_size < 1 or self.block_size & (self.block_size - 1)):
+        _at_least("block_size", self.block_size, 1)
+        if self.block_size is not None and self.block_size & (self.block_size - 1):
             raise ConfigError(name="block_size", value=self.block_size, limit="it must be a power of two")
-        if not 0 < self.gpu_memory_utilization <= 1:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigError(name="seed", value=self.seed, limit="it must be a whole number")
+        if not isinstance(self.gpu_memory_utilization, int | float) or not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
                 name="gpu_memory_utilization",
                 value=self.gpu_memory_utilization,

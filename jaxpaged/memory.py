@@ -93,6 +93,9 @@ def resolve(
     num_blocks, reasons["num_blocks"] = _num_blocks(
         config, model, device, backend, block_size, dtype, weight_bytes, rows, tokens, max_model_len
     )
+    if config.max_model_len is None and (num_blocks - 1) * block_size < max_model_len:
+        max_model_len = (num_blocks - 1) * block_size
+        reasons["max_model_len"] = f"what the KV cache holds; the model's is {model.max_positions:,}"
     cache = None if config.compile_cache == "off" else Path(config.compile_cache or default_compile_cache())
     return ResolvedConfig(
         model=Path(config.model),

@@ -117,6 +117,9 @@ class Completion:
     def _scan(self, text: str) -> str | None:
         if not text:
             return None
+        if len(self._token_ids) <= self.request.params.min_tokens:  # stop strings begin to count after it
+            self._text.append(text)
+            return None
         step = self._scanner.push(text)
         self._text.append(step.text)
         return step.matched

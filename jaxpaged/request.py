@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from numbers import Integral, Real
@@ -81,6 +81,10 @@ class SamplingParams:
     def __post_init__(self) -> None:
         set_field = object.__setattr__
         set_field(self, "stop", _strings(self.stop))
+        if not isinstance(self.stop_token_ids, Iterable | None):
+            raise ParameterError(
+                name="stop_token_ids", value=self.stop_token_ids, limit="it must be a list of token ids"
+            )
         set_field(self, "stop_token_ids", tuple(_integer("stop_token_ids", t, 0) for t in self.stop_token_ids or ()))
         set_field(
             self, "temperature", _number("temperature", self.temperature, 0.0, 100.0, "Use 0 for greedy decoding")
@@ -102,7 +106,7 @@ class SamplingParams:
             set_field(self, "logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS))
         for name in ("presence_penalty", "frequency_penalty"):
             set_field(self, name, _number(name, getattr(self, name), -_MAX_PENALTY, _MAX_PENALTY))
-        penalty = _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, "Use 1 for no penalty", above=True)
+        penalty = _number("repetition_penalty", self.repetition_penalty, 0.01, 100.0, "Use 1 for no penalty")
         set_field(self, "repetition_penalty", penalty)
         bias = {_integer("logit_bias", k, 0): _number("logit_bias", v, -100, 100) for k, v in self._bias_items()}
         set_field(self, "logit_bias", bias)
@@ -241,6 +245,8 @@ class RequestOutput:
 
 
 def _strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    if not isinstance(stop, str | Sequence | None):
+        raise ParameterError(name="stop", value=stop, limit="it must be a string or a list of strings")
     strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
     for text in strings:
         if not isinstance(text, str) or not text:

@@ -108,7 +108,9 @@ def _kind(body: object) -> str:
 
 
 def _id(value: object) -> str | int | None:
-    if value is None or (isinstance(value, str | int) and not isinstance(value, bool)):
+    if isinstance(value, str):
+        return checked_text(value, "id")
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise PromptError(name="id", value=value, limit="it must be a string or a whole number")
 

@@ -59,7 +59,7 @@ def test_a_line_without_a_seed_gets_one_of_its_own() -> None:
         ('{"prompt": "x", "id": [1]}', "id is [1]"),
         ('{"prompt": "x", "sampling": {"temprature": 1}}', "sampling.temprature is 1"),
         ('{"prompt": "x", "sampling": {"top_p": 7}}', "top_p is 7"),
-        ('{"prompt": "x", "sampling": {"stop": 5}}', "sampling is {'stop': 5}"),
+        ('{"prompt": "x", "sampling": {"stop": 5}}', "stop is 5: it must be a string"),
         ('{"prompt": "x", "sampling": {"logit_bias": {"a": 1}}}', "sampling is"),
         ('{"prompt": "x", "sampling": 5}', "sampling is 5"),
     ],

@@ -110,6 +110,43 @@ def test_abort_ends_the_stream_with_an_error(engine: AsyncEngine) -> None:
     asyncio.run(main())
 
 
+def test_drain_ends_when_an_abort_was_the_last_thing_to_do(engine: AsyncEngine) -> None:
+    async def main() -> None:
+        long = SamplingParams(temperature=0.0, max_tokens=480, ignore_eos=True)
+        task = asyncio.create_task(collect(engine, "q = ", long, request_id="last"))
+        await asyncio.sleep(0.05)
+        drained = asyncio.create_task(engine.drain())
+        given_up = asyncio.create_task(engine.drain())
+        await asyncio.sleep(0.05)
+        given_up.cancel()
+        await engine.abort("last")
+        await asyncio.wait_for(drained, timeout=2)
+        with pytest.raises(EngineError, match="aborted"):
+            await task
+        assert (await collect(engine, "r = "))[-1].finished, "a caller who gave up must not stop the engine"
+
+    asyncio.run(main())
+
+
+def test_close_ends_what_is_in_flight(core: LLMEngine) -> None:
+    engine = AsyncEngine(core)
+
+    async def main() -> None:
+        long = SamplingParams(temperature=0.0, max_tokens=480, ignore_eos=True)
+        tasks = [asyncio.create_task(collect(engine, f"s{i} = ", long)) for i in range(3)]
+        await asyncio.sleep(0.1)
+        await engine.close()
+        for task in tasks:
+            with pytest.raises(EngineError, match="stopped before its end"):
+                await asyncio.wait_for(task, timeout=2)
+        with pytest.raises(EngineError, match="takes no requests"):
+            await engine.drain()
+
+    asyncio.run(main())
+    assert not core.has_unfinished
+    core.scheduler.check()
+
+
 def test_a_broken_step_ends_every_stream(core: LLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = AsyncEngine(core)
 

@@ -71,6 +71,21 @@ def test_stop_token_and_min_tokens(llm: LLM) -> None:
     assert stop not in output.outputs[0].token_ids[:9]
 
 
+def test_stop_strings_wait_for_min_tokens(llm: LLM) -> None:
+    whole = llm.generate("import ", GREEDY, use_tqdm=False)[0].outputs[0]
+    stop = whole.text[1:3]
+    early = SamplingParams(temperature=0, max_tokens=16, stop=stop, ignore_eos=True)
+    late = SamplingParams(temperature=0, max_tokens=16, stop=stop, min_tokens=12, ignore_eos=True)
+    assert len(llm.generate("import ", early, use_tqdm=False)[0].outputs[0].token_ids) < 12
+    assert len(llm.generate("import ", late, use_tqdm=False)[0].outputs[0].token_ids) >= 12
+
+
+def test_the_longest_context_is_what_the_pool_holds() -> None:
+    small = LLM(num_gpu_blocks_override=4, block_size=16, warmup=False, compile_cache="off")
+    assert small.engine.config.max_model_len == 48
+    assert "KV cache holds; the model's is 2,048" in small.engine.config.reasons["max_model_len"]
+
+
 def test_logit_bias_forces_and_bans(llm: LLM) -> None:
     forced = SamplingParams(temperature=0, max_tokens=4, logit_bias={1234: 100}, ignore_eos=True)
     assert llm.generate("x", forced, use_tqdm=False)[0].outputs[0].token_ids == (1234,) * 4
@@ -135,6 +150,7 @@ def test_bad_prompts_are_refused_by_name_before_anything_runs(llm: LLM, prompt: 
         ("top_k", 2**40), ("top_k", 1.5), ("seed", 2**70), ("max_tokens", 0), ("max_tokens", -5), ("max_tokens", 2**40),
         ("min_tokens", -1), ("min_tokens", 17), ("stop", ""), ("stop", ["a", ""]), ("stop", [3]), ("logprobs", 21),
         ("logprobs", -1), ("presence_penalty", 2.1), ("frequency_penalty", math.nan), ("repetition_penalty", 0),
+        ("repetition_penalty", 1e-3), ("stop", 5), ("stop_token_ids", 5),
         ("repetition_penalty", 1e9), ("logit_bias", {1: 101}), ("logit_bias", {-1: 1}), ("logit_bias", [1]),
         ("logit_bias", {1: math.nan}), ("logit_bias", dict.fromkeys(range(513), 1)), ("stop_token_ids", [-1]),
     ],
@@ -158,6 +174,8 @@ def test_ids_beyond_the_vocabulary(llm: LLM) -> None:
         ({"max_model_len": 1}, "max_model_len"),
         ({"max_model_len": 10**6}, "2048"),
         ({"block_size": 24}, "power of two"),
+        ({"block_size": "16"}, "block_size"),
+        ({"seed": "abc"}, "seed"),
         ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
         ({"max_num_seqs": 64, "max_num_batched_tokens": 64}, "max_num_seqs=64"),
         ({"kv_cache_memory_bytes": 100}, "bytes"),
