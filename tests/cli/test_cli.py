@@ -128,7 +128,7 @@ def test_a_wrong_flag_ends_with_2_and_the_nearest_one() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("jaxpaged generate --top-p 3 x", "error: top_p is 3.0: it must be a number above 0 and up to 1."),
+        ("jaxpaged generate --top-p 3 x", "error: top_p is 3.0: it must be a number above 0 and at most 1."),
         ("jaxpaged generate --block-size 3 x", "error: block_size is 3: it must be a power of two"),
         ("jaxpaged generate", "error: prompts is []: give either prompts, or --input and --output."),
         ("jaxpaged generate --input a.jsonl", "error: --output is None: --input and --output go together"),
