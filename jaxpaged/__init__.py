@@ -1,7 +1,7 @@
 """jaxpaged: an LLM inference engine in JAX.
 
 A request's life: prompt -> `Tokenizer` -> `LLMEngine.submit` -> `Scheduler.plan` -> `batch.pack` ->
-`ModelRunner.execute` (one compiled step) -> `Scheduler.commit` -> `Completion` (text, stop strings) -> `RequestOutput`.
+`ModelRunner.execute` (compiled) -> `Scheduler.commit` -> `Completion` (text, stop strings) -> `RequestOutput`.
 
 Names are imported on first use, so that `import jaxpaged` is quick and starts no device.
 """
