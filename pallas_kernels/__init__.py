@@ -11,6 +11,7 @@ Shape letters, the same everywhere:
 
 from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.grouped_matmul import grouped_matmul
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.linear import linear
 from pallas_kernels.pool_spec import PoolSpec, default_block_size, pool_spec
 from pallas_kernels.ragged_attention import AttentionWork, attention_work, ragged_attention
@@ -19,6 +20,7 @@ from pallas_kernels.write_kv import write_kv
 __all__ = [
     "AttentionWork",
     "Backend",
+    "LayerPool",
     "PoolSpec",
     "attention_work",
     "choose_backend",

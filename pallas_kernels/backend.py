@@ -28,8 +28,3 @@ def choose_backend(platform: str, asked: str = "auto") -> tuple[Backend, str]:
     if platform == "cpu":
         return Backend.XLA, "fastest pure-JAX path on CPU"
     return Backend.TRITON, f"Pallas kernels serve {platform}"
-
-
-def interpreted(platform: str) -> bool:
-    """Whether Pallas kernels must run in interpret mode."""
-    return platform == "cpu"

@@ -10,17 +10,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.backend import interpreted
-
-PLATFORMS = ("cpu", "cuda", "rocm")
-
-
-def current_platform() -> str:
-    """The platform of the default device; "cuda" or "rocm" where jax itself says "gpu" for either."""
-    platform = jax.default_backend()
-    if platform != "gpu":
-        return platform
-    return "rocm" if "rocm" in jax.devices()[0].client.platform_version.lower() else "cuda"
+from pallas_kernels.target import on_cpu
 
 
 def launch(
@@ -30,7 +20,6 @@ def launch(
     *,
     name: str,
     grid: tuple[int, ...],
-    platform: str,
     num_warps: int,
     num_stages: int,
     aliases: Mapping[int, int] | None = None,
@@ -38,10 +27,8 @@ def launch(
     """Runs `kernel(*input_refs, *output_refs)` once per point of the grid; every ref is the whole array.
 
     aliases: input index -> output index, for outputs written in place. num_warps counts warps of the device (64 lanes
-    on gfx9, 32 on NVIDIA). Raises ValueError for an unknown platform.
+    on gfx9, 32 on NVIDIA).
     """
-    if platform not in PLATFORMS:
-        raise ValueError(f"platform is {platform!r}: it must be one of {', '.join(PLATFORMS)}")
     call = pl.pallas_call(
         kernel,
         grid=grid,
@@ -50,7 +37,7 @@ def launch(
         out_specs=tuple(pl.BlockSpec(memory_space=pl.ANY) for _ in outputs),
         input_output_aliases=dict(aliases or {}),
         compiler_params=plgpu.CompilerParams(num_warps=num_warps, num_stages=num_stages),
-        interpret=interpreted(platform),
+        interpret=on_cpu(),
         name=name,
     )
     results: Any = call(*inputs)

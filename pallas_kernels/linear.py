@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
+
+from pallas_kernels.target import on_cpu
 
 # a dot of fewer rows in 8 or 16 bits leaves XLA's fast CPU path and widens the whole weight in memory
 _LEAST_ROWS = 4
@@ -23,7 +24,7 @@ def linear(x: Array, w: Array, bias: Array | None = None) -> Array:
     x = x.astype(w.dtype)
     num_rows = x.shape[0]
     missing = _LEAST_ROWS - num_rows
-    if missing > 0 and w.dtype.itemsize < 4 and jax.default_backend() == "cpu":
+    if missing > 0 and w.dtype.itemsize < 4 and on_cpu():
         x = jnp.pad(x, ((0, missing), (0, 0)))
     out = dot(x, w)[:num_rows]
     return out if bias is None else out + bias.astype(jnp.float32)[None, :]
@@ -41,7 +42,7 @@ def row_means(x: Array) -> Array:
     XLA's CPU compiler changes the order of a reduction with the size of the whole array, never that of a dot: so there
     the sum is a dot with ones, eight columns of them (with one, the dot is turned back into a reduction).
     """
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return jnp.mean(x, axis=-1, keepdims=True)
     size = x.shape[-1]
     sums = dot(x.reshape(-1, size), jnp.ones((8, size), x.dtype))[:, :1]  # [M, 1]

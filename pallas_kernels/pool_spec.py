@@ -5,36 +5,51 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.layer_pool import LayerPool, is_scaled
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16", "int8", "float8_e4m3fn")
+_BITS = {2: jnp.uint16, 1: jnp.uint8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSpec:
-    """One layer's pool: two arrays, K and V.
+    """One layer's pool: two arrays, K and V, and their scales where the dtype is scaled.
 
-    k_shape, v_shape: N blocks first. storage: the dtype of the arrays; dtype: the logical one, "float32" or
-    "bfloat16" (they differ where bfloat16 is stored as uint16 bits). k_axes, v_axes: the logical axis of every
-    dimension, None where it is never sharded. block_size: P, the positions of a block.
+    k_shape, v_shape: N blocks first; scale_shape [N, K, P], None where there are none. storage: the dtype of the
+    arrays; dtype: the logical one, of `DTYPES` (they differ where bits are stored). k_axes, v_axes, scale_axes: the
+    logical axis of every dimension, None where it is never sharded. block_size: P, the positions of a block.
     """
 
     k_shape: tuple[int, ...]
     v_shape: tuple[int, ...]
+    scale_shape: tuple[int, ...] | None
     storage: np.dtype
     dtype: str
     k_axes: tuple[str | None, ...]
     v_axes: tuple[str | None, ...]
+    scale_axes: tuple[str | None, ...]
     block_size: int
 
     @property
     def bytes_per_block(self) -> int:
-        """Bytes that one block takes in K and V together, in this layer."""
-        return (math.prod(self.k_shape[1:]) + math.prod(self.v_shape[1:])) * self.storage.itemsize
+        """Bytes that one block takes in K and V together, in this layer, scales included."""
+        values = (math.prod(self.k_shape[1:]) + math.prod(self.v_shape[1:])) * self.storage.itemsize
+        return values + (2 * 4 * math.prod(self.scale_shape[1:]) if self.scale_shape else 0)
+
+    def abstract(self) -> LayerPool:
+        """The pool's shapes and dtypes, without arrays."""
+        scale = None if self.scale_shape is None else jax.ShapeDtypeStruct(self.scale_shape, jnp.float32)
+        k, v = (jax.ShapeDtypeStruct(shape, self.storage) for shape in (self.k_shape, self.v_shape))
+        return LayerPool(k=k, v=v, k_scale=scale, v_scale=scale, dtype=self.dtype)  # pyright: ignore[reportArgumentType]
+
+    def zeros(self) -> LayerPool:
+        """A pool of zeros."""
+        return jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), self.abstract())
 
 
 def default_block_size(backend: Backend) -> int:
@@ -54,38 +69,28 @@ def pool_spec(
 ) -> PoolSpec:
     """The pool of one layer. K is [N, K, D, P] for XLA, [N, K, P, D] for the others; V is [N, K, P, D].
 
-    On CPU bfloat16 is stored as uint16: XLA's CPU compiler widens a whole bfloat16 array to write one element of it.
-    Raises ValueError for a size below 1 and for a dtype other than "float32" and "bfloat16".
+    On CPU bfloat16 and float16 are stored as uint16 and float8 as uint8: XLA's CPU compiler widens a whole array of
+    such numbers to write one element of it. Raises ValueError for a size below 1 and for a dtype not of `DTYPES`.
     """
     sizes = {"num_blocks": num_blocks, "block_size": block_size, "kv_heads": kv_heads, "head_dim": head_dim}
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} is {size}: it must be at least 1")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}: a pool holds {' or '.join(DTYPES)}")
+        raise ValueError(f"dtype is {dtype!r}: a pool holds {', '.join(DTYPES)}")
+    logical = jnp.dtype(dtype)
+    as_bits = platform == "cpu" and dtype not in ("float32", "int8")
     v_shape = (num_blocks, kv_heads, block_size, head_dim)
     k_shape = (num_blocks, kv_heads, head_dim, block_size) if backend == Backend.XLA else v_shape
     axes = (None, "kv_heads", None, None)
-    storage = jnp.uint16 if dtype == "bfloat16" and platform == "cpu" else jnp.dtype(dtype)
     return PoolSpec(
         k_shape=k_shape,
         v_shape=v_shape,
-        storage=np.dtype(storage),
+        scale_shape=v_shape[:3] if is_scaled(dtype) else None,
+        storage=np.dtype(_BITS[logical.itemsize] if as_bits else logical),
         dtype=dtype,
         k_axes=axes,
         v_axes=axes,
+        scale_axes=axes[:3],
         block_size=block_size,
     )
-
-
-def stored_as(values: Array, storage: np.dtype) -> Array:
-    """Values in the form a pool of dtype `storage` holds: uint16 pools hold bfloat16 bits."""
-    if storage == jnp.uint16:
-        return lax.bitcast_convert_type(values.astype(jnp.bfloat16), jnp.uint16)
-    return values.astype(storage)
-
-
-def read_as_float32(stored: Array) -> Array:
-    """What a pool of any storage holds, as float32. Gather first, then convert: see `pool_spec`."""
-    logical = lax.bitcast_convert_type(stored, jnp.bfloat16) if stored.dtype == jnp.uint16 else stored
-    return logical.astype(jnp.float32)

@@ -44,13 +44,12 @@ class Decoder(nnx.Module):
         tables = {rope: rope_table(rope, context.positions) for rope in config.ropes()}
         works = dict(zip(config.attention_kinds(), context.works, strict=True))
         x = self.embed_tokens.rows(token_ids)
-        pools = list(zip(pool.k, pool.v, strict=True))
+        pools = list(pool)
         for i, layer in enumerate(self.layers):
             kind = config.attention_kind(i)
             table, slots = tables[config.layers[i].rope], context.slots[kind.group]
             x, pools[i] = layer(x, table, pools[i], context, slots=slots, work=works[kind])
-        k, v = zip(*pools, strict=True)
-        return self.norm(x), KVPool(k=k, v=v)
+        return self.norm(x), tuple(pools)
 
     def logits(self, hidden: Array) -> Array:
         """hidden f32[S, E] -> f32[S, V]."""

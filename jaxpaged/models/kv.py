@@ -1,31 +1,21 @@
-"""The KV pool: one K and one V array per layer, in the layout that the attention backend declares."""
+"""The KV pool: one `LayerPool` per layer, in the layout that the attention backend declares."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import jax
-import jax.numpy as jnp
-from jax import Array
-
 from jaxpaged.models.config import ModelConfig
 from pallas_kernels.backend import Backend
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.pool_spec import PoolSpec, pool_spec
+from pallas_kernels.target import current_target
 
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KVPool:
-    """K and V of every layer, as `pool_spec` lays them out. Donated through every step; nobody else looks inside."""
-
-    k: tuple[Array, ...]
-    v: tuple[Array, ...]
+KVPool = tuple[LayerPool, ...]
+"""The pool of every layer. Donated through every step; nobody but the ops looks inside."""
 
 
 def pool_specs(
     config: ModelConfig, backend: Backend, *, num_blocks: int, block_size: int, dtype: str
 ) -> tuple[PoolSpec, ...]:
-    """The pool of every layer on JAX's default device. dtype: "float32" or "bfloat16"."""
+    """The pool of every layer on JAX's default device. dtype: see `PoolSpec`."""
     spec = pool_spec(
         backend,
         num_blocks=num_blocks,
@@ -33,7 +23,7 @@ def pool_specs(
         kv_heads=config.kv_heads,
         head_dim=config.head_dim,
         dtype=dtype,
-        platform=jax.default_backend(),
+        platform=current_target().platform,
     )
     return (spec,) * len(config.layers)
 
@@ -41,10 +31,7 @@ def pool_specs(
 def make_pool(config: ModelConfig, backend: Backend, *, num_blocks: int, block_size: int, dtype: str) -> KVPool:
     """A pool of zeros."""
     specs = pool_specs(config, backend, num_blocks=num_blocks, block_size=block_size, dtype=dtype)
-    return KVPool(
-        k=tuple(jnp.zeros(spec.k_shape, spec.storage) for spec in specs),
-        v=tuple(jnp.zeros(spec.v_shape, spec.storage) for spec in specs),
-    )
+    return tuple(spec.zeros() for spec in specs)
 
 
 def bytes_per_block(config: ModelConfig, backend: Backend, *, block_size: int, dtype: str) -> int:

@@ -17,10 +17,12 @@ from jax import Array, lax
 
 from jaxpaged.models.config import LayerConfig, ModelConfig, MoEConfig
 from jaxpaged.models.context import StepContext
-from jaxpaged.models.rope import rotate
 from pallas_kernels.grouped_matmul import grouped_matmul
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.linear import linear, row_means
 from pallas_kernels.ragged_attention import AttentionWork, ragged_attention
+from pallas_kernels.rotate import RopeTable, rotate
+from pallas_kernels.target import on_cpu
 from pallas_kernels.write_kv import write_kv
 
 Axes = tuple[str | None, ...]
@@ -41,7 +43,7 @@ def declare(shape: tuple[int, ...], axes: Axes, dtype: str, *, init: str = "norm
     piece in a loop; on CPU such bfloat16 arrays are held as the uint16 of their bits, since XLA would copy them whole.
     """
     assert len(shape) == len(axes), f"{shape} has another rank than {axes}"
-    as_bits = sliced and dtype == "bfloat16" and jax.default_backend() == "cpu"
+    as_bits = sliced and dtype == "bfloat16" and on_cpu()
     stored = jax.ShapeDtypeStruct(shape, jnp.uint16 if as_bits else jnp.dtype(dtype))
     return nnx.Param(stored, axes=axes, init=init, logical=dtype)
 
@@ -94,22 +96,21 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Array,
-        table: tuple[Array, Array],
-        pool: tuple[Array, Array],
+        table: RopeTable,
+        pool: LayerPool,
         *,
         slots: Array,
         work: AttentionWork,
-    ) -> tuple[Array, tuple[Array, Array]]:
-        """x f32[T, E], rope table, the layer's K and V pools -> f32[T, E] and the pools with this step's tokens."""
+    ) -> tuple[Array, LayerPool]:
+        """x f32[T, E], rope table, the layer's pool -> f32[T, E] and the pool with this step's tokens."""
         config, tokens = self.config, x.shape[0]
         qkv = self.qkv_proj(x)  # [T, K, G + 2, D]
         q = qkv[:, :, :-2].reshape(tokens, config.heads, config.head_dim)
         k, v = qkv[:, :, -2], qkv[:, :, -1]  # [T, K, D]
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, table), rotate(k, table)
-        pool = write_kv(*pool, k, v, slots, backend=work.backend, block_size=work.block_size)
-        out = ragged_attention(q, *pool, work, scale=config.scale)  # [T, H, D]
+        pool = write_kv(pool, k, v, slots, rope=table, backend=work.backend)
+        out = ragged_attention(rotate(q, table), pool, work, scale=config.scale)  # [T, H, D]
         return self.o_proj(out.reshape(tokens, -1)), pool
 
 
@@ -177,14 +178,14 @@ class DecoderLayer(nnx.Module):
     def __call__(
         self,
         x: Array,
-        table: tuple[Array, Array],
-        pool: tuple[Array, Array],
+        table: RopeTable,
+        pool: LayerPool,
         context: StepContext,
         *,
         slots: Array,
         work: AttentionWork,
-    ) -> tuple[Array, tuple[Array, Array]]:
-        """x f32[T, E] and the layer's K and V pools -> the same after this layer."""
+    ) -> tuple[Array, LayerPool]:
+        """x f32[T, E] and the layer's pool -> the same after this layer."""
         attended, pool = self.self_attn(self.input_layernorm(x), table, pool, slots=slots, work=work)
         x = x + attended
         normed = self.post_attention_layernorm(x)

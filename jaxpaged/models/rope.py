@@ -1,4 +1,4 @@
-"""Rotary position embedding: frequencies on the host, angles and rotation on the device.
+"""Rotary position embedding: frequencies on the host, angles on the device; `pallas_kernels.rotate` applies them.
 
 Everything is float32, rounded where transformers rounds it: at position 100,000 one unit in the last place of a
 frequency is 0.006 radians, so "more exact" would mean "different".
@@ -16,6 +16,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from jaxpaged.models.config import RopeConfig
+from pallas_kernels.rotate import RopeTable
 
 Frequencies = NDArray[np.float32]
 
@@ -28,18 +29,10 @@ def frequencies(rope: RopeConfig) -> Frequencies:
     return found
 
 
-def rope_table(rope: RopeConfig, positions: Array) -> tuple[Array, Array]:
+def rope_table(rope: RopeConfig, positions: Array) -> RopeTable:
     """cos and sin at positions i32[T]: two f32[T, dims / 2], times the rope's scale."""
     angles = positions.astype(jnp.float32)[:, None] * jnp.asarray(frequencies(rope))[None, :]
     return jnp.cos(angles) * rope.scale, jnp.sin(angles) * rope.scale
-
-
-def rotate(x: Array, table: tuple[Array, Array]) -> Array:
-    """Rotate the leading dimensions of every head, paired as halves: i with i + dims / 2. x: f32[T, heads, D]."""
-    cos, sin = (part[:, None, :] for part in table)  # [T, 1, dims / 2]
-    half = cos.shape[-1]
-    low, high, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin, rest], axis=-1)
 
 
 def yarn_scale(

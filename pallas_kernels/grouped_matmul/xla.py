@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from pallas_kernels.grouped_matmul.reference import logical_dtype
 from pallas_kernels.linear import dot
+from pallas_kernels.target import on_cpu
 
 _LEAST_TILE = 8
 _MOST_TILE = 64
@@ -28,7 +28,7 @@ def multiply(x: Array, w: Array, group_sizes: Array) -> Array:
     row_ends = jnp.cumsum(group_sizes, dtype=jnp.int32)
     x = jnp.pad(x.astype(jnp.float32), ((0, tile), (0, 0)))
     logical = logical_dtype(w)
-    if w.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+    if w.dtype == jnp.bfloat16 and on_cpu():
         # slicing a bfloat16 array in a loop widens all of it on XLA's CPU compiler; making bits of it still copies it
         w = lax.bitcast_convert_type(w, jnp.uint16)
 

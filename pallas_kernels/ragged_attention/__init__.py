@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.layer_pool import LayerPool, check_pool
 
 
 @jax.tree_util.register_dataclass
@@ -96,8 +97,7 @@ def attention_work(
 
 def ragged_attention(
     q: Array,
-    k_pool: Array,
-    v_pool: Array,
+    pool: LayerPool,
     work: AttentionWork,
     *,
     scale: float,
@@ -106,28 +106,24 @@ def ragged_attention(
 ) -> Array:
     """Attention output [T, H, D] in q's dtype; zeros for padding tokens and for rows with kv_len 0.
 
-    q [T, H, D], query head h reads kv head h // (H / K). Pools: one layer's, as `pool_spec` of the work's backend
-    lays them out. Scores are q.k * scale, then softcap * tanh(score / softcap) where softcap is given. sinks [H]: a
-    logit per head that takes part in the softmax's denominator and has no value. Softmax and sums are float32.
+    q [T, H, D], query head h reads kv head h // (H / K). pool: one layer's, as `pool_spec` of the work's backend lays
+    it out; where it has scales, those of the keys multiply the scores and those of the values the probabilities.
+    Scores are q.k * scale, then softcap * tanh(score / softcap) where softcap is given. sinks [H]: a logit per head
+    that takes part in the softmax's denominator and has no value. Softmax and sums are float32.
 
-    Raises ValueError for shapes that do not fit the work or the pools.
+    Raises ValueError for shapes that do not fit the work or the pool.
     """
     if q.ndim != 3 or q.shape[0] != work.num_tokens:
         raise ValueError(f"q is {q.shape}: the work is for [{work.num_tokens}, H, D]")
     num_heads, head_dim = q.shape[1:]
-    if k_pool.ndim != 4 or v_pool.ndim != 4 or k_pool.shape[1] < 1 or num_heads % k_pool.shape[1]:
-        raise ValueError(f"q has {num_heads} heads: k_pool {k_pool.shape} must be rank 4 with K dividing them")
-    v_shape = (k_pool.shape[0], k_pool.shape[1], work.block_size, head_dim)
-    k_shape = (*v_shape[:2], head_dim, work.block_size) if work.backend == Backend.XLA else v_shape
-    if k_pool.shape != k_shape or v_pool.shape != v_shape:
-        raise ValueError(f"pools are {k_pool.shape} and {v_pool.shape}: {work.backend} wants {k_shape} and {v_shape}")
-    if k_pool.dtype != v_pool.dtype:
-        raise ValueError(f"pools are {k_pool.dtype} and {v_pool.dtype}: they must be of one dtype")
+    check_pool(pool, backend=work.backend, block_size=work.block_size, head_dim=head_dim)
+    if num_heads % pool.kv_heads:
+        raise ValueError(f"q has {num_heads} heads: the pool's {pool.kv_heads} must divide them")
     if softcap is not None and softcap <= 0:
         raise ValueError(f"softcap is {softcap}: it must be above 0, or None for none")
     if sinks is not None and sinks.shape != (num_heads,):
         raise ValueError(f"sinks is {sinks.shape}: it must be [{num_heads}]")
-    return _implementation(work.backend).attend(q, k_pool, v_pool, work, scale=scale, softcap=softcap, sinks=sinks)
+    return _implementation(work.backend).attend(q, pool, work, scale=scale, softcap=softcap, sinks=sinks)
 
 
 __all__ = ["AttentionWork", "attention_work", "ragged_attention"]

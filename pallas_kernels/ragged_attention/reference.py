@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels.pool_spec import read_as_float32
+from pallas_kernels.layer_pool import LayerPool, decode
 
 if TYPE_CHECKING:
     from pallas_kernels.ragged_attention import AttentionWork
@@ -28,17 +28,16 @@ def make_work(
 
 def attend(
     q: Array,
-    k_pool: Array,
-    v_pool: Array,
+    pool: LayerPool,
     work: AttentionWork,
     *,
     scale: float,
     softcap: float | None,
     sinks: Array | None,
 ) -> Array:
-    """Attention of q [T, H, D] -> [T, H, D] in q's dtype; zeros for tokens that see no key."""
+    """Attention of q [T, H, D] over a pool [N, K, P, D] -> [T, H, D] in q's dtype; zeros for tokens that see no key."""
     num_heads, head_dim = q.shape[1:]
-    kv_heads = k_pool.shape[1]
+    kv_heads = pool.kv_heads
     sink = jnp.full((num_heads,), -jnp.inf) if sinks is None else sinks
     sink = sink.astype(jnp.float32).reshape(kv_heads, -1, 1)  # [K, G, 1]
     key = jnp.arange(work.block_tables.shape[1] * work.block_size, dtype=jnp.int32)
@@ -50,8 +49,12 @@ def attend(
         blocks = work.block_tables[row]
         # [W, K, P, D] -> [K, W*P, D]
         keys, values = (
-            read_as_float32(pool[blocks]).swapaxes(0, 1).reshape(kv_heads, -1, head_dim) for pool in (k_pool, v_pool)
+            decode(array[blocks], pool.dtype).swapaxes(0, 1).reshape(kv_heads, -1, head_dim)
+            for array in (pool.k, pool.v)
         )
+        if pool.k_scale is not None and pool.v_scale is not None:
+            keys *= pool.k_scale[blocks].swapaxes(0, 1).reshape(kv_heads, -1, 1)
+            values *= pool.v_scale[blocks].swapaxes(0, 1).reshape(kv_heads, -1, 1)
         values = jnp.where(seen[None, :, None], values, 0.0)
         query = query.reshape(kv_heads, -1, head_dim)
         scores = jnp.einsum("kgd,kjd->kgj", query, keys, precision=lax.Precision.HIGHEST) * scale

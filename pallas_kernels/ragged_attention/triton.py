@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import Array
 
-from pallas_kernels.launch import current_platform
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.ragged_attention.triton_decode import attend_decode, decode_rows
 from pallas_kernels.ragged_attention.triton_mixed import Q_TOKENS, attend_mixed, q_tokens_of, query_blocks
 from pallas_kernels.ragged_attention.triton_tiles import Problem
 from pallas_kernels.ragged_attention.tuning import Tuning, case_of, tuning_for
+from pallas_kernels.target import current_target
 
 if TYPE_CHECKING:
     from pallas_kernels.ragged_attention import AttentionWork
@@ -48,25 +49,22 @@ def make_work(
 
 def attend(
     q: Array,
-    k_pool: Array,
-    v_pool: Array,
+    pool: LayerPool,
     work: AttentionWork,
     *,
     scale: float,
     softcap: float | None,
     sinks: Array | None,
-    platform: str | None = None,
 ) -> Array:
-    """Attention of q [T, H, D] over pools [N, K, P, D] -> [T, H, D] in q's dtype; zeros for padding tokens.
+    """Attention of q [T, H, D] over a pool [N, K, P, D] -> [T, H, D] in q's dtype; zeros for padding tokens.
 
-    platform: "cpu" (interpreted), "cuda" or "rocm"; None: that of the default device. Queries are rounded to the
-    pool's dtype before the product with the keys, sums are float32. Raises ValueError for a block size that is no
-    power of two.
+    Queries are rounded to the pool's dtype before the product with the keys, sums are float32. Raises ValueError for a
+    block size that is no power of two.
     """
-    platform = platform or current_platform()
+    platform = current_target().platform
     num_rows, table_width = work.block_tables.shape
     num_heads, head_dim = q.shape[1:]
-    kv_heads = k_pool.shape[1]
+    kv_heads = pool.kv_heads
     longest = table_width * work.block_size
     problem = Problem(
         kv_heads=kv_heads,
@@ -84,7 +82,7 @@ def attend(
             case,
             platform=platform,
             head_dim=head_dim,
-            itemsize=k_pool.dtype.itemsize,
+            itemsize=pool.k.dtype.itemsize,
             num_rows=num_rows,
             kv_heads=kv_heads,
             most_keys=longest if work.window is None else min(longest, work.window),
@@ -95,18 +93,14 @@ def attend(
     if blocks:
         tuning = tuned(case_of(work.num_tokens, num_rows))
         chosen = blocks[Q_TOKENS.index(q_tokens_of(problem, tuning))]
-        out = attend_mixed(
-            q, k_pool, v_pool, chosen, work.block_tables, seen, problem=problem, tuning=tuning, platform=platform
-        )
+        out = attend_mixed(q, pool, chosen, work.block_tables, seen, problem=problem, tuning=tuning)
     return attend_decode(
         q,
-        k_pool,
-        v_pool,
+        pool,
         rows,
         work.block_tables,
         seen,
         problem=problem,
         tuning=tuned("decode"),
-        platform=platform,
         out=out,
     )

@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.launch import launch
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.ragged_attention.triton_tiles import (
     LOWEST,
     Problem,
@@ -124,25 +125,23 @@ def _merge_kernel(
 
 def attend_decode(
     q: Array,
-    k_pool: Array,
-    v_pool: Array,
+    pool: LayerPool,
     rows: Array,
     block_tables: Array,
     sinks: Array,
     *,
     problem: Problem,
     tuning: Tuning,
-    platform: str,
     out: Array | None = None,
 ) -> Array:
     """[T, H, D] in q's dtype for the rows of `decode_rows`; written into `out` where given, which is donated."""
     heads, num_rows = problem.kv_heads * problem.group, block_tables.shape[0]
     result = jax.ShapeDtypeStruct(q.shape, q.dtype)
     onto = [] if out is None else [out]
-    settings = {"platform": platform, "num_warps": tuning.num_warps, "num_stages": tuning.num_stages}
+    settings: dict[str, Any] = {"num_warps": tuning.num_warps, "num_stages": tuning.num_stages}
     grid = (num_rows, problem.kv_heads, tuning.num_splits)
     kernel = partial(_decode_kernel, problem=problem, tuning=tuning)
-    inputs = [rows, block_tables, q, k_pool, v_pool, sinks]
+    inputs = [rows, block_tables, q, pool.k, pool.v, sinks]
     if tuning.num_splits == 1:
         aliases = {len(inputs): 0} if onto else {}
         (done,) = launch(kernel, [*inputs, *onto], [result], name="decode", grid=grid, aliases=aliases, **settings)
@@ -168,7 +167,6 @@ def attend_decode(
         name="decode_merge",
         grid=(num_rows, heads),
         aliases={1 + len(parts): 0} if onto else {},
-        platform=platform,
         num_warps=min(4, tuning.num_warps),
         num_stages=1,
     )

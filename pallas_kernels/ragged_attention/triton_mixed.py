@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.launch import launch
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.ragged_attention.triton_tiles import Problem, cdiv, finish, first_key, start_carry, walk_keys
 from pallas_kernels.ragged_attention.tuning import Tuning
 
@@ -104,15 +105,13 @@ def q_tokens_of(problem: Problem, tuning: Tuning) -> int:
 
 def attend_mixed(
     q: Array,
-    k_pool: Array,
-    v_pool: Array,
+    pool: LayerPool,
     blocks: Array,
     block_tables: Array,
     sinks: Array,
     *,
     problem: Problem,
     tuning: Tuning,
-    platform: str,
 ) -> Array:
     """[T, H, D] in q's dtype. Rows with one token are not written: the decode kernel writes those.
 
@@ -121,11 +120,10 @@ def attend_mixed(
     q_tokens = q_tokens_of(problem, tuning)
     (out,) = launch(
         partial(_mixed_kernel, problem=problem, tuning=tuning, q_tokens=q_tokens),
-        [blocks, block_tables, q, k_pool, v_pool, sinks],
+        [blocks, block_tables, q, pool.k, pool.v, sinks],
         [jax.ShapeDtypeStruct(q.shape, q.dtype)],
         name="mixed",
         grid=(blocks.shape[1], problem.kv_heads),
-        platform=platform,
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
     )

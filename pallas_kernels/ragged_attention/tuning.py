@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pallas_kernels.launch import PLATFORMS, next_power_of_two
+from pallas_kernels.launch import next_power_of_two
+from pallas_kernels.target import PLATFORMS
 
 CASES = ("decode", "mixed", "prefill")
 PREFILL_TOKENS_PER_ROW = 64

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import Array
 
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.ragged_attention.xla_decode import attend_decode, decode_items
 from pallas_kernels.ragged_attention.xla_prefill import attend_prefill, prefill_tiles
 from pallas_kernels.ragged_attention.xla_softmax import Scores
@@ -31,8 +32,7 @@ def make_work(
 
 def attend(
     q: Array,
-    k_pool: Array,
-    v_pool: Array,
+    pool: LayerPool,
     work: AttentionWork,
     *,
     scale: float,
@@ -45,15 +45,15 @@ def attend(
     prompt was cut, so long as that was at multiples of `xla_prefill.TILE`.
     """
     num_tokens, _, head_dim = q.shape
-    kv_heads = k_pool.shape[1]
+    kv_heads = pool.kv_heads
     queries = q.astype(jnp.float32).reshape(num_tokens, kv_heads, -1, head_dim)
     scores = Scores(scale=scale, softcap=softcap)
     if sinks is not None:
         sinks = sinks.astype(jnp.float32).reshape(kv_heads, -1)
     items, *tiles = work.derived
-    out = attend_decode(queries, k_pool, v_pool, items, work, scores=scores, sinks=sinks)  # [S, K, G, D]
+    out = attend_decode(queries, pool, items, work, scores=scores, sinks=sinks)  # [S, K, G, D]
     if tiles:
-        prefilled = attend_prefill(queries, k_pool, v_pool, (tiles[0], tiles[1]), work, scores=scores, sinks=sinks)
+        prefilled = attend_prefill(queries, pool, (tiles[0], tiles[1]), work, scores=scores, sinks=sinks)
         # last, since a tile's tail may lie over any token; rows with another count of tokens write nowhere
         q_lens = work.cu_q_lens[1:] - work.cu_q_lens[:-1]
         token = jnp.where(q_lens == 1, work.cu_q_lens[:-1], num_tokens)

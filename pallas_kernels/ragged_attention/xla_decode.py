@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels.pool_spec import read_as_float32
+from pallas_kernels.layer_pool import LayerPool, decode
 from pallas_kernels.ragged_attention.xla_softmax import (
     LOWEST,
     Scores,
@@ -41,8 +41,7 @@ def decode_items(cu_q_lens: Array, kv_lens: Array, *, block_size: int, window: i
 
 def attend_decode(
     queries: Array,
-    k_pool: Array,
-    v_pool: Array,
+    pool: LayerPool,
     items: Array,
     work: AttentionWork,
     *,
@@ -69,18 +68,24 @@ def attend_decode(
         seen = offset[None, :] < stop[:, None]
         if work.window is not None:
             seen &= offset[None, :] >= stop[:, None] - work.window
-        keys = read_as_float32(k_pool.at[block].get(mode="promise_in_bounds"))  # [TURN, K, D, P]
-        values = read_as_float32(v_pool.at[block].get(mode="promise_in_bounds"))  # [TURN, K, P, D]
+        keys = decode(pool.k.at[block].get(mode="promise_in_bounds"), pool.dtype)  # [TURN, K, D, P]
+        values = decode(pool.v.at[block].get(mode="promise_in_bounds"), pool.dtype)  # [TURN, K, P, D]
         # a weight of 0 does not silence NaN in a slot that holds no token of this row
         values = jnp.where(seen[:, None, :, None], values, 0.0)
 
         query = queries[token[near]].reshape(-1, group, head_dim)
         products = batched_dot(query, keys.reshape(-1, head_dim, block_size))
         products = products.reshape(TURN, kv_heads, group, block_size)
+        if pool.k_scale is not None:
+            products *= pool.k_scale.at[block].get(mode="promise_in_bounds")[:, :, None]  # [TURN, K, 1, P]
         scored = scores.finish(products, seen[:, None, None, :])
         top = integer_top(jnp.max(scored, axis=3))
         weights = weights_below(scored, top)
-        acc = batched_dot(weights.reshape(-1, group, block_size), values.reshape(-1, block_size, head_dim))
+        shares = weights
+        if pool.v_scale is not None:
+            v_scale = pool.v_scale.at[block].get(mode="promise_in_bounds")  # [TURN, K, P]
+            shares = weights * jnp.where(seen[:, None], v_scale, 0.0)[:, :, None]
+        acc = batched_dot(shares.reshape(-1, group, block_size), values.reshape(-1, block_size, head_dim))
         acc = acc.reshape(TURN, kv_heads, group, head_dim)
 
         higher = tops.at[row].max(top, mode="drop")

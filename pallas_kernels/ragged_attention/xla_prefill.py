@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels.pool_spec import read_as_float32
+from pallas_kernels.layer_pool import LayerPool, decode
 from pallas_kernels.ragged_attention.xla_softmax import (
     LOWEST,
     Scores,
@@ -45,8 +45,7 @@ def prefill_tiles(cu_q_lens: Array, kv_lens: Array, *, num_tokens: int) -> tuple
 
 def attend_prefill(
     queries: Array,
-    k_pool: Array,
-    v_pool: Array,
+    pool: LayerPool,
     tiles: tuple[Array, Array],
     work: AttentionWork,
     *,
@@ -64,7 +63,7 @@ def attend_prefill(
         row, token, position, kv_len = lax.dynamic_index_in_dim(tile_map, index, axis=1, keepdims=False)
         query = lax.dynamic_slice_in_dim(queries, token, TILE, axis=2)
         table = work.block_tables[row]
-        result = _attend_tile(query, k_pool, v_pool, table, (position, kv_len), work, scores=scores, sinks=sinks)
+        result = _attend_tile(query, pool, table, (position, kv_len), work, scores=scores, sinks=sinks)
         # ascending: the zeros of a tile's tail are overwritten by the row they belong to
         return lax.dynamic_update_slice_in_dim(out, result, token, axis=2)
 
@@ -74,8 +73,7 @@ def attend_prefill(
 
 def _attend_tile(
     query: Array,
-    k_pool: Array,
-    v_pool: Array,
+    pool: LayerPool,
     table: Array,
     place: tuple[Array, Array],
     work: AttentionWork,
@@ -103,17 +101,23 @@ def _attend_tile(
         seen = (key[None, :] <= positions[:, None]) & held[None, :]  # [TILE, P]
         if work.window is not None:
             seen &= key[None, :] > positions[:, None] - work.window
-        keys = read_as_float32(lax.dynamic_index_in_dim(k_pool, block, keepdims=False))  # [K, D, P]
-        values = read_as_float32(lax.dynamic_index_in_dim(v_pool, block, keepdims=False))  # [K, P, D]
+        keys = decode(lax.dynamic_index_in_dim(pool.k, block, keepdims=False), pool.dtype)  # [K, D, P]
+        values = decode(lax.dynamic_index_in_dim(pool.v, block, keepdims=False), pool.dtype)  # [K, P, D]
         # a weight of 0 does not silence NaN in a slot that holds no token of this row
         values = jnp.where(held[None, :, None], values, 0.0)
 
         products = batched_dot(rows, keys).reshape(kv_heads, group, TILE, block_size)
+        if pool.k_scale is not None:
+            products *= lax.dynamic_index_in_dim(pool.k_scale, block, keepdims=False)[:, None, None]  # [K, 1, 1, P]
         scored = scores.finish(products, seen[None, None])
         higher = jnp.maximum(tops, integer_top(jnp.max(scored, axis=3)))
         weights = weights_below(scored, higher)
         rise = power_of_two(tops - higher)
-        acc = batched_dot(weights.reshape(kv_heads, group * TILE, block_size), values).reshape(query.shape)
+        shares = weights
+        if pool.v_scale is not None:
+            v_scale = lax.dynamic_index_in_dim(pool.v_scale, block, keepdims=False)  # [K, P]
+            shares = weights * jnp.where(held[None], v_scale, 0.0)[:, None, None]
+        acc = batched_dot(shares.reshape(kv_heads, group * TILE, block_size), values).reshape(query.shape)
         return higher, totals * rise + jnp.sum(weights, axis=3), accs * rise[..., None] + acc
 
     shape = query.shape[:-1]

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.layer_pool import LayerPool, check_pool
+from pallas_kernels.rotate import RopeTable
 
 
 def _implementation(backend: Backend) -> ModuleType:
@@ -26,26 +28,27 @@ def _implementation(backend: Backend) -> ModuleType:
 
 
 def write_kv(
-    k_pool: Array, v_pool: Array, k: Array, v: Array, slots: Array, *, backend: Backend, block_size: int
-) -> tuple[Array, Array]:
-    """The pools with k and v [T, K, D] written at slots i32[T].
+    pool: LayerPool, k: Array, v: Array, slots: Array, *, rope: RopeTable | None = None, backend: Backend
+) -> LayerPool:
+    """The pool with k and v [T, K, D] written at slots i32[T].
 
-    Pools: one layer's, as `pool_spec` of the backend lays them out; values are rounded to what the pool holds. Every
-    slot must lie in the pool: that is for the caller to see to. Raises ValueError for shapes and dtypes that do not
-    fit together.
+    pool: one layer's, as `pool_spec` of the backend lays it out. rope: rotate k by this table first (`rotate`); None:
+    k is written as it is. Values are rounded or scaled to what the pool holds (`layer_pool.encode`). Every slot must
+    lie in the pool: that is for the caller to see to. Raises ValueError for shapes and dtypes that do not fit together.
     """
     if k.ndim != 3 or k.shape != v.shape or slots.shape != k.shape[:1]:
         raise ValueError(f"k {k.shape}, v {v.shape} and slots {slots.shape} must be [T, K, D], [T, K, D] and [T]")
     if slots.dtype != jnp.int32:
         raise ValueError(f"slots is {slots.dtype}: it must be int32")
-    _, kv_heads, head_dim = k.shape
-    v_shape = (*v_pool.shape[:1], kv_heads, block_size, head_dim)
-    k_shape = (*v_shape[:2], head_dim, block_size) if backend == Backend.XLA else v_shape
-    if k_pool.shape != k_shape or v_pool.shape != v_shape:
-        raise ValueError(f"pools are {k_pool.shape} and {v_pool.shape}: {backend} wants {k_shape} and {v_shape}")
-    if k_pool.dtype != v_pool.dtype:
-        raise ValueError(f"pools are {k_pool.dtype} and {v_pool.dtype}: they must be of one dtype")
-    return _implementation(backend).write(k_pool, v_pool, k, v, slots, block_size=block_size)
+    num_tokens, kv_heads, head_dim = k.shape
+    check_pool(pool, backend=backend, block_size=pool.block_size, head_dim=head_dim)
+    if pool.kv_heads != kv_heads:
+        raise ValueError(f"k has {kv_heads} heads: the pool has {pool.kv_heads}")
+    if rope is not None:
+        (tokens, pairs), sin = rope[0].shape, rope[1].shape
+        if tokens != num_tokens or sin != (tokens, pairs) or 2 * pairs > head_dim:
+            raise ValueError(f"rope is {rope[0].shape} and {sin}: both must be [{num_tokens}, at most {head_dim // 2}]")
+    return _implementation(backend).write(pool, k, v, slots, rope=rope)
 
 
 __all__ = ["write_kv"]

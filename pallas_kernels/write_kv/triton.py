@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,14 +12,24 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels.launch import current_platform, launch, next_power_of_two
-from pallas_kernels.pool_spec import stored_as
+from pallas_kernels.launch import launch, next_power_of_two
+from pallas_kernels.layer_pool import LayerPool, encode, is_scaled
+from pallas_kernels.rotate import RopeTable, rotate
 
 TOKENS_PER_PROGRAM = 16
 
 
 def _write_kernel(
-    slots: Any, k_ref: Any, v_ref: Any, k_before: Any, v_before: Any, k_pool: Any, v_pool: Any, *, block_size: int
+    slots: Any,
+    k_ref: Any,
+    v_ref: Any,
+    k_before: Any,
+    v_before: Any,
+    k_pool: Any,
+    v_pool: Any,
+    *,
+    block_size: int,
+    dtype: str,
 ) -> None:
     del k_before, v_before  # the same memory as the results
     num_tokens, _, head_dim = k_ref.shape
@@ -32,36 +43,29 @@ def _write_kernel(
     offset = (slot & jnp.int32(block_size - 1))[:, None]
     for values, pool in ((k_ref, k_pool), (v_ref, v_pool)):
         tile = plgpu.load(values.at[token[:, None], kv_head, dim], mask=mask, other=0)
-        plgpu.store(pool.at[block, kv_head, offset, dim], stored_as(tile, pool.dtype), mask=mask)
+        plgpu.store(pool.at[block, kv_head, offset, dim], encode(tile, dtype, pool.dtype)[0], mask=mask)
 
 
-def write(
-    k_pool: Array,
-    v_pool: Array,
-    k: Array,
-    v: Array,
-    slots: Array,
-    *,
-    block_size: int,
-    platform: str | None = None,
-) -> tuple[Array, Array]:
-    """Pools [N, K, P, D] with k and v [T, K, D] written at slots i32[T]; tokens with slot 0 are skipped.
+def write(pool: LayerPool, k: Array, v: Array, slots: Array, *, rope: RopeTable | None) -> LayerPool:
+    """Pool [N, K, P, D] with k and v [T, K, D] written at slots i32[T]; tokens with slot 0 are skipped.
 
-    In place where the pools are donated. platform: "cpu" (interpreted), "cuda", "rocm"; None: the default device's.
-    Raises ValueError for a block size that is no power of two.
+    In place where the pool is donated. Raises ValueError for a block size that is no power of two.
     """
+    block_size = pool.block_size
     if block_size & (block_size - 1):
         raise ValueError(f"block_size is {block_size}: the Triton kernels need a power of two")
+    if is_scaled(pool.dtype):
+        raise NotImplementedError(f"no Triton writer for {pool.dtype} yet")
+    k = k if rope is None else rotate(k, rope)
     num_tokens, kv_heads, _ = k.shape
     written = launch(
-        partial(_write_kernel, block_size=block_size),
-        [slots, k, v, k_pool, v_pool],
-        [jax.ShapeDtypeStruct(p.shape, p.dtype) for p in (k_pool, v_pool)],
+        partial(_write_kernel, block_size=block_size, dtype=pool.dtype),
+        [slots, k, v, pool.k, pool.v],
+        [jax.ShapeDtypeStruct(p.shape, p.dtype) for p in (pool.k, pool.v)],
         name="write_kv",
         grid=(-(-num_tokens // TOKENS_PER_PROGRAM), kv_heads),
-        platform=platform or current_platform(),
         num_warps=4,
         num_stages=1,
         aliases={3: 0, 4: 1},
     )
-    return written[0], written[1]
+    return replace(pool, k=written[0], v=written[1])

@@ -5,16 +5,31 @@ One scatter each: loops of slice updates cost the same, and merging whole blocks
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from jax import Array
 
-from pallas_kernels.pool_spec import stored_as
+from pallas_kernels.layer_pool import LayerPool, encode
+from pallas_kernels.rotate import RopeTable, rotate
+
+_TRUSTED = "promise_in_bounds"
 
 
-def write(k_pool: Array, v_pool: Array, k: Array, v: Array, slots: Array, *, block_size: int) -> tuple[Array, Array]:
-    """The pools with k and v [T, K, D] at slots i32[T]."""
-    block, offset = slots // block_size, slots % block_size
-    # for 16 bits this is in place only because stored_as makes bits of the values before the scatter sees them
-    return (
-        k_pool.at[block, :, :, offset].set(stored_as(k, k_pool.dtype), mode="promise_in_bounds"),
-        v_pool.at[block, :, offset].set(stored_as(v, v_pool.dtype), mode="promise_in_bounds"),
+def write(pool: LayerPool, k: Array, v: Array, slots: Array, *, rope: RopeTable | None) -> LayerPool:
+    """The pool with k and v [T, K, D] at slots i32[T]; k rotated first where a table is given."""
+    block, offset = slots // pool.block_size, slots % pool.block_size
+    k = k if rope is None else rotate(k, rope)
+    # in place for 16 and 8 bits only because encode makes bits of the values before the scatter sees them
+    (k, k_scale), (v, v_scale) = (encode(values, pool.dtype, pool.v.dtype) for values in (k, v))
+    pool = replace(
+        pool,
+        k=pool.k.at[block, :, :, offset].set(k, mode=_TRUSTED),
+        v=pool.v.at[block, :, offset].set(v, mode=_TRUSTED),
+    )
+    if pool.k_scale is None or pool.v_scale is None:
+        return pool
+    return replace(
+        pool,
+        k_scale=pool.k_scale.at[block, :, offset].set(k_scale, mode=_TRUSTED),
+        v_scale=pool.v_scale.at[block, :, offset].set(v_scale, mode=_TRUSTED),
     )

@@ -61,9 +61,9 @@ def test_nothing_compiles_after_warm_up(engine: LLMEngine) -> None:
 
 
 def test_no_step_copies_pool_or_weights(engine: LLMEngine) -> None:
-    pool_bytes = sum(array.nbytes for array in (*engine.runner.pool.k, *engine.runner.pool.v))
+    pool_bytes = sum(layer.nbytes for layer in engine.runner.pool)
     weight_bytes = sum(leaf.nbytes for leaf in engine.runner.leaves)
-    layer_bytes = pool_bytes // (2 * len(engine.runner.pool.k))
+    layer_bytes = pool_bytes // (2 * len(engine.runner.pool))
     for bucket in engine.buckets:
         memory = engine.runner.compile(bucket).memory_analysis()
         assert memory is not None

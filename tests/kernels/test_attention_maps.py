@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.ragged_attention.xla_decode import decode_items
 from pallas_kernels.ragged_attention.xla_prefill import TILE, prefill_tiles
@@ -89,8 +90,8 @@ def test_work_that_does_not_fit_is_refused(change: dict[str, object], message: s
     [
         ({"q": array(5, 4, 8, dtype="float32")}, r"q is \(5, 4, 8\)"),
         ({"q": array(4, 3, 8, dtype="float32")}, "q has 3 heads"),
-        ({"k_pool": array(9, 2, 16, 8, dtype="float32")}, "pools are"),
-        ({"v_pool": array(9, 2, 16, 8, dtype="bfloat16")}, "float32 and bfloat16"),
+        ({"k": array(9, 2, 16, 8, dtype="float32")}, "pool is"),
+        ({"v": array(9, 2, 16, 8, dtype="bfloat16")}, "float32 and bfloat16"),
         ({"softcap": 0.0}, "softcap is 0.0"),
         ({"sinks": array(2, dtype="float32")}, "sinks is"),
     ],
@@ -98,7 +99,10 @@ def test_work_that_does_not_fit_is_refused(change: dict[str, object], message: s
 def test_attention_that_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:
     make = partial(attention_work, num_tokens=4, block_size=16, window=None, backend=Backend.XLA)
     work = jax.eval_shape(make, array(5), array(4), array(4, 2))
-    good: dict[str, object] = {"q": array(4, 4, 8, dtype="float32"), "k_pool": array(9, 2, 8, 16, dtype="float32")}
-    arguments = {**good, "v_pool": array(9, 2, 16, 8, dtype="float32"), "work": work, "scale": 1.0, **change}
+    arrays = {"k": array(9, 2, 8, 16, dtype="float32"), "v": array(9, 2, 16, 8, dtype="float32")}
+    arrays |= {name: value for name, value in change.items() if name in arrays}
+    pool = LayerPool(**arrays, dtype="float32")  # pyright: ignore[reportArgumentType]
+    good: dict[str, object] = {"q": array(4, 4, 8, dtype="float32"), "pool": pool, "work": work, "scale": 1.0}
+    arguments = {**good, **{name: value for name, value in change.items() if name not in arrays}}
     with pytest.raises(ValueError, match=message):
         ragged_attention(**arguments)  # pyright: ignore[reportArgumentType]

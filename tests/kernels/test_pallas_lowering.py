@@ -11,8 +11,10 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.ragged_attention import attention_work
 from pallas_kernels.ragged_attention.triton import attend
+from pallas_kernels.target import Target, assume_target
 from pallas_kernels.write_kv.triton import write
 
 PLATFORMS = pytest.mark.parametrize("platform", ["cuda", "rocm"])
@@ -59,11 +61,11 @@ def test_attention_lowers(platform: str, name: str) -> None:
             window=window,
             backend=Backend.TRITON,
         )
-        return attend(q, k, v, work, scale=0.1, softcap=softcap, sinks=None, platform=platform)
+        return attend(q, LayerPool(k=k, v=v, dtype=dtype), work, scale=0.1, softcap=softcap, sinks=None)
 
     q = of((tokens, heads, head_dim), jnp.dtype(dtype))
     ints = [of(shape, jnp.dtype(jnp.int32)) for shape in ((rows + 1,), (rows,), (rows, 512))]
-    with pretend(platform):
+    with pretend(platform), assume_target(Target(platform=platform)):
         text = jax.jit(run).trace(q, pool, pool, *ints).lower(lowering_platforms=(platform,)).as_text()
     assert kernels_of(text) == kernels
     # the decode kernel completes the mixed kernel's output in place
@@ -76,10 +78,10 @@ def test_write_lowers_in_place(platform: str) -> None:
     pool, new = of((64, 8, 16, 128), jnp.dtype(jnp.bfloat16)), of((100, 8, 128), jnp.dtype(jnp.bfloat16))
 
     def run(k_pool, v_pool, k, v, slots):
-        return write(k_pool, v_pool, k, v, slots, block_size=16, platform=platform)
+        return write(LayerPool(k=k_pool, v=v_pool, dtype="bfloat16"), k, v, slots, rope=None)
 
     arrays = (pool, pool, new, new, of((100,), jnp.dtype(jnp.int32)))
-    with pretend(platform):
+    with pretend(platform), assume_target(Target(platform=platform)):
         text = jax.jit(run, donate_argnums=(0, 1)).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
     assert kernels_of(text) == ["write_kv"]
     assert re.findall(r"output_tuple_indices = \[(\d)\], operand_index = (\d)", text) == [("0", "3"), ("1", "4")]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.pool_spec import PoolSpec, default_block_size, pool_spec, read_as_float32, stored_as
+from pallas_kernels.layer_pool import decode, encode
+from pallas_kernels.pool_spec import PoolSpec, default_block_size, pool_spec
 
 
 def spec(backend: Backend, dtype: str = "float32", platform: str = "cpu") -> PoolSpec:
@@ -53,17 +54,48 @@ def test_sizes_below_one_are_refused(name: str) -> None:
 
 
 def test_another_dtype_is_refused() -> None:
-    with pytest.raises(ValueError, match="'float16'"):
-        spec(Backend.XLA, "float16")
+    with pytest.raises(ValueError, match="'float64'"):
+        spec(Backend.XLA, "float64")
+
+
+def round_trip(values: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Stored form, decoded values, scales."""
+    storage = spec(Backend.XLA, dtype).storage
+    stored, scale = jax.jit(lambda x: encode(x, dtype, storage))(values)
+    back = jax.jit(lambda x: decode(x, dtype))(stored)
+    assert back.dtype == np.float32
+    return np.asarray(stored), np.asarray(back), None if scale is None else np.asarray(scale)
 
 
 def test_storing_rounds_to_bfloat16_bits_and_reading_undoes_it() -> None:
-    values = np.array([1.0, -2.5, 1.0 + 2.0**-9, 3e38], np.float32)
-    stored = jax.jit(stored_as, static_argnums=1)(values, np.dtype("uint16"))
+    values = np.array([[1.0, -2.5, 1.0 + 2.0**-9, 3e38]], np.float32)
+    stored, back, scale = round_trip(values, "bfloat16")
     assert stored.dtype == np.uint16
-    assert stored[:2].tolist() == [0x3F80, 0xC020]
-    back = jax.jit(read_as_float32)(stored)
-    assert back.dtype == np.float32
-    assert back[:3].tolist() == [1.0, -2.5, 1.0]
-    same = jax.jit(stored_as, static_argnums=1)(values, np.dtype("float32"))
-    assert (jax.jit(read_as_float32)(same) == values).all()
+    assert scale is None
+    assert stored[0, :2].tolist() == [0x3F80, 0xC020]
+    assert back[0, :3].tolist() == [1.0, -2.5, 1.0]
+    assert (round_trip(values, "float32")[1] == values).all()
+    assert round_trip(values[:, :3], "float16")[1].tolist() == [[1.0, -2.5, 1.0 + 2.0**-9]]
+
+
+@pytest.mark.parametrize(("dtype", "largest", "error"), [("int8", 127, 0.5 / 127), ("float8_e4m3fn", 448, 2.0**-4)])
+def test_scaled_values_come_back_within_half_a_step(dtype: str, largest: int, error: float) -> None:
+    values = np.random.default_rng(0).normal(size=(20, 3, 64)).astype(np.float32) * np.float32(7)
+    stored, back, scale = round_trip(values, dtype)
+    assert stored.dtype == (np.int8 if dtype == "int8" else np.uint8)
+    assert scale is not None
+    top = np.abs(values).max(axis=-1)
+    np.testing.assert_allclose(scale, top / largest, rtol=1e-6)
+    bound = error * (np.abs(values) + 2.0**-9 * top[..., None] if dtype != "int8" else top[..., None])
+    assert (np.abs(back * scale[..., None] - values) <= bound * 1.001).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_zeros_stay_zeros_and_what_is_not_finite_is_seen(dtype: str) -> None:
+    values = np.stack([np.zeros(8), np.full(8, np.nan), [np.inf] + [1.0] * 7, np.full(8, 1e-30)]).astype(np.float32)
+    _, back, scale = round_trip(values, dtype)
+    assert scale is not None
+    assert back[0].tolist() == [0.0] * 8
+    assert scale[0] == 0.0
+    assert np.isnan(scale[1:3]).all()
+    np.testing.assert_allclose(back[3] * scale[3], values[3], rtol=1e-2)

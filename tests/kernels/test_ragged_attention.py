@@ -12,6 +12,7 @@ import pytest
 from jax import Array
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.ragged_attention.reference import to_reference_layout
 from pallas_kernels.ragged_attention.xla_decode import TURN
@@ -119,8 +120,9 @@ def attend(
     )
     if backend == Backend.REFERENCE:
         k_pool = to_reference_layout(k_pool)
+    pool = LayerPool(k=k_pool, v=v_pool, dtype="bfloat16" if k_pool.dtype == jnp.uint16 else "float32")
     scale = case.head_dim**-0.5
-    return ragged_attention(q, k_pool, v_pool, work, scale=scale, softcap=case.softcap, sinks=sinks)
+    return ragged_attention(q, pool, work, scale=scale, softcap=case.softcap, sinks=sinks)
 
 
 def run(case: Case, step: Step, backend: Backend) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.ragged_attention.triton_decode import attend_decode, decode_rows
 from pallas_kernels.ragged_attention.triton_mixed import attend_mixed, q_tokens_of, query_blocks
@@ -103,7 +104,8 @@ def attend(case: Case, step: Step, backend: Backend, *, clean: bool = False) -> 
             backend=backend,
         )
         sinks = None if step.sinks is None else jnp.asarray(step.sinks)
-        return ragged_attention(q, k, v, work, scale=0.3, softcap=case.softcap, sinks=sinks)
+        pool = LayerPool(k=k, v=v, dtype=case.dtype)
+        return ragged_attention(q, pool, work, scale=0.3, softcap=case.softcap, sinks=sinks)
 
     pools = (step.k_clean, step.v_clean) if clean else (step.k, step.v)
     out = jax.jit(run)(step.q, *pools, step.cu_q_lens, step.kv_lens, step.block_tables)
@@ -183,14 +185,12 @@ def test_splits_change_nothing(splits: int, kv_tile: int, window: int | None) ->
     tuning = Tuning(q_tile=16, kv_tile=kv_tile, num_splits=splits, num_warps=4, num_stages=1)
     got = attend_decode(
         jnp.asarray(step.q),
-        jnp.asarray(step.k),
-        jnp.asarray(step.v),
+        LayerPool(k=jnp.asarray(step.k), v=jnp.asarray(step.v), dtype="float32"),
         rows,
         jnp.asarray(step.block_tables),
         jnp.asarray(step.sinks),
         problem=replace(PROBLEM, window=window),
         tuning=tuning,
-        platform="cpu",
     )
     assert_close(np.asarray(got)[:3], attend(case, step, Backend.REFERENCE, clean=True)[:3], 1e-5)
     np.testing.assert_array_equal(np.asarray(got)[3], 0)
@@ -207,14 +207,12 @@ def test_tiles_change_nothing(q_tile: int, kv_tile: int, q_tokens: int) -> None:
     )
     got = attend_mixed(
         jnp.asarray(step.q),
-        jnp.asarray(step.k),
-        jnp.asarray(step.v),
+        LayerPool(k=jnp.asarray(step.k), v=jnp.asarray(step.v), dtype="float32"),
         blocks,
         jnp.asarray(step.block_tables),
         jnp.full((6,), -jnp.inf, jnp.float32),
         problem=PROBLEM,
         tuning=tuning,
-        platform="cpu",
     )
     assert_close(np.asarray(got)[:47], attend(case, step, Backend.REFERENCE, clean=True)[:47], 1e-5)
     np.testing.assert_array_equal(np.asarray(got)[47], 0)

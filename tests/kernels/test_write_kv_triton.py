@@ -7,11 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_kernels.layer_pool import LayerPool
+from pallas_kernels.target import Target
 from pallas_kernels.write_kv.triton import write
 
 
-def write_on(platform: str):
-    return jax.jit(lambda *arrays: write(*arrays, block_size=16, platform=platform))
+def compiled():
+    def run(k_pool, v_pool, k, v, slots):
+        dtype = "float32" if k_pool.dtype == jnp.float32 else "bfloat16"
+        pool = write(LayerPool(k=k_pool, v=v_pool, dtype=dtype), k, v, slots, rope=None)
+        return pool.k, pool.v
+
+    return jax.jit(run)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +36,7 @@ def test_writes_only_its_slots(tokens: int, kv_heads: int, head_dim: int, storag
     new = {name: rng.normal(size=(tokens, kv_heads, head_dim)).astype(np.float32) for name in "kv"}
     if storage != "float32":
         new = {name: values.astype(jnp.bfloat16) for name, values in new.items()}
-    got = write_on("cpu")(start, start, new["k"], new["v"], slots)
+    got = compiled()(start, start, new["k"], new["v"], slots)
     for pool, values in zip(got, new.values(), strict=True):
         want = start.copy().view(bits)
         for slot, value in zip(slots, values, strict=True):
@@ -41,7 +48,7 @@ def test_writes_only_its_slots(tokens: int, kv_heads: int, head_dim: int, storag
 def test_rounds_float32_to_the_pool() -> None:
     pool = np.zeros((2, 1, 16, 64), np.uint16)
     k = np.full((1, 1, 64), 1.00390625, np.float32)  # half way between 1 and the next bfloat16: ties to even
-    k_pool, v_pool = write_on("cpu")(pool, pool, k, -k, np.array([17], np.int32))
+    k_pool, v_pool = compiled()(pool, pool, k, -k, np.array([17], np.int32))
     assert np.asarray(k_pool)[1, 0, 1].tolist() == [0x3F80] * 64
     assert np.asarray(v_pool)[1, 0, 1].tolist() == [0xBF80] * 64
     assert np.count_nonzero(np.asarray(k_pool)) == 64
@@ -50,6 +57,6 @@ def test_rounds_float32_to_the_pool() -> None:
 def test_refuses() -> None:
     pool, new, slots = jnp.zeros((2, 1, 48, 64)), jnp.zeros((1, 1, 64)), jnp.zeros(1, jnp.int32)
     with pytest.raises(ValueError, match="block_size is 48"):
-        write(pool, pool, new, new, slots, block_size=48)
+        write(LayerPool(k=pool, v=pool, dtype="float32"), new, new, slots, rope=None)
     with pytest.raises(ValueError, match="platform is 'tpu'"):
-        write_on("tpu")(pool, pool, new, new, slots)
+        Target(platform="tpu")

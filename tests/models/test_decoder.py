@@ -161,7 +161,7 @@ def test_a_step_copies_neither_the_tables_nor_the_pool(dtype: str, tied: bool) -
     sizes = {"vocab_size": 40_000, "hidden_size": 128, "num_hidden_layers": 1, "tie_word_embeddings": tied}
     model = random_model(CONFIG | sizes, dtype=dtype)
     pool = make_pool(model.config, Backend.XLA, num_blocks=2000, block_size=64, dtype=dtype)
-    pool_bytes = pool.k[0].nbytes + pool.v[0].nbytes
+    pool_bytes = pool[0].nbytes
     assert pool_bytes == 2000 * bytes_per_block(model.config, Backend.XLA, block_size=64, dtype=dtype)
     memory = lower(model, pool, tokens=8, rows=8, width=4, block_size=64).memory_analysis()
     logits = 8 * 40_000 * 4

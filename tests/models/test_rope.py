@@ -11,7 +11,8 @@ import pytest
 
 from jaxpaged.models.config import RopeConfig
 from jaxpaged.models.families import read_config
-from jaxpaged.models.rope import frequencies, rope_table, rotate, yarn_scale
+from jaxpaged.models.rope import frequencies, rope_table, yarn_scale
+from pallas_kernels.rotate import rotate
 
 LLAMA3 = {
     "rope_type": "llama3",

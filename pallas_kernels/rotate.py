@@ -1,0 +1,17 @@
+"""Rotary position embedding of heads, given the table of angles (Su et al. 2021, arXiv 2104.09864)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+RopeTable = tuple[Array, Array]
+"""cos and sin of every token's angles: two f32[T, dims / 2]."""
+
+
+def rotate(x: Array, table: RopeTable) -> Array:
+    """Rotate the leading dimensions of every head, paired as halves: i with i + dims / 2. x: f32[T, heads, D]."""
+    cos, sin = (part[:, None, :] for part in table)  # [T, 1, dims / 2]
+    half = cos.shape[-1]
+    low, high, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin, rest], axis=-1)
