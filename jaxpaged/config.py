@@ -34,7 +34,7 @@ class EngineConfig:
     tokenizer: str | None = None
     """Folder of the tokenizer (default: the model's)."""
     dtype: Dtype = "auto"
-    """Type of weights and KV cache; auto: the checkpoint's on a GPU; on CPU bfloat16 only where the CPU has AMX."""
+    """Type of weights and KV cache; auto: the checkpoint's on a GPU; on CPU bfloat16 only where it multiplies that."""
     max_model_len: int | None = None
     """Longest context in tokens, prompt and answer together (default: the model's own)."""
     max_num_seqs: int | None = None

@@ -6,6 +6,7 @@ Owns the arithmetic that turns an `EngineConfig` into a `ResolvedConfig`; every 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -31,7 +32,7 @@ class Device:
     name: str
     free_bytes: int
     total_bytes: int
-    has_amx: bool
+    bfloat16_unit: str  # the CPU instructions that multiply bfloat16, "" where it has none
 
 
 def this_device() -> Device:
@@ -45,7 +46,7 @@ def this_device() -> Device:
             name=cpu.get("model name", "CPU").strip(),
             free_bytes=_available_bytes(total),
             total_bytes=total,
-            has_amx="amx_bf16" in cpu.get("flags", "").split(),
+            bfloat16_unit=_bfloat16_unit(cpu.get("flags", "").split()),
         )
     version = getattr(device.client, "platform_version", "").lower()
     stats = device.memory_stats() or {}
@@ -55,7 +56,7 @@ def this_device() -> Device:
         name=device.device_kind,
         free_bytes=limit - int(stats.get("bytes_in_use", 0)),
         total_bytes=limit,
-        has_amx=False,
+        bfloat16_unit="",
     )
 
 
@@ -65,11 +66,11 @@ def resolve_dtype(asked: str, checkpoint: str, device: Device) -> tuple[Literal[
         return cast('Literal["float32", "bfloat16"]', asked), "asked for"
     if device.platform != "cpu":
         return ("float32", "the checkpoint's") if checkpoint == "float32" else ("bfloat16", "the GPU's native type")
-    if device.has_amx and checkpoint != "float32":
-        return "bfloat16", "the checkpoint's; this CPU multiplies it natively (AMX)"
     if checkpoint == "float32":
         return "float32", "the checkpoint's"
-    return "float32", "this CPU has no AMX: bfloat16 would be slower"
+    if device.bfloat16_unit:
+        return "bfloat16", f"the checkpoint's; this CPU multiplies it natively ({device.bfloat16_unit})"
+    return "float32", "this CPU has neither AMX nor AVX512-BF16: bfloat16 would be slower"
 
 
 def resolve(
@@ -170,6 +171,11 @@ def _num_blocks(
             fix="Give the KV cache more memory or use a smaller block_size",
         )
     return int(blocks), why
+
+
+def _bfloat16_unit(flags: Sequence[str]) -> str:
+    units = (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"))
+    return next((name for flag, name in units if flag in flags), "")
 
 
 def gib(num_bytes: float) -> str:
