@@ -13,7 +13,6 @@ __all__ = [
     "EngineError",
     "JaxPagedError",
     "ModelError",
-    "NonFiniteError",
     "OutputError",
     "ParameterError",
     "PromptError",
@@ -87,10 +86,6 @@ class ContextLengthError(RequestError):
 
 class CapacityError(RequestError):
     """A request that could never fit into the KV pool, even alone."""
-
-
-class NonFiniteError(RequestError):
-    """The model produced NaN or infinity for this request."""
 
 
 class OutputError(JaxPagedError, OSError):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 from jax import monitoring
+from jax.experimental.compilation_cache import compilation_cache
 from tqdm import tqdm
 
 from jaxpaged.buckets import Bucket
@@ -40,21 +41,20 @@ class CompileCounter:
 def use_compile_cache(folder: Path | None) -> Path | None:
     """Point JAX's persistent cache into `folder`, below a name for this jaxlib and CPU; returns the folder in use.
 
-    A cache that the user configured for JAX stays. A folder shared between jaxlib versions or CPU kinds has crashed
-    processes, hence the name. An unwritable folder is no reason to fail: programs are then compiled each time.
+    A cache that the user configured for JAX stays; that of an earlier engine of this process is left for the new one's.
+    A folder shared between jaxlib versions or CPU kinds has crashed processes, hence the name. An unwritable folder is
+    no reason to fail: programs are then compiled each time.
     """
-    if chosen := getattr(jax.config, "jax_compilation_cache_dir", None):
+    name = f"jaxlib-{version('jaxlib')}-{_machine_digest()}"
+    chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if chosen and Path(chosen).name != name:
         return Path(chosen)
-    if folder is None:
+    place = None if folder is None else _writable(folder / name)
+    if place != (Path(chosen) if chosen else None):
+        jax.config.update("jax_compilation_cache_dir", None if place is None else str(place))
+        compilation_cache.reset_cache()  # it holds on to the folder it was opened with
+    if place is None:
         return None
-    place = folder / f"jaxlib-{version('jaxlib')}-{_machine_digest()}"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    if not os.access(place, os.W_OK):
-        return None
-    jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return place
@@ -76,6 +76,15 @@ def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: bool) -
             done.result()
             bar.update()
     return len(jobs)
+
+
+def _writable(folder: Path) -> Path | None:
+    """The folder, made where it was missing; None where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _machine_digest() -> str:
