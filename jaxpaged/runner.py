@@ -23,8 +23,10 @@ from jaxpaged.models.decoder import Graph, make_context, unflatten
 from jaxpaged.models.kv import KVPool, make_pool
 from jaxpaged.request import MAX_BIASES, Logprob
 from jaxpaged.sampler import Sampled, SamplingRows, sample
+from jaxpaged.tuning import user_tuning
 from jaxpaged.weights.load import LoadedModel
 from pallas_kernels.backend import Backend
+from pallas_kernels.tuning import NO_TUNING, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ class ModelRunner:
         self.config = config
         self.leaves = model.leaves
         self.backend = Backend(config.attention_backend)
+        self.tuning = user_tuning()
         self.pool: KVPool = make_pool(
             model.config,
             self.backend,
@@ -103,6 +106,7 @@ class ModelRunner:
                 layout=layout,
                 backend=self.backend,
                 block_size=self.config.block_size,
+                tuning=self.tuning,
             )
             vectors = _abstract(((layout.num_ints,), jnp.int32), ((layout.num_floats,), jnp.float32))
             pools = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (self.leaves, self.pool))
@@ -167,6 +171,7 @@ def run_model(
     layout: StepLayout,
     backend: Backend,
     block_size: int,
+    tuning: Table = NO_TUNING,
 ) -> tuple[KVPool, jax.Array, SamplingRows]:
     """The model's part of a step, traced: writes K and V of its tokens into the pool.
 
@@ -182,6 +187,7 @@ def run_model(
         num_tokens=layout.bucket.tokens,
         block_size=block_size,
         backend=backend,
+        tuning=tuning,
     )
     model = unflatten(graphdef, leaves)
     hidden, pool = model(fields.token_ids, context, pool)  # [T, E]

@@ -12,13 +12,15 @@ from jax import Array
 from jaxpaged.models.config import ModelConfig
 from pallas_kernels.backend import Backend
 from pallas_kernels.ragged_attention import AttentionWork, attention_work
+from pallas_kernels.tuning import NO_TUNING, Table
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
     """positions i32[T]; real bool[T] (False for padding tokens); slots: i32[T] per KV group; works: one per
-    `ModelConfig.attention_kinds()`. Padding tokens have position 0 and write to slot 0, in the null block.
+    `ModelConfig.attention_kinds()`. Padding tokens have position 0 and write to slot 0, in the null block. tuning: what
+    the kernels ask before their shipped tables.
     """
 
     positions: Array
@@ -27,6 +29,7 @@ class StepContext:
     works: tuple[AttentionWork, ...]
     block_size: int = field(metadata={"static": True})
     backend: Backend = field(metadata={"static": True})
+    tuning: Table = field(default=NO_TUNING, metadata={"static": True})
 
 
 def make_context(
@@ -38,11 +41,13 @@ def make_context(
     num_tokens: int,
     block_size: int,
     backend: Backend,
+    tuning: Table = NO_TUNING,
 ) -> StepContext:
     """The context of a step, computed on the device.
 
     cu_q_lens i32[S+1]: row i owns the tokens cu_q_lens[i]..cu_q_lens[i+1]. kv_lens i32[S]: tokens in the cache after
-    this step. block_tables: i32[S, W] (or [groups, S, W]) for every KV group. num_tokens: T, padding included.
+    this step. block_tables: i32[S, W] (or [groups, S, W]) for every KV group. num_tokens: T, padding included. tuning:
+    the user's table.
     """
     q_lens = cu_q_lens[1:] - cu_q_lens[:-1]  # [S]
     token = jnp.arange(num_tokens, dtype=jnp.int32)
@@ -65,7 +70,16 @@ def make_context(
             block_size=block_size,
             window=kind.window,
             backend=backend,
+            tuning=tuning,
         )
         for kind in config.attention_kinds()
     )
-    return StepContext(positions=positions, real=real, slots=slots, works=works, block_size=block_size, backend=backend)
+    return StepContext(
+        positions=positions,
+        real=real,
+        slots=slots,
+        works=works,
+        block_size=block_size,
+        backend=backend,
+        tuning=tuning,
+    )

@@ -18,6 +18,7 @@ from jax import Array
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.layer_pool import LayerPool, check_pool
+from pallas_kernels.tuning import NO_TUNING, Table
 
 
 @jax.tree_util.register_dataclass
@@ -26,7 +27,8 @@ class AttentionWork:
     """Which row reads which blocks in a step, in the form the backend wants. Made once, shared by all layers.
 
     cu_q_lens i32[S+1], kv_lens i32[S], block_tables i32[S, W]; derived: the backend's own maps. Static: num_tokens
-    (T; T == S says that no row has more than one token), block_size (P), window, backend.
+    (T; T == S says that no row has more than one token), block_size (P), window, backend, tuning: a table that the
+    kernels ask before the shipped one.
     """
 
     cu_q_lens: Array
@@ -37,6 +39,7 @@ class AttentionWork:
     block_size: int = field(metadata={"static": True})
     window: int | None = field(metadata={"static": True})
     backend: Backend = field(metadata={"static": True})
+    tuning: Table = field(default=NO_TUNING, metadata={"static": True})
 
 
 def _implementation(backend: Backend) -> ModuleType:
@@ -59,11 +62,13 @@ def attention_work(
     block_size: int,
     window: int | None,
     backend: Backend,
+    tuning: Table = NO_TUNING,
 ) -> AttentionWork:
     """The maps of one step and window, computed on the device.
 
     cu_q_lens i32[S+1], kv_lens i32[S], block_tables i32[S, W]. num_tokens: T, at least S; T == S promises that no row
-    has more than one token. Raises ValueError for shapes, dtypes or sizes that do not fit together.
+    has more than one token. tuning: entries to prefer to the shipped ones. Raises ValueError for shapes,
+    dtypes or sizes that do not fit together.
     """
     num_rows = kv_lens.shape[0] if kv_lens.ndim == 1 else -1
     if cu_q_lens.shape != (num_rows + 1,) or block_tables.ndim != 2 or block_tables.shape[0] != num_rows:
@@ -92,6 +97,7 @@ def attention_work(
         block_size=block_size,
         window=window,
         backend=backend,
+        tuning=tuning,
     )
 
 

@@ -61,7 +61,7 @@ def attend(
     Queries are rounded to the pool's dtype before the product with the keys, sums are float32. Raises ValueError for a
     block size that is no power of two.
     """
-    platform = current_target().platform
+    target = current_target()
     num_rows, table_width = work.block_tables.shape
     num_heads, head_dim = q.shape[1:]
     kv_heads = pool.kv_heads
@@ -80,12 +80,14 @@ def attend(
     def tuned(case: str) -> Tuning:
         return tuning_for(
             case,
-            platform=platform,
+            target=target,
             head_dim=head_dim,
-            itemsize=pool.k.dtype.itemsize,
+            group=problem.group,
+            dtype=pool.dtype,
             num_rows=num_rows,
             kv_heads=kv_heads,
             most_keys=longest if work.window is None else min(longest, work.window),
+            table=work.tuning,
         )
 
     rows, *blocks = work.derived

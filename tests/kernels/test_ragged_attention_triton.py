@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.ragged_attention.triton_decode import attend_decode, decode_rows
 from pallas_kernels.ragged_attention.triton_mixed import attend_mixed, q_tokens_of, query_blocks
 from pallas_kernels.ragged_attention.triton_tiles import Problem
-from pallas_kernels.ragged_attention.tuning import CASES, Tuning, case_of, splits_for, tuning_for
+from pallas_kernels.ragged_attention.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,43 +245,6 @@ def test_query_blocks_cover_every_token_once(q_lens: tuple[int, ...], q_tokens: 
     assert sorted(covered) == list(range(q_lens.count(1), 8))  # one-token rows come first and are not its own
 
 
-def test_case_of() -> None:
-    assert [case_of(8, 8), case_of(64, 8), case_of(512, 8)] == ["decode", "mixed", "prefill"]
-
-
-@pytest.mark.parametrize(
-    ("num_rows", "most_keys", "splits"),
-    [(1, 32768, 64), (8, 32768, 16), (8, 2048, 8), (8, 100, 1), (64, 32768, 2), (256, 32768, 1)],
-)
-def test_splits_fill_the_device(num_rows: int, most_keys: int, splits: int) -> None:
-    assert splits_for(132, kv_tile=64, num_rows=num_rows, kv_heads=8, most_keys=most_keys) == splits
-
-
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm"])
-def test_table_serves_every_shape(platform: str) -> None:
-    for case in CASES:
-        for head_dim, itemsize in ((64, 2), (80, 2), (128, 4), (256, 2), (512, 4)):
-            tuning = tuning_for(
-                case,
-                platform=platform,
-                head_dim=head_dim,
-                itemsize=itemsize,
-                num_rows=8,
-                kv_heads=8,
-                most_keys=4096,
-            )
-            # K and V tiles of every stage fit the 64 KiB of a gfx942 compute unit
-            tile = tuning.kv_tile * max(head_dim, 64) * itemsize
-            assert platform != "rocm" or 2 * tile * tuning.num_stages <= 65536
-
-
-def test_tuning_refuses() -> None:
-    with pytest.raises(ValueError, match=r"Tuning.kv_tile is 48: it must be a power of two"):
-        Tuning(q_tile=16, kv_tile=48, num_warps=4, num_stages=1)
-    ask = partial(tuning_for, head_dim=64, itemsize=2, num_rows=1, kv_heads=1, most_keys=64)
-    with pytest.raises(ValueError, match=r"platform is 'tpu'"):
-        ask("decode", platform="tpu")
-    with pytest.raises(ValueError, match=r"case is 'verify'"):
-        ask("verify", platform="cuda")
+def test_block_sizes_that_are_no_power_of_two_are_refused() -> None:
     with pytest.raises(ValueError, match=r"block_size is 48"):
         replace(PROBLEM, block_size=48)
