@@ -24,7 +24,7 @@ from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged.runner import ModelRunner
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig, StepPlan
-from jaxpaged.tokenize import Tokenizer
+from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from pallas_kernels.backend import Backend
@@ -33,11 +33,18 @@ from pallas_kernels.backend import Backend
 class LLMEngine:
     """A model, its KV pool, and the requests in flight. Not thread-safe: one thread calls it.
 
-    Raises ModelError for a folder that cannot be served and ConfigError for options that cannot be.
+    model: taken as it is, so that `config.model` is a name and no folder; without `config.tokenizer` the engine then
+    speaks token ids alone. Raises ModelError for a folder that cannot be served and ConfigError for options that cannot
+    be.
     """
 
     def __init__(
-        self, config: EngineConfig | None = None, *, progress: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        config: EngineConfig | None = None,
+        *,
+        model: LoadedModel | None = None,
+        progress: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         began = time.monotonic()
         asked = config or EngineConfig()
@@ -45,10 +52,14 @@ class LLMEngine:
         self._compiles = CompileCounter()
         self.metrics = EngineMetrics()
         self.device = this_device()
-        model_config = read_model_config(asked.model)
-        self.tokenizer = Tokenizer.load(asked.tokenizer or asked.model)
+        model_config = model.config if model else read_model_config(asked.model)
+        text_from = asked.tokenizer or (None if model else asked.model)
+        self.tokenizer = Tokenizer.load(text_from) if text_from else NoTokenizer()
         dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
-        model = load_model(asked.model, dtype=dtype, progress=progress)
+        if model is None:
+            model = load_model(asked.model, dtype=dtype, progress=progress)
+        else:
+            dtype, why = model.dtype, "the given model's"
         self.weight_bytes = sum(leaf.nbytes for leaf in model.leaves)
         resolved = resolve(asked, model_config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)
         self._assemble(model, resolved, why)
@@ -217,6 +228,10 @@ class LLMEngine:
             bad = next(i for i in ids if not 0 <= i < vocab)
             raise PromptError(
                 name="prompt token id", value=bad, limit=f"the model's token ids go from 0 to {vocab - 1}"
+            )
+        if params.stop_strings and isinstance(self.tokenizer, NoTokenizer):
+            raise ParameterError(
+                name="stop", value=params.stop_strings, limit="this engine has no tokenizer", fix="Use stop_token_ids"
             )
         longest = self.config.max_model_len
         if len(ids) >= longest:

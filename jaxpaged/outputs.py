@@ -18,7 +18,7 @@ from jaxpaged.request import (
     TokenEvent,
 )
 from jaxpaged.stopping import StopScanner
-from jaxpaged.tokenize import Detokenizer, Tokenizer
+from jaxpaged.tokenize import Detokenizer, NoTokenizer, Tokenizer
 
 
 class OutputKind(Enum):
@@ -35,7 +35,7 @@ class Completion:
     def __init__(
         self,
         request: Request,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | NoTokenizer,
         *,
         prompt: str | None,
         kind: OutputKind,

@@ -134,6 +134,38 @@ class Tokenizer:
         return None
 
 
+class NoTokenizer:
+    """In place of a `Tokenizer` where there is only a model: every token's text is empty, and text is refused."""
+
+    eos_ids: tuple[int, ...] = ()
+    special_ids: frozenset[int] = frozenset()
+    has_chat_template = False
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Raises PromptError."""
+        del add_special_tokens
+        limit = "it is text, and this engine has no tokenizer"
+        raise PromptError(name="prompt", value=text, limit=limit, fix="Give token ids, or name a folder with tokenizer")
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Nothing, whatever the ids."""
+        del ids, skip_special_tokens
+        return ""
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **kwargs: Any
+    ) -> str:
+        """Raises TokenizerError."""
+        del messages, add_generation_prompt, kwargs
+        limit = "this engine has none, so no chat template either"
+        raise TokenizerError(name="tokenizer", value=None, limit=limit, fix="Name a folder with tokenizer")
+
+    def spell(self, token: int) -> bytes | None:
+        """Nothing, whatever the token."""
+        del token
+        return b""
+
+
 class Detokenizer:
     """Token ids in, certain text out: never half a character. One per answer.
 
@@ -142,7 +174,7 @@ class Detokenizer:
     gathered to characters, and invalid ones give U+FFFD alone rather than taking their neighbours along.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer | NoTokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skipped: frozenset[int] = tokenizer.special_ids if skip_special_tokens else frozenset()
         # U+FFFD for each maximal invalid part, as tokenizers does

@@ -21,9 +21,13 @@ from jaxpaged.weights.safetensors import DTYPES, INDEX, Checkpoint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to be stepped: `decoder.unflatten(graphdef, leaves)` inside the traced function."""
+    """A model ready to be stepped: `decoder.unflatten(graphdef, leaves)` inside the traced function.
+
+    dtype: what its matrices are held as, of `decoder.PARAM_DTYPES`.
+    """
 
     config: ModelConfig
+    dtype: str
     graphdef: Graph
     leaves: tuple[Array, ...]
 
@@ -53,7 +57,7 @@ def load_model(folder: str | Path, *, dtype: str, progress: bool = False) -> Loa
                 fix="Download the model again, or correct its config.json",
             )
         leaves = _read_leaves(graph, targets, checkpoint, progress=progress)
-    return LoadedModel(config=config, graphdef=graph, leaves=leaves)
+    return LoadedModel(config=config, dtype=dtype, graphdef=graph, leaves=leaves)
 
 
 def _differences(targets: dict[str, Target], checkpoint: Checkpoint, *, tied: bool) -> list[str]:

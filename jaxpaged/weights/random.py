@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
+from tqdm import tqdm
 
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.models.families import read_config
 from jaxpaged.weights.load import LoadedModel
 
+_MOST_AT_ONCE = 2**24  # elements; drawing needs some 16 bytes of scratch memory for each
 
-def random_model(config: Mapping[str, object], *, seed: int = 0, dtype: str = "float32") -> LoadedModel:
-    """The model of a parsed config.json, with weights drawn as its parameters declare.
+
+def random_model(
+    config: Mapping[str, object], *, seed: int = 0, dtype: str = "float32", progress: bool = False
+) -> LoadedModel:
+    """The model of a parsed config.json, with weights drawn on the device as its parameters declare.
 
     A parameter depends on the seed and its path alone. dtype: "float32" or "bfloat16", what matrices are held as.
-    Raises ModelError or UnsupportedModelError as `read_config` does.
+    Beside the weights themselves the device holds about 256 MiB while they are drawn. Raises ModelError or
+    UnsupportedModelError as `read_config` does.
     """
     model = read_config(config)
     graph = build(model, dtype=dtype)
-    return LoadedModel(config=model, graphdef=graph, leaves=tuple(_draw(spec, seed) for spec in graph.specs))
+    root = jax.random.key(seed & 0xFFFFFFFF, impl="threefry2x32")
+    specs: Iterable[ParamSpec] = tqdm(graph.specs, desc="drawing", unit="tensor", disable=not progress, leave=False)
+    leaves = tuple(_parameter(spec, root) for spec in specs)
+    return LoadedModel(config=model, dtype=dtype, graphdef=graph, leaves=leaves)
 
 
-def _draw(spec: ParamSpec, seed: int) -> Array:
+def _parameter(spec: ParamSpec, root: Array) -> Array:
     if spec.init != "normal":
         return spec.stored(np.full(spec.shape, {"ones": 1, "zeros": 0}[spec.init], np.float32))
-    random = np.random.default_rng([seed, zlib.crc32(spec.path.encode())])
-    values = random.standard_normal(spec.shape, np.float32)
-    values *= np.float32(spec.shape[-1] ** -0.5)
-    return spec.stored(values)
+    key = jax.random.fold_in(root, zlib.crc32(spec.path.encode()))
+    return _draw(key, shape=spec.shape, dtype=spec.dtype, storage=spec.storage)
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype", "storage"))
+def _draw(key: Array, *, shape: tuple[int, ...], dtype: np.dtype, storage: np.dtype) -> Array:
+    """Normal values of variance 1 / last dimension, piece after piece in their final type."""
+    size = math.prod(shape)
+    pieces = next(n for n in range(-(-size // _MOST_AT_ONCE), size + 1) if size % n == 0)
+    scale = np.float32(shape[-1] ** -0.5)
+
+    def piece(key: Array) -> Array:
+        values = (jax.random.normal(key, (size // pieces,), jnp.float32) * scale).astype(dtype)
+        return values if dtype == storage else lax.bitcast_convert_type(values, storage)
+
+    return lax.map(piece, jax.random.split(key, pieces)).reshape(shape)
