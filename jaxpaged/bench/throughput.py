@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
-from jaxpaged import __version__
+from jaxpaged.bench.circumstances import circumstances, percentile_ms
 from jaxpaged.bench.trace import TraceRequest
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.outputs import OutputKind
@@ -24,8 +17,6 @@ from jaxpaged.request import SamplingParams
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine
-
-_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "tokenizers")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,18 +63,7 @@ def measure(
         "mode": "online" if online else "offline",
         **_latencies(records, total_s),
         **_counters(engine.metrics, before),
-        "startup_s": round(startup_s, 2),
-        "peak_rss_mb": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
-        ),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "device": f"{engine.device.name} ({engine.device.platform})",
-        "settings": _settings(engine),
-        "versions": {
-            "python": platform.python_version(),
-            "jaxpaged": __version__,
-            **{name: _version(name) for name in _PACKAGES},
-        },
+        **circumstances(engine, startup_s=startup_s),
     }
 
 
@@ -141,11 +121,11 @@ def _latencies(records: Sequence[Record], total_s: float) -> dict[str, Any]:
         "total_s": round(total_s, 3),
         "out_tok_s": round(num_output / max(total_s, 1e-9), 2),
         "total_tok_s": round((num_input + num_output) / max(total_s, 1e-9), 2),
-        "ttft_p50_ms": _percentile_ms(ttft, 50),
-        "ttft_p99_ms": _percentile_ms(ttft, 99),
-        "tpot_p50_ms": _percentile_ms(tpot, 50),
-        "tpot_p99_ms": _percentile_ms(tpot, 99),
-        "e2e_p50_ms": _percentile_ms([last - r.due_s for r, _, last in served], 50),
+        "ttft_p50_ms": percentile_ms(ttft, 50),
+        "ttft_p99_ms": percentile_ms(ttft, 99),
+        "tpot_p50_ms": percentile_ms(tpot, 50),
+        "tpot_p99_ms": percentile_ms(tpot, 99),
+        "e2e_p50_ms": percentile_ms([last - r.due_s for r, _, last in served], 50),
     }
 
 
@@ -170,20 +150,3 @@ def _counters(metrics: EngineMetrics, before: EngineMetrics) -> dict[str, Any]:
 
 def _copy(metrics: EngineMetrics) -> EngineMetrics:
     return EngineMetrics(**{f.name: getattr(metrics, f.name) for f in fields(EngineMetrics)})
-
-
-def _settings(engine: LLMEngine) -> dict[str, Any]:
-    config = engine.config
-    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "reasons"}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def _percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
-    return round(float(np.percentile(seconds, percent)) * 1000, 2) if seconds else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -39,7 +39,12 @@ COMMANDS = (
     Command(
         words=("bench", "throughput"),
         summary="serve a trace as fast as possible and print the figures as JSON",
-        module="jaxpaged.commands.bench",
+        module="jaxpaged.commands.bench_throughput",
+    ),
+    Command(
+        words=("bench", "latency"),
+        summary="time batches of equal requests, from the prompt to the last token, as JSON",
+        module="jaxpaged.commands.bench_latency",
     ),
 )
 

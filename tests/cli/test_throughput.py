@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from jaxpaged.bench.throughput import measure
-from jaxpaged.bench.trace import TraceRequest, random_trace, read_trace
+from jaxpaged.bench.trace import Lengths, TraceRequest, random_trace, read_trace
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError, PromptError
 
@@ -122,7 +124,9 @@ def test_an_empty_trace_is_refused(tmp_path: Path) -> None:
 
 def test_random_traces_are_repeatable() -> None:
     def make(rate: float, seed: int = 0) -> list[TraceRequest]:
-        return random_trace(num_requests=4, input_len=3, output_len=2, rate=rate, vocab=50, seed=seed)
+        return random_trace(
+            num_requests=4, inputs=Lengths(mean=3), outputs=Lengths(mean=2), rate=rate, vocab=50, seed=seed
+        )
 
     assert make(0) == make(0)
     assert make(0) != make(0, seed=1)
@@ -132,3 +136,34 @@ def test_random_traces_are_repeatable() -> None:
     assert arrivals == sorted(arrivals)
     assert arrivals[0] > 0
     assert all(0 <= token < 50 for r in make(0) for token in r.prompt_ids)
+
+
+def test_log_normal_lengths_keep_their_mean_and_limit() -> None:
+    lengths = Lengths(mean=200, sigma=0.9, most=1024).draw(32, random.Random(0))
+    assert (min(lengths), max(lengths), sum(lengths)) == (19, 927, 6243)
+    assert lengths != sorted(lengths)
+    assert sum(Lengths(mean=150, sigma=0.7, most=512).draw(32, random.Random(0))) == 4723
+    assert Lengths(mean=7).draw(3, random.Random(0)) == [7, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"prompt_ids": [1], "max_tokens": 1, "arrival_s": NaN}', "arrival_s is nan"),
+        ('{"prompt_ids": [1], "max_tokens": 1, "arrival_s": -1}', "arrival_s is -1.0"),
+        ('{"prompt_ids": [1], "max_tokens": 0}', "max_tokens is 0"),
+        ('{"prompt_ids": [1.5], "max_tokens": 1}', "'float' object cannot be interpreted as an integer"),
+    ],
+)
+def test_a_number_that_cannot_be_is_told(tmp_path: Path, line: str, told: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(line)
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        read_trace(path)
+
+
+def test_a_trace_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(b'{"prompt_ids": [1], "max_tokens": 1}\n{"x": "caf\xe9"}\n')
+    with pytest.raises(ConfigError, match="it is not UTF-8"):
+        read_trace(path)

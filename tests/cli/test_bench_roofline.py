@@ -1,0 +1,104 @@
+"""The roofline: literal figures of published devices and models."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxpaged.bench.roofline import (
+    SHEETS,
+    Rates,
+    decode_seconds,
+    kv_bytes_of_token,
+    offline_seconds,
+    prefill_seconds,
+    sheet_of,
+    step_work,
+    touched_experts,
+    weights_of,
+)
+from jaxpaged.bench.shapes import SHAPES
+from jaxpaged.models.config import ModelConfig
+from jaxpaged.models.families import read_config
+
+
+def model(name: str) -> ModelConfig:
+    return read_config(SHAPES[name])
+
+
+def sheet(name: str) -> Rates:
+    found = sheet_of(f"NVIDIA {name}")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "rows", "context", "milliseconds"),
+    [
+        ("llama-3.1-8b", "H100", 1, 1024, 4.52),
+        ("llama-3.1-8b", "H200", 1, 1024, 3.16),
+        ("llama-3.1-8b", "H200", 8, 1024, 3.35),
+        ("llama-3.1-8b", "H200", 64, 1024, 4.92),
+        ("llama-3.1-8b", "H200", 256, 1024, 11.04),
+        ("llama-3.1-8b", "H200", 64, 4096, 10.29),
+        ("llama-3.1-8b", "MI300X", 256, 1024, 9.42),
+        ("mistral-7b", "H200", 1, 1024, 2.99),
+        ("mixtral-8x7b", "H200", 1, 1024, 5.34),
+        ("mixtral-8x7b", "H200", 8, 1024, 17.75),
+        ("mixtral-8x7b", "MI300X", 64, 1024, 19.19),
+    ],
+)
+def test_a_decode_step_on_the_sheet(name: str, device: str, rows: int, context: int, milliseconds: float) -> None:
+    seconds = decode_seconds(
+        model(name), sheet(device), rows=rows, context=context, dtype="bfloat16", kv_dtype="bfloat16"
+    )
+    assert seconds * 1e3 == pytest.approx(milliseconds, abs=0.006)
+
+
+def test_the_weights_of_llama_8b() -> None:
+    assert weights_of(model("llama-3.1-8b")) == (7_504_658_432, 0)
+
+
+def test_one_token_of_mixtral_meets_two_of_eight_experts() -> None:
+    assert touched_experts(8, 2, 1) == pytest.approx(2)
+    assert touched_experts(8, 2, 8) == pytest.approx(7.199, abs=1e-3)
+    work = step_work(model("mixtral-8x7b"), rows=1, context=0, dtype="bfloat16", kv_dtype="bfloat16")
+    assert work.weight_bytes == pytest.approx(25.5e9, rel=0.002)
+    assert work.weight_flops == work.weight_bytes
+
+
+@pytest.mark.parametrize(("dtype", "count"), [("bfloat16", 4096), ("float32", 8192), ("int8", 2112)])
+def test_bytes_of_a_tokens_keys_and_values(dtype: str, count: int) -> None:
+    assert kv_bytes_of_token(model("llama-3.1-8b"), dtype) == count
+
+
+def test_nothing_is_read_behind_a_window() -> None:
+    mistral = model("mistral-7b")
+    near, far = (
+        step_work(mistral, rows=1, context=context, dtype="bfloat16", kv_dtype="bfloat16") for context in (4096, 32768)
+    )
+    assert near == far
+
+
+def test_offline_a_thousand_in_and_out_on_an_h200() -> None:
+    seconds = offline_seconds(
+        model("llama-3.1-8b"), sheet("H200"), requests=1, input_len=1000, output_len=1000, kv_dtype="bfloat16"
+    )
+    assert seconds / 1000 * 1e6 == pytest.approx(72.4, abs=0.1)  # microseconds an output token
+
+
+def test_prefill_is_bound_by_the_rate() -> None:
+    seconds = prefill_seconds(model("llama-3.1-8b"), sheet("H200"), tokens=8192, length=8192, dtype="bfloat16")
+    dots, attention = 2 * 7_504_658_432 * 8192, 4 * 8192 * 4096.5 * 4096 * 32
+    assert seconds == pytest.approx((dots + attention) / 989e12, rel=1e-6)
+
+
+def test_the_kind_of_a_device_finds_its_sheet() -> None:
+    assert sheet("H100 80GB HBM3").gb_s == 3350
+    assert sheet("H100 PCIe").gb_s == 2000
+    assert sheet_of("AMD Instinct MI325X") == next(s for s in SHEETS if s.name == "MI325X")
+    assert sheet_of("AMD EPYC 9654") is None
+
+
+def test_rates_are_positive() -> None:
+    with pytest.raises(ValueError, match="they must be > 0"):
+        Rates(name="x", gb_s=0, tflop_s=1, source="measured")
