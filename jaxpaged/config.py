@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jaxpaged.combinations import KV_DTYPE_ALIASES, KV_DTYPES, check_word
 from jaxpaged.errors import ConfigError
 from jaxpaged.tiny import TINY_MODEL
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+KVCacheDtype = Literal["auto", "bf16", "int8", "fp8", "bfloat16", "fp8_e4m3"]
 CHUNK_ALIGN = 64
 """Chunks of a prompt end at multiples of it: the query tile of the CPU kernels, so chunking never changes a bit."""
 
@@ -34,7 +36,9 @@ class EngineConfig:
     tokenizer: str | None = None
     """Folder of the tokenizer (default: the model's)."""
     dtype: Dtype = "auto"
-    """Type of weights and KV cache; auto: the checkpoint's on a GPU; on CPU bfloat16 only where it multiplies that."""
+    """Type of weights; auto: the checkpoint's on a GPU; on CPU bfloat16 only where it multiplies that."""
+    kv_cache_dtype: KVCacheDtype = "auto"
+    """Type of the KV cache; auto: that of the weights; int8 and fp8 have a scale per token and head."""
     max_model_len: int | None = None
     """Longest context in tokens, prompt and answer together (default: the model's own)."""
     max_num_seqs: int | None = None
@@ -77,8 +81,14 @@ class EngineConfig:
                 value=self.gpu_memory_utilization,
                 limit="it must be above 0 and at most 1",
             )
-        _one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
-        _one_of("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton"))
+        for name in ("enable_prefix_caching", "warmup"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigError(name=name, value=value, limit="it must be True or False")
+        check_word("dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        kv_cache_dtype = KV_DTYPE_ALIASES.get(str(self.kv_cache_dtype), self.kv_cache_dtype)
+        check_word("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_DTYPES))
+        object.__setattr__(self, "kv_cache_dtype", kv_cache_dtype)
+        check_word("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +98,8 @@ class ResolvedConfig:
     model: Path
     tokenizer: Path
     dtype: Literal["float32", "bfloat16"]
+    kv_cache_dtype: str
+    """Dtype of the pool: see `PoolSpec.dtype`."""
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -120,8 +132,3 @@ def default_compile_cache() -> Path:
 def _at_least(name: str, value: int | None, low: int, fix: str = "") -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
         raise ConfigError(name=name, value=value, limit=f"it must be a whole number of at least {low}", fix=fix)
-
-
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(name=name, value=value, limit=f"it must be one of {', '.join(choices)}")

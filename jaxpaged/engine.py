@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 
 from jaxpaged.batch import pack
 from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig
-from jaxpaged.errors import ContextLengthError, EngineError, ParameterError, PromptError
-from jaxpaged.memory import Device, gib, resolve, resolve_dtype, this_device
+from jaxpaged.errors import EngineError, ParameterError, RequestError
+from jaxpaged.memory import Device, gib, resolve, resolve_combination, resolve_dtype, this_device
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.models.kv import bytes_per_block
 from jaxpaged.outputs import Completion, OutputKind
+from jaxpaged.prompt import check_prompt, prompt_ids
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged.runner import ModelRunner
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig, StepPlan
@@ -56,10 +56,12 @@ class LLMEngine:
         text_from = asked.tokenizer or (None if model else asked.model)
         self.tokenizer = Tokenizer.load(text_from) if text_from else NoTokenizer()
         dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
+        if model is not None:
+            dtype, why = model.dtype, "the given model's"
+        resolve_combination(asked, model_config, self.device, dtype=dtype)  # before minutes of loading
         if model is None:
             model = load_model(asked.model, dtype=dtype, progress=progress)
-        else:
-            dtype, why = model.dtype, "the given model's"
+            self.device = this_device()  # what is free now
         self.weight_bytes = sum(leaf.nbytes for leaf in model.leaves)
         resolved = resolve(asked, model_config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)
         self._assemble(model, resolved, why)
@@ -86,6 +88,7 @@ class LLMEngine:
                 max_model_len=config.max_model_len,
                 chunk_align=CHUNK_ALIGN,
                 prefix_caching=config.enable_prefix_caching,
+                kv_dtype=config.kv_cache_dtype,
             ),
             groups,
             self.buckets,
@@ -94,7 +97,7 @@ class LLMEngine:
         self.runner = ModelRunner(model, config)
         self._completions: dict[str, Completion] = {}
         self._ended: list[TokenEvent] = []
-        self._ids = itertools.count()
+        self._numbers = itertools.count()
 
     def submit(
         self,
@@ -106,18 +109,17 @@ class LLMEngine:
     ) -> str:
         """Queue a prompt (text or token ids); returns the request's id.
 
-        Raises PromptError, ContextLengthError, CapacityError or ParameterError; the engine and its other requests
-        are not touched then.
+        Raises PromptError, ContextLengthError, CapacityError or ParameterError, and RequestError for an id in flight;
+        the engine and its other requests are not touched then.
         """
         params = params or SamplingParams()
-        text = prompt if isinstance(prompt, str) else None
-        ids = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
-        self._check(ids, params, text)
-        ids = tuple(map(int, ids))  # of numpy's, too
-        number = next(self._ids)
+        ids = self._ids_of(prompt, params)
+        if request_id is not None and (not isinstance(request_id, str) or not request_id):
+            raise RequestError(name="request_id", value=request_id, limit="it must be a string, and not empty")
+        number = next(self._numbers)
         stop_ids = set(params.stop_ids) | (set() if params.ignore_eos else set(self.tokenizer.eos_ids))
         request = Request(
-            id=request_id if request_id is not None else f"request-{number}",
+            id=request_id if request_id is not None else self._free_id(number),
             prompt=ids,
             params=params,
             seed=(params.seed if params.seed is not None else hash((self.config.seed, number))) & 0xFFFFFFFF,
@@ -130,14 +132,17 @@ class LLMEngine:
         )
         self.scheduler.submit(request)
         self._completions[request.id] = Completion(
-            request, self.tokenizer, prompt=text, kind=output_kind, clock=self._clock
+            request,
+            self.tokenizer,
+            prompt=prompt if isinstance(prompt, str) else None,
+            kind=output_kind,
+            clock=self._clock,
         )
         return request.id
 
     def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> None:
         """Raise what `submit` would raise for this prompt's content, without queueing it."""
-        ids = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
-        self._check(ids, params or SamplingParams(), prompt if isinstance(prompt, str) else None)
+        self._ids_of(prompt, params or SamplingParams())
 
     def abort(self, request_id: str) -> bool:
         """End a request now, in any state; its blocks are free at return. False if it was not in flight."""
@@ -188,18 +193,32 @@ class LLMEngine:
         metrics.commit_s += self._clock() - executed
         return events
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that a token takes in the KV pool, in all layers together, scales included."""
+        config = self.config
+        per_block = bytes_per_block(
+            self.model_config,
+            Backend(config.attention_backend),
+            block_size=config.block_size,
+            dtype=config.kv_cache_dtype,
+        )
+        return per_block // config.block_size
+
     def describe(self) -> list[tuple[str, str]]:
         """The start-up table: what was chosen, and why."""
         config, reasons = self.config, self.config.reasons
-        per_block = bytes_per_block(
-            self.model_config, Backend(config.attention_backend), block_size=config.block_size, dtype=config.dtype
-        )
+        per_block = self.kv_bytes_per_token * config.block_size
         usable = (config.num_blocks - 1) * config.block_size
         return [
             ("model", f"{config.model.name} ({self.model_config.architecture})"),
             ("device", f"{self.device.name} ({self.device.platform}, {jax.device_count()} device)"),
             ("dtype", f"{config.dtype}: {self._dtype_reason}"),
             ("weights", gib(self.weight_bytes)),
+            (
+                "KV cache",
+                f"{config.kv_cache_dtype}, {self.kv_bytes_per_token:,} bytes a token: {reasons['kv_cache_dtype']}",
+            ),
             ("KV pool", f"{gib(per_block * config.num_blocks)}: {reasons['num_blocks']}"),
             ("blocks", f"{config.num_blocks:,} of {config.block_size} tokens, {gib(per_block)} each"),
             ("longest context", f"{config.max_model_len:,} tokens: {reasons['max_model_len']}"),
@@ -214,37 +233,36 @@ class LLMEngine:
             ("ready in", f"{self.startup_s:.1f} s, {self.metrics.compiles_at_start} programs compiled or loaded"),
         ]
 
-    def _check(self, ids: tuple[int, ...], params: SamplingParams, text: str | None) -> None:
-        if not ids:
-            raise PromptError(
-                name="prompt", value=text if text is not None else [], limit="it has no token", fix="Give at least one"
-            )
+    @property
+    def pool_is_lost(self) -> bool:
+        """Whether a failed or interrupted step took the pool with it: steps then raise EngineError."""
+        return self.runner.pool_is_lost
+
+    def rebuild_pool(self) -> None:
+        """Begin again with an empty pool, where a step took it. Raises EngineError unless idle."""
+        self.require_idle("rebuild_pool")
+        self.scheduler.reset_prefix_cache()
+        self.runner.rebuild_pool()
+
+    def _free_id(self, number: int) -> str:
+        """A name for the request of this number; users may have given such names themselves."""
+        names = itertools.chain([f"request-{number}"], (f"request-{number}-{i}" for i in itertools.count(1)))
+        return next(name for name in names if name not in self._completions)
+
+    def _ids_of(self, prompt: object, params: SamplingParams) -> tuple[int, ...]:
+        """The prompt's token ids, checked, and the parameters checked against the model."""
+        ids = prompt_ids(prompt, self.tokenizer.encode)
         vocab = self.model_config.vocab
-        array = np.asarray(ids)
-        if array.dtype.kind not in "iu" or array.ndim != 1:
-            bad = next((i for i in ids if isinstance(i, bool) or not isinstance(i, int)), ids[:4])
-            raise PromptError(name="prompt token ids", value=bad, limit="every token id must be a whole number")
-        if array.min() < 0 or array.max() >= vocab:
-            bad = next(i for i in ids if not 0 <= i < vocab)
-            raise PromptError(
-                name="prompt token id", value=bad, limit=f"the model's token ids go from 0 to {vocab - 1}"
-            )
+        check_prompt(ids, prompt, vocab=vocab, max_model_len=self.config.max_model_len)
         if params.stop_strings and isinstance(self.tokenizer, NoTokenizer):
             raise ParameterError(
                 name="stop", value=params.stop_strings, limit="this engine has no tokenizer", fix="Use stop_token_ids"
-            )
-        longest = self.config.max_model_len
-        if len(ids) >= longest:
-            raise ContextLengthError(
-                name="prompt length",
-                value=len(ids),
-                limit=f"prompt and answer share max_model_len={longest} tokens",
-                fix=f"Shorten the prompt to {longest - 1} tokens or fewer, or raise max_model_len",
             )
         for name, tokens in (("logit_bias", params.logit_bias or {}), ("stop_token_ids", params.stop_ids)):
             worst = max(tokens, default=0)
             if worst >= vocab:
                 raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
+        return ids
 
     def _count(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:
         metrics = self.metrics

@@ -76,7 +76,7 @@ class KVCache:
     Raises ConfigError where groups have different block sizes (their blocks' keys could not be shared).
     """
 
-    def __init__(self, groups: Sequence[KVGroupSpec], *, prefix_caching: bool) -> None:
+    def __init__(self, groups: Sequence[KVGroupSpec], *, prefix_caching: bool, dtype: str = "") -> None:
         sizes = sorted({group.block_size for group in groups})
         if len(sizes) != 1:
             raise ConfigError(
@@ -84,6 +84,7 @@ class KVCache:
             )
         self.block_size = sizes[0]
         self.prefix_caching = prefix_caching
+        self._dtype = dtype
         self.indexes = tuple(PrefixIndex(self.block_size) for _ in groups)
         self.pools = tuple(
             BlockPool(group.num_blocks, on_evict=index.forget)
@@ -101,9 +102,10 @@ class KVCache:
         found: list[tuple[int, ...]] = []
         size, tokens, keys = self.block_size, request.tokens, request.block_keys
         limit = (len(tokens) - 1) // size if self.prefix_caching else 0
+        root = root_key(request.salt, self._dtype)
         for i in range(limit):
-            extend_keys(keys, tokens, i + 1, block_size=size, salt=request.salt)
-            parent = keys[i - 1] if i else root_key(request.salt)
+            extend_keys(keys, tokens, i + 1, block_size=size, root=root)
+            parent = keys[i - 1] if i else root
             content = tokens[i * size : (i + 1) * size]
             hits = [index.find(keys[i], parent, content) for index in self.indexes]
             blocks = tuple(block for block in hits if block is not None)
@@ -157,9 +159,12 @@ class KVCache:
             return
         size, tokens, keys = self.block_size, request.tokens, request.block_keys
         first, last = computed_before // size, request.num_computed // size
-        extend_keys(keys, tokens, last, block_size=size, salt=request.salt)
+        if first == last:
+            return
+        root = root_key(request.salt, self._dtype)
+        extend_keys(keys, tokens, last, block_size=size, root=root)
         for i in range(first, last):
-            parent = keys[i - 1] if i else root_key(request.salt)
+            parent = keys[i - 1] if i else root
             content = tokens[i * size : (i + 1) * size]
             for pool, index, table in zip(self.pools, self.indexes, request.block_ids, strict=True):
                 if index.add(table[i], keys[i], parent, content):

@@ -16,6 +16,7 @@ class SchedulerConfig:
     chunk_align: chunks of a prompt end at multiples of it, unless they end the prompt.
     long_prompt_share: part of a step that one prompt may take while other prompts could use the rest.
     max_preemptions: of one request, before it is given room for its whole life.
+    kv_dtype: what K and V are held in; part of every cached prefix's key.
     """
 
     max_rows: int
@@ -25,6 +26,7 @@ class SchedulerConfig:
     prefix_caching: bool = True
     long_prompt_share: float = 0.5
     max_preemptions: int = 4
+    kv_dtype: str = ""
 
     def __post_init__(self) -> None:
         for name, value, low, why in (

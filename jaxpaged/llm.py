@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral
 from typing import Any, cast
@@ -113,6 +113,8 @@ class LLM:
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str | Mapping):
         return [prompts]
+    if isinstance(prompts, bytes | bytearray) or not isinstance(prompts, Iterable):
+        raise PromptError(name="prompts", value=prompts, limit="give a text, a list of token ids, or a list of these")
     items = list(prompts)
     if items and all(isinstance(item, Integral) for item in items):
         return [cast("Sequence[int]", items)]

@@ -5,23 +5,29 @@ Owns the arithmetic that turns an `EngineConfig` into a `ResolvedConfig`; every 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import jax
 
+from jaxpaged.combinations import KV_DTYPES, Choice, check_combination
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig, default_compile_cache
 from jaxpaged.errors import ConfigError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.kv import bytes_per_block
+from jaxpaged.models.kv import bytes_per_block, pool_specs
 from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.pool_spec import default_block_size
 
 _CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
 _STEP_BYTES_PER_TOKEN = 64  # activations of one step, in units of the widest hidden vector (bytes); a rough upper bound
+_HAZARD_BYTES = (
+    2**31,
+    2**32,
+)  # arrays of 1-byte elements above the first and up to the second: offsets of 32 bits fail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +39,7 @@ class Device:
     free_bytes: int
     total_bytes: int
     bfloat16_unit: str  # the CPU instructions that multiply bfloat16, "" where it has none
+    compute_capability: tuple[int, int] | None = None  # of a CUDA device
 
 
 def this_device() -> Device:
@@ -51,17 +58,19 @@ def this_device() -> Device:
     version = getattr(device.client, "platform_version", "").lower()
     stats = device.memory_stats() or {}
     limit = int(stats.get("bytes_limit", 0))
+    platform = "rocm" if "rocm" in version else "cuda"
     return Device(
-        platform="rocm" if "rocm" in version else "cuda",
+        platform=platform,
         name=device.device_kind,
         free_bytes=limit - int(stats.get("bytes_in_use", 0)),
         total_bytes=limit,
         bfloat16_unit="",
+        compute_capability=_compute_capability(device) if platform == "cuda" else None,
     )
 
 
 def resolve_dtype(asked: str, checkpoint: str, device: Device) -> tuple[Literal["float32", "bfloat16"], str]:
-    """The type of weights and KV, and why."""
+    """The type of weights, and why."""
     if asked != "auto":
         return cast('Literal["float32", "bfloat16"]', asked), "asked for"
     if device.platform != "cpu":
@@ -73,14 +82,42 @@ def resolve_dtype(asked: str, checkpoint: str, device: Device) -> tuple[Literal[
     return "float32", "this CPU has neither AMX nor AVX512-BF16: bfloat16 would be slower"
 
 
+def resolve_kv_dtype(asked: str, dtype: str) -> tuple[str, str]:
+    """The type of the pool (see `PoolSpec.dtype`) for weights of `dtype`, and why."""
+    if asked == "auto":
+        return dtype, "that of the weights"
+    kv_dtype = KV_DTYPES[asked]
+    return kv_dtype, "asked for" if kv_dtype == "bfloat16" else "asked for; a scale per token and head"
+
+
+def resolve_combination(config: EngineConfig, model: ModelConfig, device: Device, *, dtype: str) -> Choice:
+    """What the options come to before memory is counted. Raises ConfigError for options that do not go together."""
+    backend, _ = choose_backend(device.platform, config.attention_backend)
+    choice = Choice(
+        platform=device.platform,
+        compute_capability=device.compute_capability,
+        backend=str(backend),
+        kv_cache_dtype=resolve_kv_dtype(config.kv_cache_dtype, dtype)[0],
+        block_size=config.block_size or default_block_size(backend),
+        head_dim=model.head_dim,
+    )
+    check_combination(choice)
+    return choice
+
+
 def resolve(
     config: EngineConfig, model: ModelConfig, device: Device, *, dtype: str, weight_bytes: int
 ) -> ResolvedConfig:
-    """Make every choice that `config` left open. Raises ConfigError where the choices cannot hold together."""
+    """Make every choice that `config` left open. device: as it is with the weights loaded.
+
+    Raises ConfigError where the choices cannot hold together.
+    """
     reasons: dict[str, str] = {}
     on_cpu = device.platform == "cpu"
-    backend, reasons["attention_backend"] = choose_backend(device.platform, config.attention_backend)
-    block_size = config.block_size or default_block_size(backend)
+    choice = resolve_combination(config, model, device, dtype=dtype)
+    block_size = choice.block_size
+    _, reasons["attention_backend"] = choose_backend(device.platform, config.attention_backend)
+    _, reasons["kv_cache_dtype"] = resolve_kv_dtype(config.kv_cache_dtype, dtype)
     max_model_len = _max_model_len(config, model, reasons)
     rows = config.max_num_seqs or (32 if on_cpu else 256)
     tokens = config.max_num_batched_tokens or (512 if on_cpu else 2048)
@@ -92,7 +129,7 @@ def resolve(
             fix=f"Raise it to {rows + CHUNK_ALIGN} or lower max_num_seqs",
         )
     num_blocks, reasons["num_blocks"] = _num_blocks(
-        config, model, device, backend, block_size, dtype, weight_bytes, rows, tokens, max_model_len
+        config, model, device, choice, weight_bytes, rows, tokens, max_model_len
     )
     if config.max_model_len is None and (num_blocks - 1) * block_size < max_model_len:
         max_model_len = (num_blocks - 1) * block_size
@@ -102,13 +139,14 @@ def resolve(
         model=Path(config.model),
         tokenizer=Path(config.tokenizer or config.model),
         dtype=cast('Literal["float32", "bfloat16"]', dtype),
+        kv_cache_dtype=choice.kv_cache_dtype,
         max_model_len=max_model_len,
         max_num_seqs=rows,
         max_num_batched_tokens=tokens,
         block_size=block_size,
         num_blocks=num_blocks,
         enable_prefix_caching=config.enable_prefix_caching,
-        attention_backend=str(backend),
+        attention_backend=choice.backend,
         platform=device.platform,
         seed=config.seed,
         compile_cache=cache,
@@ -136,22 +174,32 @@ def _num_blocks(
     config: EngineConfig,
     model: ModelConfig,
     device: Device,
-    backend: Backend,
-    block_size: int,
-    dtype: str,
+    choice: Choice,
     weight_bytes: int,
     rows: int,
     tokens: int,
     max_model_len: int,
 ) -> tuple[int, str]:
-    per_block = bytes_per_block(model, backend, block_size=block_size, dtype=dtype)
+    backend, block_size = Backend(choice.backend), choice.block_size
+    per_block = bytes_per_block(model, backend, block_size=block_size, dtype=choice.kv_cache_dtype)
+    low, high = _hazard_blocks(model, device, choice)
     longest = -(-max_model_len // block_size)
     wanted = rows * longest + 1  # every row at the longest context, and the null block
-    if config.num_gpu_blocks_override is not None:
-        return config.num_gpu_blocks_override, "asked for"
-    if config.kv_cache_memory_bytes is not None:
-        blocks, why = config.kv_cache_memory_bytes // per_block, "kv_cache_memory_bytes"
-        name, value = "kv_cache_memory_bytes", config.kv_cache_memory_bytes
+    if (asked := config.num_gpu_blocks_override) is not None:
+        _check_fits("num_gpu_blocks_override", asked, asked * per_block, per_block, device)
+        if low < asked < high:
+            raise ConfigError(
+                name="num_gpu_blocks_override",
+                value=asked,
+                limit=f"a layer's {choice.kv_cache_dtype} keys would take more than 2 and at most 4 GiB, which the "
+                "GPU kernels cannot address",
+                fix=f"Use at most {low} or at least {high}",
+            )
+        return asked, "asked for"
+    if (asked_bytes := config.kv_cache_memory_bytes) is not None:
+        _check_fits("kv_cache_memory_bytes", asked_bytes, asked_bytes, 1, device)
+        blocks, why = asked_bytes // per_block, "kv_cache_memory_bytes"
+        name, value = "kv_cache_memory_bytes", asked_bytes
     elif device.platform == "cpu":
         budget = int(device.free_bytes * _CPU_SHARE)
         blocks = min(wanted, budget // per_block)
@@ -163,6 +211,8 @@ def _num_blocks(
         blocks = budget // per_block
         why = f"{config.gpu_memory_utilization:.0%} of {gib(device.total_bytes)}, less weights and step"
         name, value = "gpu_memory_utilization", config.gpu_memory_utilization
+    if low < blocks < high:
+        blocks, why = low, f"2 GiB of {choice.kv_cache_dtype} keys a layer: the GPU kernels address no 2 to 4"
     if blocks < 2:
         raise ConfigError(
             name=name,
@@ -171,6 +221,33 @@ def _num_blocks(
             fix="Give the KV cache more memory or use a smaller block_size",
         )
     return int(blocks), why
+
+
+def _check_fits(name: str, value: int, num_bytes: int, unit_bytes: int, device: Device) -> None:
+    """Raise ConfigError where a KV cache of `num_bytes` is more than is free."""
+    if num_bytes > device.free_bytes:
+        raise ConfigError(
+            name=name,
+            value=value,
+            limit=f"the KV cache would take {num_bytes:,} bytes ({gib(num_bytes)}), and beside the weights "
+            f"{device.free_bytes:,} bytes are free on {device.name} ({gib(device.free_bytes)})",
+            fix=f"Use at most {device.free_bytes // unit_bytes}",
+        )
+
+
+def _hazard_blocks(model: ModelConfig, device: Device, choice: Choice) -> tuple[int, int]:
+    """Numbers of blocks strictly between these two cannot be: see `_HAZARD_BYTES`."""
+    backend = Backend(choice.backend)
+    spec = pool_specs(model, backend, num_blocks=1, block_size=choice.block_size, dtype=choice.kv_cache_dtype)[0]
+    if device.platform == "cpu" or spec.storage.itemsize != 1:
+        return 0, 0
+    block_bytes = math.prod(spec.v_shape)
+    return _HAZARD_BYTES[0] // block_bytes, _HAZARD_BYTES[1] // block_bytes + 1
+
+
+def _compute_capability(device: Any) -> tuple[int, int] | None:
+    major, dot, minor = str(getattr(device, "compute_capability", "")).partition(".")
+    return (int(major), int(minor)) if dot and major.isdigit() and minor.isdigit() else None
 
 
 def _bfloat16_unit(flags: Sequence[str]) -> str:

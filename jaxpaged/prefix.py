@@ -1,8 +1,8 @@
 """Which full block holds which tokens: the memory of equal prompt beginnings. [host half: no jax]
 
 A block's key is SHA-256 over its parent's key and its own token ids, so equal keys mean equal histories from the first
-token on; the chain begins with a key of the request's salt, so namespaces never meet. A hit compares the stored tokens
-as well: a wrong one would serve one user's context to another.
+token on; the chain begins with a key of the KV's dtype and the request's salt, so namespaces never meet. A hit compares
+the stored tokens as well: a wrong one would serve one user's context to another.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class _Entry:
     tokens: bytes
 
 
-def root_key(salt: str) -> bytes:
-    """The parent key of a first block, for a namespace."""
-    return sha256(_ROOT + salt.encode("utf-8", "surrogatepass")).digest()
+def root_key(salt: str, dtype: str) -> bytes:
+    """The parent key of a first block, for a namespace and the dtype that K and V are held in."""
+    return sha256(_ROOT + dtype.encode() + b"\0" + salt.encode("utf-8", "surrogatepass")).digest()
 
 
 def block_key(parent: bytes, tokens: Sequence[int]) -> bytes:
@@ -34,11 +34,11 @@ def block_key(parent: bytes, tokens: Sequence[int]) -> bytes:
     return sha256(_BLOCK + parent + _packed(tokens)).digest()
 
 
-def extend_keys(keys: list[bytes], tokens: Sequence[int], count: int, *, block_size: int, salt: str) -> None:
-    """Append to `keys` until it holds those of the first `count` blocks of `tokens`."""
+def extend_keys(keys: list[bytes], tokens: Sequence[int], count: int, *, block_size: int, root: bytes) -> None:
+    """Append to `keys` until it holds those of the first `count` blocks of `tokens`. root: see `root_key`."""
     assert count * block_size <= len(tokens), f"{count} blocks of {block_size} are not full with {len(tokens)} tokens"
     for i in range(len(keys), count):
-        parent = keys[-1] if keys else root_key(salt)
+        parent = keys[-1] if keys else root
         keys.append(block_key(parent, tokens[i * block_size : (i + 1) * block_size]))
 
 

@@ -81,6 +81,9 @@ class SamplingParams:
     def __post_init__(self) -> None:
         set_field = object.__setattr__
         set_field(self, "stop", _strings(self.stop))
+        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ParameterError(name=name, value=value, limit="it must be True or False")
         if not isinstance(self.stop_token_ids, Iterable | None):
             raise ParameterError(
                 name="stop_token_ids", value=self.stop_token_ids, limit="it must be a list of token ids"

@@ -18,6 +18,7 @@ import numpy as np
 from jaxpaged.batch import StepInputs, StepLayout, unpack
 from jaxpaged.buckets import Bucket
 from jaxpaged.config import ResolvedConfig
+from jaxpaged.errors import EngineError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, make_context, unflatten
 from jaxpaged.models.kv import KVPool, make_pool
@@ -79,13 +80,7 @@ class ModelRunner:
         self.leaves = model.leaves
         self.backend = Backend(config.attention_backend)
         self.tuning = user_tuning()
-        self.pool: KVPool = make_pool(
-            model.config,
-            self.backend,
-            num_blocks=config.num_blocks,
-            block_size=config.block_size,
-            dtype=config.dtype,
-        )
+        self.pool: KVPool = self._empty_pool()
         self._steps: dict[Bucket, jax.stages.Compiled] = {}
         self._samplers: dict[int, jax.stages.Compiled] = {}
         self._unused: dict[int, tuple[jax.Array, jax.Array, jax.Array]] = {}
@@ -128,8 +123,18 @@ class ModelRunner:
         return self._samplers[rows]
 
     def execute(self, inputs: StepInputs, bucket: Bucket) -> StepResult:
-        """Launch one step. Returns at once where the device computes asynchronously."""
+        """Launch one step. Returns at once where the device computes asynchronously.
+
+        Raises EngineError where an earlier step took the pool and did not give it back.
+        """
         step, sampler = self.compile(bucket), self.compile_sampler(bucket.rows)
+        if self.pool_is_lost:
+            raise EngineError(
+                name="KV pool",
+                value="lost",
+                limit="an earlier step was stopped while the device held the pool",
+                fix="Abort all requests and call rebuild_pool() of the engine, or make a new one",
+            )
         self.pool, logits, rows = step(self.leaves, self.pool, inputs.ints, inputs.floats)
         history, bias_ids, bias_values = self._unused_for(bucket.rows)
         sampled = sampler(
@@ -140,6 +145,26 @@ class ModelRunner:
             bias_values if inputs.bias_values is None else inputs.bias_values,
         )
         return StepResult(sampled=sampled)
+
+    @property
+    def pool_is_lost(self) -> bool:
+        """Whether a step was given the pool and failed, or was interrupted, before it gave it back."""
+        return any(array.is_deleted() for array in jax.tree.leaves(self.pool[0]))
+
+    def rebuild_pool(self) -> None:
+        """A pool of zeros in place of the pool, lost or not."""
+        self.pool = ()  # first: there is no room for two
+        self.pool = self._empty_pool()
+
+    def _empty_pool(self) -> KVPool:
+        config = self.config
+        return make_pool(
+            self.model.config,
+            self.backend,
+            num_blocks=config.num_blocks,
+            block_size=config.block_size,
+            dtype=config.kv_cache_dtype,
+        )
 
     def _unused_for(self, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Device-resident stand-ins for the options that no row of a step uses: nothing to transfer."""

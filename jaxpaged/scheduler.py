@@ -70,7 +70,7 @@ class Scheduler:
         self.num_cached_tokens = 0  # of these, served by the prefix cache
         self._buckets = buckets
         self._clock = clock
-        self._cache = KVCache(groups, prefix_caching=config.prefix_caching)
+        self._cache = KVCache(groups, prefix_caching=config.prefix_caching, dtype=config.kv_dtype)
         self._requests: dict[str, Request] = {}  # oldest first
         self._running: list[Request] = []  # oldest first
         self._waiting: deque[Request] = deque()  # oldest first

@@ -24,6 +24,10 @@ def choose_backend(platform: str, asked: str = "auto") -> tuple[Backend, str]:
         why = "asked for"
         if asked == Backend.TRITON and platform == "cpu":
             why = "asked for; on CPU the kernels are interpreted, for tests only"
+        if asked == Backend.XLA and platform != "cpu":
+            why = f"asked for; laid out for CPUs, so slower than triton on {platform}"
+        if asked == Backend.REFERENCE:
+            why = "asked for; it defines what is correct and is slow, for tests only"
         return Backend(asked), why
     if platform == "cpu":
         return Backend.XLA, "fastest pure-JAX path on CPU"

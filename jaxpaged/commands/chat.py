@@ -84,6 +84,8 @@ class Chat:
             completed = False
         finally:
             engine.abort(request_id)  # nothing, where it has ended
+        if not completed and engine.pool_is_lost:
+            engine.rebuild_pool()
         write("\n")
         self.messages = [*messages, {"role": "assistant", "content": "".join(answer)}]
         return completed

@@ -35,6 +35,9 @@ _TYPES: Mapping[str, Any] = {
     "stop": Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
     "stop_token_ids": Annotated[tuple[int, ...], tyro.conf.UseAppendAction],
     "logit_bias": Annotated[dict[int, float], tyro.conf.UseAppendAction],
+    # words that are refused with a reason of ours, not by the parser
+    "dtype": Annotated[str, tyro.conf.arg(metavar="{auto,float32,bfloat16}")],
+    "kv_cache_dtype": Annotated[str, tyro.conf.arg(metavar="{auto,bf16,int8,fp8}")],
 }
 _METAVARS: Mapping[Any, str] = {int | None: "INT", float | None: "FLOAT", str | None: "STR"}
 

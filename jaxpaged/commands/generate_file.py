@@ -21,7 +21,7 @@ from jaxpaged.commands.journal import Journal
 from jaxpaged.commands.prompts import PromptLine, digest_of, parse_line, read_lines
 from jaxpaged.commands.terminal import progress_options, say, start_engine
 from jaxpaged.config import EngineConfig
-from jaxpaged.errors import EngineError, OutputError, RequestError
+from jaxpaged.errors import EngineError, OutputError, PromptError, RequestError, TokenizerError
 from jaxpaged.request import Logprob, RequestOutput, SamplingParams
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def settings_digest(config: EngineConfig, params: SamplingParams) -> str:
         "model": str(Path(config.model).resolve()),
         "tokenizer": str(Path(config.tokenizer).resolve()) if config.tokenizer else None,
         "dtype": config.dtype,
+        "kv_cache_dtype": config.kv_cache_dtype,
         "max_model_len": config.max_model_len,
         "seed": config.seed,
         "sampling": sorted((name, repr(value)) for name, value in asdict(params).items()),
@@ -166,7 +167,10 @@ class FileRun:
         if line.text is not None:
             return line.text, line.text
         tokenizer = self._engine.tokenizer
-        text = tokenizer.apply_chat_template(list(line.messages or ()), add_generation_prompt=True)
+        try:
+            text = tokenizer.apply_chat_template(list(line.messages or ()), add_generation_prompt=True)
+        except TokenizerError as error:  # the model's fault, but no line with a prompt of its own needs a template
+            raise PromptError(name="messages", value=list(line.messages or ()), limit=str(error)) from error
         return text, list(tokenizer.encode(text, add_special_tokens=False))
 
     def _finish(self, output: RequestOutput) -> None:

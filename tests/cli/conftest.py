@@ -49,6 +49,7 @@ class LetterEngine:
         self.before_step: Callable[[], None] = lambda: None
         self.on_step: Callable[[], None] = lambda: None
         self.most_in_flight = 0
+        self.pool_is_lost = False
         self._ids = itertools.count()
 
     def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> None:
@@ -73,6 +74,10 @@ class LetterEngine:
 
     def abort(self, request_id: str) -> bool:
         return self.going.pop(request_id, None) is not None
+
+    def rebuild_pool(self) -> None:
+        assert not self.going
+        self.pool_is_lost = False
 
     @property
     def has_unfinished(self) -> bool:

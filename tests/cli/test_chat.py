@@ -74,6 +74,15 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
     assert capsys.readouterr().out == "> us\n> user:\n> \n"
 
 
+def test_a_pool_that_ctrl_c_took_is_made_anew(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    say("one\ntwo\n", monkeypatch)
+    interrupt_at(engine, 2)
+    engine.on_step = lambda: setattr(engine, "pool_is_lost", engine.metrics.steps == 1)
+    assert talk(Chat(engine, FIVE), interactive=True) == 0
+    assert not engine.pool_is_lost
+    assert len(engine.submitted) == 2
+
+
 def test_ctrl_c_ends_a_run_that_nobody_types_into(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     say("one\ntwo\n", monkeypatch)
     interrupt_at(engine, 2)

@@ -10,7 +10,7 @@ import pytest
 
 from jaxpaged.commands import generate_file
 from jaxpaged.commands.generate import main
-from jaxpaged.errors import EngineError, OutputError
+from jaxpaged.errors import EngineError, OutputError, TokenizerError
 
 
 class Files:
@@ -84,6 +84,20 @@ def test_bad_lines_become_error_rows(files: Files, capsys: pytest.CaptureFixture
     assert (rows[0]["text"], rows[6]["text"]) == ("aba", "cdc")
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert sorted(line.split(":")[1] for line in told) == [f" input line {n}" for n in (2, 4, 5, 6)]
+
+
+def test_a_conversation_for_a_model_without_template_is_a_bad_line(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise TokenizerError(name="chat template", value=None, limit="the model has none")
+
+    monkeypatch.setattr(files.engine.tokenizer, "apply_chat_template", refuse)
+    files.lines({"messages": [{"role": "u", "content": "x"}], "id": "m"}, "ab")
+    assert files.run() == 1
+    rows = {row["index"]: row for row in files.rows()}
+    assert "the model has none" in rows[0]["error"]
+    assert (rows[0]["id"], rows[0]["finish_reason"], rows[1]["text"]) == ("m", "error", "aba")
 
 
 def stop_after(files: Files, steps: int, error: BaseException) -> None:

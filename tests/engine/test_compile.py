@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,28 @@ def test_nothing_compiles_after_warm_up(engine: LLMEngine) -> None:
 
 
 def test_no_step_copies_pool_or_weights(engine: LLMEngine) -> None:
+    check_steps_copy_nothing(engine)
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8"])
+def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any) -> None:
+    engine = LLMEngine(
+        EngineConfig(
+            dtype="float32",
+            kv_cache_dtype=kv_cache_dtype,
+            max_model_len=512,
+            max_num_seqs=8,
+            max_num_batched_tokens=128,
+            num_gpu_blocks_override=4000,
+            compile_cache="off",
+            warmup=False,
+        )
+    )
+    assert len(engine.buckets) == 3  # decode and two mixed ones
+    check_steps_copy_nothing(engine)
+
+
+def check_steps_copy_nothing(engine: LLMEngine) -> None:
     pool_bytes = sum(layer.nbytes for layer in engine.runner.pool)
     weight_bytes = sum(leaf.nbytes for leaf in engine.runner.leaves)
     layer_bytes = pool_bytes // (2 * len(engine.runner.pool))

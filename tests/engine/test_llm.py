@@ -132,6 +132,12 @@ def test_chat_uses_the_template(llm: LLM) -> None:
         ([5] * 256, ContextLengthError, "256.*max_model_len=256"),
         ([5] * 170, CapacityError, "block"),
         ({"text": "x"}, PromptError, "prompt_token_ids"),
+        (None, PromptError, "NoneType"),
+        (5, PromptError, "int"),
+        (b"import os", PromptError, "bytes.*Decode"),
+        ([1, [2, 3]], PromptError, r"\[2, 3\].*whole number"),
+        ([1, True], PromptError, "True.*whole number"),
+        ({"prompt": {1, 2}}, PromptError, "set"),
     ],
 )
 def test_bad_prompts_are_refused_by_name_before_anything_runs(llm: LLM, prompt: Any, error: type, words: str) -> None:
@@ -152,6 +158,7 @@ def test_bad_prompts_are_refused_by_name_before_anything_runs(llm: LLM, prompt: 
         ("logprobs", -1), ("presence_penalty", 2.1), ("frequency_penalty", math.nan), ("repetition_penalty", 0),
         ("repetition_penalty", 1e-3), ("stop", 5), ("stop_token_ids", 5),
         ("repetition_penalty", 1e9), ("logit_bias", {1: 101}), ("logit_bias", {-1: 1}), ("logit_bias", [1]),
+        ("ignore_eos", "no"), ("include_stop_str_in_output", 1), ("skip_special_tokens", None),
         ("logit_bias", {1: math.nan}), ("logit_bias", dict.fromkeys(range(513), 1)), ("stop_token_ids", [-1]),
     ],
 )  # fmt: skip
@@ -186,6 +193,12 @@ def test_ids_beyond_the_vocabulary(llm: LLM) -> None:
 def test_bad_options_are_refused_by_name(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         LLM(warmup=False, compile_cache="off", **options)
+
+
+@pytest.mark.parametrize("prompts", [None, 7, b"import os"])
+def test_what_is_no_list_of_prompts(llm: LLM, prompts: Any) -> None:
+    with pytest.raises(PromptError, match="prompts is"):
+        llm.generate(prompts, use_tqdm=False)
 
 
 def test_one_params_per_prompt(llm: LLM) -> None:

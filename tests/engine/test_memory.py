@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from jaxpaged.memory import Device, resolve_dtype
+from jaxpaged.config import EngineConfig, ResolvedConfig
+from jaxpaged.errors import ConfigError
+from jaxpaged.memory import Device, resolve, resolve_dtype, resolve_kv_dtype
+from jaxpaged.models.families import read_config
 
 
 def device(platform: str, bfloat16_unit: str = "") -> Device:
@@ -26,3 +31,79 @@ def test_dtype(asked: str, checkpoint: str, on: Device, dtype: str, why: str) ->
     chosen, reason = resolve_dtype(asked, checkpoint, on)
     assert chosen == dtype
     assert why in reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "dtype", "kv_dtype", "why"),
+    [
+        ("auto", "float32", "float32", "that of the weights"),
+        ("auto", "bfloat16", "bfloat16", "that of the weights"),
+        ("bf16", "float32", "bfloat16", "asked for"),
+        ("int8", "bfloat16", "int8", "asked for; a scale per token and head"),
+        ("fp8", "bfloat16", "float8_e4m3fn", "asked for; a scale per token and head"),
+    ],
+)
+def test_kv_dtype(asked: str, dtype: str, kv_dtype: str, why: str) -> None:
+    assert resolve_kv_dtype(asked, dtype) == (kv_dtype, why)
+
+
+GIB = 2**30
+MODEL = read_config(
+    {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 1000,
+        "hidden_size": 1024,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 4096,
+    }
+)
+
+
+def resolved(platform: str, *, gib: float = 100, **options: Any) -> ResolvedConfig:
+    on = Device(platform=platform, name="some", free_bytes=int(gib * GIB), total_bytes=int(gib * GIB), bfloat16_unit="")
+    return resolve(EngineConfig(**options), MODEL, on, dtype="bfloat16", weight_bytes=GIB)
+
+
+@pytest.mark.parametrize(
+    ("kv_cache_dtype", "block_bytes"),
+    [("auto", 16 * 2 * 2048 * 2), ("bf16", 16 * 2 * 2048 * 2), ("int8", 16 * 2 * (2048 + 64)), ("fp8", 16 * 2 * 2112)],
+)
+def test_a_budget_buys_more_tokens_in_fewer_bytes(kv_cache_dtype: str, block_bytes: int) -> None:
+    config = resolved("rocm", kv_cache_dtype=kv_cache_dtype, kv_cache_memory_bytes=GIB)
+    assert config.num_blocks == GIB // block_bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"kv_cache_memory_bytes": 4 * GIB},
+            r"kv_cache_memory_bytes .*4\.00 GiB.* 3,221,225,472 bytes are free on some",
+        ),
+        ({"num_gpu_blocks_override": 40_000}, r"num_gpu_blocks_override .*4\.88 GiB.*3\.00 GiB.*at most 24576"),
+    ],
+)
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_more_kv_cache_than_the_device_has_is_refused(options: dict[str, Any], words: str, platform: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        resolved(platform, gib=3, block_size=16, **options)
+    assert resolved(platform, gib=4.9, block_size=16, num_gpu_blocks_override=40_000).num_blocks == 40_000
+
+
+def test_no_array_of_bytes_between_2_and_4_gib_on_a_gpu() -> None:
+    low = 2 * GIB // (8 * 16 * 128)  # a block's keys in one layer
+    for options in ({"kv_cache_memory_bytes": 14 * GIB}, {"gpu_memory_utilization": 0.15}):
+        config = resolved("cuda", kv_cache_dtype="int8", **options)
+        assert config.num_blocks == low == 131_072
+        assert "2 GiB of int8 keys" in config.reasons["num_blocks"]
+    assert resolved("cuda", kv_cache_dtype="int8", kv_cache_memory_bytes=17 * GIB).num_blocks > 2 * low
+    assert resolved("cuda", kv_cache_memory_bytes=14 * GIB).num_blocks == 14 * GIB // (4 * 32 * 1024)
+    assert resolved("cpu", kv_cache_dtype="int8", block_size=16, kv_cache_memory_bytes=14 * GIB).num_blocks > low
+    with pytest.raises(ConfigError, match="at most 131072 or at least 262145"):
+        resolved("rocm", kv_cache_dtype="fp8", num_gpu_blocks_override=200_000)
+    for blocks in (131_072, 262_145):
+        config = resolved("rocm", kv_cache_dtype="fp8", num_gpu_blocks_override=blocks)
+        assert config.num_blocks == blocks

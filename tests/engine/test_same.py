@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,16 +21,22 @@ from jaxpaged.request import SamplingParams
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 from jaxpaged.tiny.corpus import read_corpus
 
-SCHEDULES = 300
+SCHEDULES = {"auto": 300, "int8": 60}
 OUTPUT = 20
 BLOCK = 16
 
 
+@pytest.fixture(scope="module", params=SCHEDULES)
+def kv_cache_dtype(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def engine() -> LLMEngine:
+def engine(kv_cache_dtype: Any) -> LLMEngine:
     return LLMEngine(
         EngineConfig(
             dtype="float32",
+            kv_cache_dtype=kv_cache_dtype,
             max_model_len=256,
             max_num_seqs=8,
             max_num_batched_tokens=256,
@@ -120,10 +127,12 @@ def test_tokens_do_not_depend_on_the_schedule(
     engine: LLMEngine,
     requests: list[tuple[tuple[int, ...], SamplingParams]],
     alone: list[tuple[int, ...]],
+    kv_cache_dtype: str,
 ) -> None:
+    count = SCHEDULES[kv_cache_dtype]
     ties: list[str] = []
     preemptions = hits = aborted = 0
-    for number, (rng, shape) in enumerate(schedules(random.Random(11), SCHEDULES)):
+    for number, (rng, shape) in enumerate(schedules(random.Random(11), count)):
         new_scheduler(engine, **shape)  # pyright: ignore[reportArgumentType]
         chosen = rng.sample(range(len(requests)), rng.randint(4, 8))
         arrivals = sorted((rng.randint(0, 12), i) for i in chosen)
@@ -154,8 +163,8 @@ def test_tokens_do_not_depend_on_the_schedule(
                     f"schedule {number}, request {i}, token {at}: {shape}"
                 )
                 ties.append(f"schedule {number}, request {i}, token {at}")
-    assert preemptions > 50
-    assert hits > 1000
-    assert aborted > 50
-    assert len(ties) <= 10, ties
-    print(f"{SCHEDULES} schedules, {preemptions} preemptions, {hits} cached tokens, {aborted} aborts; ties: {ties}")
+    assert preemptions > count // 6
+    assert hits > count * 3
+    assert aborted > count // 6
+    assert len(ties) <= count // 30, ties
+    print(f"{count} schedules, {preemptions} preemptions, {hits} cached tokens, {aborted} aborts; ties: {ties}")

@@ -1,0 +1,51 @@
+"""What a prompt may be, before a request is made of it. [host half: no jax]"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
+
+from jaxpaged.errors import ContextLengthError, PromptError
+
+
+def prompt_ids(prompt: object, encode: Callable[[str], list[int]]) -> tuple[int, ...]:
+    """The token ids of a prompt: a text, which `encode` turns into ids, or the ids themselves (numpy's too).
+
+    Raises PromptError for everything else, by its type or by its first entry that is no whole number.
+    """
+    if isinstance(prompt, str):
+        return tuple(encode(prompt))
+    if isinstance(prompt, bytes | bytearray | Mapping | set | frozenset) or not isinstance(prompt, Iterable):
+        raise PromptError(
+            name="prompt",
+            value=prompt,
+            limit=f"it is of type {type(prompt).__name__}: it must be a text or a list of token ids",
+            fix="Decode bytes to text first" if isinstance(prompt, bytes | bytearray) else "",
+        )
+    ids = tuple(prompt)
+    for kind in set(map(type, ids)):
+        if kind is bool or not issubclass(kind, Integral):
+            bad = next(token for token in ids if type(token) is kind)
+            raise PromptError(name="prompt token ids", value=bad, limit="every token id must be a whole number")
+    return tuple(map(int, ids))
+
+
+def check_prompt(ids: tuple[int, ...], prompt: object, *, vocab: int, max_model_len: int) -> None:
+    """Raise PromptError for ids that are none or that the model lacks, ContextLengthError for too many.
+
+    prompt: what `ids` came from, for the message.
+    """
+    if not ids:
+        shown = prompt if isinstance(prompt, str) else []
+        raise PromptError(name="prompt", value=shown, limit="it has no token", fix="Give at least one")
+    lowest, highest = min(ids), max(ids)
+    if lowest < 0 or highest >= vocab:
+        bad = lowest if lowest < 0 else highest
+        raise PromptError(name="prompt token id", value=bad, limit=f"the model's token ids go from 0 to {vocab - 1}")
+    if len(ids) >= max_model_len:
+        raise ContextLengthError(
+            name="prompt length",
+            value=len(ids),
+            limit=f"prompt and answer share max_model_len={max_model_len} tokens",
+            fix=f"Shorten the prompt to {max_model_len - 1} tokens or fewer, or raise max_model_len",
+        )

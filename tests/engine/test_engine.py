@@ -1,0 +1,93 @@
+"""The synchronous engine: names of requests, and a pool that a step took with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import pytest
+
+from jaxpaged.config import EngineConfig
+from jaxpaged.engine import LLMEngine
+from jaxpaged.errors import EngineError, RequestError
+from jaxpaged.request import SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def engine() -> LLMEngine:
+    return LLMEngine(
+        EngineConfig(
+            dtype="float32",
+            kv_cache_dtype="int8",
+            max_model_len=256,
+            max_num_seqs=8,
+            max_num_batched_tokens=128,
+            num_gpu_blocks_override=20,
+            compile_cache="off",
+            warmup=False,
+        )
+    )
+
+
+def run(engine: LLMEngine, prompt: str) -> tuple[int, ...]:
+    request_id = engine.submit(prompt, GREEDY)
+    found: tuple[int, ...] = ()
+    while engine.has_unfinished:
+        for output in engine.step():
+            found = output.outputs[0].token_ids if output.request_id == request_id else found
+    return found
+
+
+def test_the_start_up_table_tells_the_kv_cache(engine: LLMEngine) -> None:
+    rows = dict(engine.describe())
+    # 4 layers, 4 heads of 48 values and a scale, keys and values
+    config = engine.model_config
+    assert engine.kv_bytes_per_token == len(config.layers) * config.kv_heads * (config.head_dim + 4) * 2
+    assert rows["KV cache"] == (
+        f"int8, {engine.kv_bytes_per_token:,} bytes a token: asked for; a scale per token and head"
+    )
+    assert sum(layer.nbytes for layer in engine.runner.pool) == engine.kv_bytes_per_token * 20 * 64
+
+
+def test_names_of_requests_never_meet(engine: LLMEngine) -> None:
+    names = [engine.submit("a", GREEDY, request_id=f"request-{i}") for i in range(4)]
+    names += [engine.submit("a", GREEDY) for _ in range(4)]
+    assert len(set(names)) == 8
+    with pytest.raises(RequestError, match=r"'request-2'.*in flight"):
+        engine.submit("a", GREEDY, request_id="request-2")
+    for bad in ("", 7):
+        with pytest.raises(RequestError, match="request_id"):
+            engine.submit("a", GREEDY, request_id=bad)  # pyright: ignore[reportArgumentType]
+    assert all(engine.abort(name) for name in names)
+    assert not engine.has_unfinished
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_a_pool_that_a_step_took_is_named_and_made_anew(
+    engine: LLMEngine, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    before = run(engine, "import os")
+    steps = dict(engine.runner._steps)
+
+    def fail(leaves: Any, pool: Any, *_: Any) -> Any:
+        for array in jax.tree.leaves(pool):
+            array.delete()
+        raise failure
+
+    monkeypatch.setattr(engine.runner, "_steps", dict.fromkeys(steps, fail))
+    request_id = engine.submit("import sys", GREEDY)
+    with pytest.raises(type(failure)):
+        engine.step()
+    monkeypatch.setattr(engine.runner, "_steps", steps)
+    with pytest.raises(EngineError, match=r"KV pool is 'lost'.*rebuild_pool"):
+        engine.step()
+    with pytest.raises(EngineError, match="no request in flight"):
+        engine.rebuild_pool()
+    assert engine.pool_is_lost
+    engine.abort(request_id)
+    engine.rebuild_pool()
+    assert not engine.pool_is_lost
+    engine.scheduler.check()
+    assert run(engine, "import os") == before
