@@ -46,6 +46,11 @@ COMMANDS = (
         summary="time batches of equal requests, from the prompt to the last token, as JSON",
         module="jaxpaged.commands.bench_latency",
     ),
+    Command(
+        words=("bench", "accuracy"),
+        summary="score a text with a smaller KV cache and print how far the logits move as JSON",
+        module="jaxpaged.commands.bench_accuracy",
+    ),
 )
 
 
