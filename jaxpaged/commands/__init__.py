@@ -51,6 +51,11 @@ COMMANDS = (
         summary="score a text with a smaller KV cache and print how far the logits move as JSON",
         module="jaxpaged.commands.bench_accuracy",
     ),
+    Command(
+        words=("doctor",),
+        summary="look at versions, devices, folders and kernels; say what to mend",
+        module="jaxpaged.commands.doctor",
+    ),
 )
 
 
