@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +13,8 @@ from jax import Array, lax
 Body = Callable[[Any, Any], Any]
 
 
-def seconds_per_round(body: Body, state: Any, operands: Any, *, rounds: int, repeats: int) -> float:
-    """Median seconds of one round over `repeats` programs of `rounds` rounds each, after one that is not counted.
+def round_seconds(body: Body, state: Any, operands: Any, *, rounds: int, repeats: int) -> list[float]:
+    """Seconds of one round in each of `repeats` programs of `rounds` rounds, after one that is not counted.
 
     body(state, operands) -> the next state: what a round computes must go into it, or the compiler drops it. state is
     donated, and must not be used afterwards.
@@ -31,7 +30,7 @@ def seconds_per_round(body: Body, state: Any, operands: Any, *, rounds: int, rep
         began_s = time.perf_counter()
         state = jax.block_until_ready(compiled(state, operands))
         spent.append((time.perf_counter() - began_s) / rounds)
-    return statistics.median(spent)
+    return spent
 
 
 def after(value: Array, done: Array) -> Array:

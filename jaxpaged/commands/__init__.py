@@ -47,6 +47,11 @@ COMMANDS = (
         module="jaxpaged.commands.bench_latency",
     ),
     Command(
+        words=("bench", "kernels"),
+        summary="time the device ops against what the device can do, or tune them for it",
+        module="jaxpaged.commands.bench_kernels",
+    ),
+    Command(
         words=("bench", "accuracy"),
         summary="score a text with a smaller KV cache and print how far the logits move as JSON",
         module="jaxpaged.commands.bench_accuracy",
