@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
 def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, Any]:
     """The figures of `text` as one row. Raises ConfigError as the engine does, and for a text that is too short."""
     from jaxpaged.bench.accuracy import Scorer, compare  # starts jax
+    from jaxpaged.bench.circumstances import versions
     from jaxpaged.memory import resolve_combination
     from jaxpaged.runner import ModelRunner
     from jaxpaged.weights.load import read_model_config
@@ -98,6 +99,7 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
         },
         **found.row(),
         "device": f"{engine.device.name} ({engine.device.platform})",
+        "versions": versions(),
     }
 
 

@@ -42,12 +42,9 @@ def run(engine: LLMEngine, prompt: str) -> tuple[int, ...]:
 
 def test_the_start_up_table_tells_the_kv_cache(engine: LLMEngine) -> None:
     rows = dict(engine.describe())
-    # 4 layers, 4 heads of 48 values and a scale, keys and values
-    config = engine.model_config
-    assert engine.kv_bytes_per_token == len(config.layers) * config.kv_heads * (config.head_dim + 4) * 2
-    assert rows["KV cache"] == (
-        f"int8, {engine.kv_bytes_per_token:,} bytes a token: asked for; a scale per token and head"
-    )
+    # 6 layers, keys and values of 2 heads, each 64 bytes and a scale of 4
+    assert engine.kv_bytes_per_token == 6 * 2 * 2 * (64 + 4) == 1632
+    assert rows["KV cache"] == "int8, 1,632 bytes a token: asked for; a scale per token and head"
     assert sum(layer.nbytes for layer in engine.runner.pool) == engine.kv_bytes_per_token * 20 * 64
 
 
