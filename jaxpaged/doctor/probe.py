@@ -90,7 +90,8 @@ def run_probe(*, quick: bool, timeout_s: float) -> Probe:
     command = [sys.executable, "-P", "-m", "jaxpaged.doctor.selftest", *(["--quick"] if quick else [])]
     with subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        # takes little of a GPU's memory, so that a server may run beside it
+        env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
