@@ -1,0 +1,38 @@
+"""What must hold of a compiled program: the gates themselves. A message says what does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codegen.devices import DEVICES
+
+MOST_TEMP = 0.15  # of weights and pool together
+
+
+def complaints(report: dict[str, Any], device: str) -> list[str]:
+    """All that is wrong with a program compiled for `device`."""
+    if "error" in report:
+        return [report["error"]]
+    found = []
+    if report["archs"] != [device]:
+        found.append(f"machine code is for {report['archs']}, not for {device}")
+    for where, names in (("the program", report["kernels"]), ("machine code", [name for name, *_ in report["code"]])):
+        missing = [wanted for wanted in report["wanted"] if not any(name.startswith(wanted) for name in names)]
+        found += [f"kernel {name} is missing from {where}" for name in missing]
+    found += [
+        f"{name} spills: {spilled}, scratch {scratch} B"
+        for name, _, spilled, scratch in report["code"]
+        if spilled or scratch
+    ]
+    found += [f"the pool is copied: {copy}" for copy in report["copies"]]
+    if report["pool"] and report["alias"] < report["pool"]:
+        found.append(f"{report['alias']} bytes are written in place, the pool has {report['pool']}")
+    return found
+
+
+def memory_complaints(report: dict[str, Any], device: str) -> list[str]:
+    """What is wrong with the memory that a whole step takes."""
+    most, temp = MOST_TEMP * report["argument"], report["temp"]
+    total = report["argument"] + temp + report["output"] - report["alias"]
+    found = [f"{temp} bytes of temporaries, at most {most:.0f}"] if temp > most else []
+    return found + ([f"{total} bytes do not fit {device}"] if total > DEVICES[device].memory else [])

@@ -1,0 +1,88 @@
+"""The child process that compiles: `python -m codegen.compiling DEVICE PACKAGES NAME...` writes a JSON line a program.
+
+XLA kills the process where it meets what it does not expect; the parent (`children.py`) knows by the lines which
+program that was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+from codegen.catalogue import program_of
+from codegen.devices import DEVICES, Device, compile_only
+from codegen.objects import code_objects
+from codegen.program import Program
+from jax.sharding import SingleDeviceSharding
+
+from pallas_kernels.target import Target, assume_target
+
+_KERNEL = re.compile(r'custom_call_target="__gpu\$xla\.gpu\.triton".* name = "(\w+)", num_stages')
+_FREE = {"parameter", "custom-call", "get-tuple-element", "bitcast", "tuple", "opt-barrier"}
+
+
+def compile_program(program: Program, device: Device, only: Any) -> jax.stages.Compiled:
+    """Machine code for the device. Raises what XLA raises where it refuses."""
+    place = SingleDeviceSharding(only)
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tuple(program.arguments)
+    )
+    jitted = jax.jit(program.function, donate_argnums=program.donate)
+    with assume_target(Target(platform=device.platform, kind=device.kind)):
+        return jitted.trace(*arguments).lower(lowering_platforms=(device.platform,)).compile()
+
+
+def report(program: Program, compiled: jax.stages.Compiled) -> dict[str, Any]:
+    """What the tests look at, as JSON."""
+    text = compiled.as_text() or ""
+    memory: Any = compiled.memory_analysis()
+    objects = code_objects(compiled.runtime_executable().serialize())  # pyright: ignore[reportOptionalMemberAccess]
+    kernels = Counter(_KERNEL.findall(text))
+    ours = [k for found in objects for k in found.kernels if re.sub(r"_\d+$", "", k.name) in kernels]
+    return {
+        "archs": sorted({found.arch for found in objects}),
+        "kernels": dict(kernels),
+        "wanted": list(program.kernels),
+        "code": sorted({(k.name, k.registers, k.spilled, k.scratch) for k in ours}),
+        "pool": program.nbytes(program.pool_arrays()),
+        "copies": copies_of_the_pool(text, program),
+        "argument": memory.argument_size_in_bytes,
+        "output": memory.output_size_in_bytes,
+        "alias": memory.alias_size_in_bytes,
+        "temp": memory.temp_size_in_bytes,
+    }
+
+
+def copies_of_the_pool(text: str, program: Program) -> list[str]:
+    """Instructions of an optimised module, views and kernels aside, whose result has the shape of a pool array."""
+    shapes = {f"{_HLO[array.dtype.name]}[{','.join(map(str, array.shape))}]" for array in program.pool_arrays()}
+    found = re.findall(r"= \(?(\w+\[[\d,]*\])[^=]*? ([\w-]+)\(", text)
+    return sorted({f"{opcode} {shape}" for shape, opcode in found if shape in shapes and opcode not in _FREE})
+
+
+_HLO = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "int8": "s8", "float8_e4m3fn": "f8e4m3fn"}
+
+
+def main(device_name: str, packages: str, *names: str) -> None:
+    device = DEVICES[device_name]
+    only = compile_only(device, Path(packages))
+    for name in names:
+        print(json.dumps({"start": name}), flush=True)
+        began = time.monotonic()
+        try:
+            with assume_target(Target(platform=device.platform, kind=device.kind)):
+                program = program_of(name)
+            result = report(program, compile_program(program, device, only))
+        except Exception as error:
+            result = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps({"name": name, "seconds": round(time.monotonic() - began, 2), **result}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,154 @@
+"""The shipped Pallas kernels as programs of their public ops: a grid of cases, dtypes and sizes, and odd shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from codegen.program import Program
+
+from pallas_kernels.backend import Backend
+from pallas_kernels.pool_spec import pool_spec
+from pallas_kernels.ragged_attention import attention_work, ragged_attention
+from pallas_kernels.target import current_target
+from pallas_kernels.tuning import NO_TUNING, Table
+from pallas_kernels.write_kv import write_kv
+
+KV_DTYPES = ("float32", "bfloat16", "float16")
+SIZES = {"decode": (64, 64), "mixed": (512, 64), "prefill": (2048, 8)}  # T, S
+NUM_BLOCKS, CONTEXT = 4096, 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """A call of `ragged_attention`; group: query heads of a kv head."""
+
+    case: str
+    dtype: str
+    head_dim: int = 128
+    group: int = 4
+    kv_heads: int = 8
+    block_size: int = 16
+    window: int | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    rows: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique, and short."""
+        extras = [f"g{self.group}", f"p{self.block_size}"] if (self.group, self.block_size) != (4, 16) else []
+        extras += [
+            f"{word}{value}" for word, value in (("w", self.window), ("cap", self.softcap), ("s", self.rows)) if value
+        ]
+        extras += ["sinks"] if self.sinks else []
+        return "-".join([self.case, self.dtype, f"d{self.head_dim}", *extras])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """A call of `write_kv`, with the rotation of the keys or without."""
+
+    dtype: str
+    head_dim: int = 128
+    rope: bool = True
+    tokens: int = 512
+
+    @property
+    def name(self) -> str:
+        """Unique, and short."""
+        return f"write-{self.dtype}-d{self.head_dim}{'-rope' if self.rope else ''}"
+
+
+_ODD: tuple[dict[str, Any], ...] = (
+    {"head_dim": 64, "group": 7, "kv_heads": 2, "window": 4096},
+    {"head_dim": 80, "group": 1, "kv_heads": 32},
+    {"head_dim": 96, "softcap": 50.0, "block_size": 32},
+    {"head_dim": 112, "group": 16, "kv_heads": 2, "block_size": 64},
+    {"head_dim": 64, "group": 8, "window": 128, "sinks": True},
+)
+_ATTENTION = [
+    *(Attention(case=c, dtype=t, head_dim=d) for c, t, d in product(SIZES, KV_DTYPES, (64, 128, 256))),
+    *(Attention(case=case, dtype="bfloat16", **shape) for case, shape in product(("decode", "mixed"), _ODD)),
+    Attention(case="decode", dtype="bfloat16", rows=512),  # enough rows: no split, no merge
+]
+_WRITES = [
+    Write(dtype=dtype, head_dim=dim, rope=rope) for dtype in KV_DTYPES for dim, rope in ((128, True), (80, False))
+]
+KERNELS: Mapping[str, Attention | Write] = MappingProxyType({case.name: case for case in (*_ATTENTION, *_WRITES)})
+
+
+def kernel_program(case: Attention | Write) -> Program:
+    """The op of a case, jitted alone."""
+    return attention_program(case) if isinstance(case, Attention) else write_program(case)
+
+
+def _pool(dtype: str, *, kv_heads: int, head_dim: int, block_size: int = 16):
+    return pool_spec(
+        Backend.TRITON,
+        num_blocks=NUM_BLOCKS,
+        block_size=block_size,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+        platform=current_target().platform,
+    ).abstract()
+
+
+def attention_program(case: Attention, *, tuning: Table = NO_TUNING) -> Program:
+    """`ragged_attention` and the maps it needs. tuning: asked before the shipped table."""
+    of = jax.ShapeDtypeStruct
+    tokens, rows = (case.rows, case.rows) if case.rows else SIZES[case.case]
+    heads = case.group * case.kv_heads
+    of_q = jnp.dtype("float32" if case.dtype == "float32" else "bfloat16")
+
+    def run(q, pool, cu_q_lens, kv_lens, block_tables, sinks):
+        work = attention_work(
+            cu_q_lens,
+            kv_lens,
+            block_tables,
+            num_tokens=tokens,
+            block_size=case.block_size,
+            window=case.window,
+            backend=Backend.TRITON,
+            tuning=tuning,
+        )
+        return ragged_attention(q, pool, work, scale=0.1, softcap=case.softcap, sinks=sinks)
+
+    ints = [of(shape, jnp.int32) for shape in ((rows + 1,), (rows,), (rows, CONTEXT // case.block_size))]
+    pool = _pool(case.dtype, kv_heads=case.kv_heads, head_dim=case.head_dim, block_size=case.block_size)
+    sinks = of((heads,), jnp.float32) if case.sinks else None
+    return Program(
+        function=run,
+        arguments=(of((tokens, heads, case.head_dim), of_q), pool, *ints, sinks),
+        kernels=("decode",) if tokens == rows else ("decode", "mixed"),
+    )
+
+
+def write_program(case: Write) -> Program:
+    """`write_kv` into a pool that is given away."""
+    of = jax.ShapeDtypeStruct
+    new = of((case.tokens, 8, case.head_dim), jnp.float32)
+    angles = of((case.tokens, case.head_dim // 2), jnp.float32)
+
+    def run(pool, k, v, slots, rope):
+        return write_kv(pool, k, v, slots, rope=rope, backend=Backend.TRITON)
+
+    return Program(
+        function=run,
+        arguments=(
+            _pool(case.dtype, kv_heads=8, head_dim=case.head_dim),
+            new,
+            new,
+            of((case.tokens,), jnp.int32),
+            (angles, angles) if case.rope else None,
+        ),
+        donate=(0,),
+        kernels=("write_kv",),
+        pool=0,
+    )

@@ -1,0 +1,32 @@
+"""What a child process compiles: a function of abstract arrays, and what must be true of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """arguments: trees of `jax.ShapeDtypeStruct`. donate: the indices of those given away.
+
+    kernels: how the names of the Pallas kernels begin that must be in the program. pool: the argument that is the KV
+    pool.
+    """
+
+    function: Callable[..., Any]
+    arguments: Sequence[Any]
+    donate: tuple[int, ...] = ()
+    kernels: tuple[str, ...] = ()
+    pool: int | None = None
+
+    def pool_arrays(self) -> list[jax.ShapeDtypeStruct]:
+        """The arrays of the KV pool."""
+        return [] if self.pool is None else jax.tree.leaves(self.arguments[self.pool])
+
+    def nbytes(self, arguments: Any) -> int:
+        """Bytes of all arrays in a tree."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments))

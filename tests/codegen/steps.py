@@ -1,0 +1,114 @@
+"""Whole engine steps of well-known models, and the sampler that follows them, without an array anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from codegen.program import Program
+
+from jaxpaged.batch import StepLayout
+from jaxpaged.bench.shapes import shape_config
+from jaxpaged.buckets import Bucket
+from jaxpaged.models.decoder import build
+from jaxpaged.models.families import read_config
+from jaxpaged.models.kv import pool_specs
+from jaxpaged.request import MAX_BIASES
+from jaxpaged.runner import run_model
+from jaxpaged.sampler import SamplingRows, sample
+from pallas_kernels.backend import Backend
+
+BLOCK_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step of `shape` with `context` tokens a row at most, and a pool for `pool_tokens` in all."""
+
+    shape: str
+    tokens: int
+    rows: int
+    context: int
+    pool_tokens: int = 262_144
+    kv_dtype: str = "bfloat16"
+
+
+STEPS: Mapping[str, Step] = MappingProxyType(
+    {
+        "llama-3.1-8b-decode": Step(shape="llama-3.1-8b", tokens=64, rows=64, context=8192),
+        "llama-3.1-8b-mixed": Step(shape="llama-3.1-8b", tokens=2048, rows=64, context=8192),
+        "mistral-7b-32k-decode": Step(shape="mistral-7b", tokens=32, rows=32, context=32768),
+        "mistral-7b-32k-mixed": Step(shape="mistral-7b", tokens=2048, rows=32, context=32768),
+        "mixtral-8x7b-32k-decode": Step(shape="mixtral-8x7b", tokens=16, rows=16, context=32768),
+        "mixtral-8x7b-32k-mixed": Step(shape="mixtral-8x7b", tokens=512, rows=16, context=32768),
+    }
+)
+
+
+def step_program(step: Step) -> Program:
+    """The model's part of an engine step, all layers; the pool is given away, as the runner does."""
+    config = read_config(shape_config(step.shape))
+    graph = build(config, dtype="bfloat16")
+    layout = StepLayout(
+        bucket=Bucket(tokens=step.tokens, rows=step.rows),
+        table_width=-(-step.context // BLOCK_SIZE),
+        num_groups=len(config.kv_groups()),
+    )
+    specs = pool_specs(
+        config,
+        Backend.TRITON,
+        num_blocks=step.pool_tokens // BLOCK_SIZE + 1,
+        block_size=BLOCK_SIZE,
+        dtype=step.kv_dtype,
+    )
+    of = jax.ShapeDtypeStruct
+    arguments = (
+        tuple(of(spec.shape, spec.storage) for spec in graph.specs),
+        tuple(spec.abstract() for spec in specs),
+        of((layout.num_ints,), jnp.int32),
+        of((layout.num_floats,), jnp.float32),
+    )
+    function = partial(
+        run_model, graphdef=graph, config=config, layout=layout, backend=Backend.TRITON, block_size=BLOCK_SIZE
+    )
+    mixed = ("mixed",) if step.tokens > step.rows else ()
+    return Program(function=function, arguments=arguments, donate=(1,), kernels=("write_kv", "decode", *mixed), pool=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerShape:
+    """The sampler of this many rows."""
+
+    rows: int
+    vocab: int
+    context: int
+
+
+SAMPLERS: Mapping[str, SamplerShape] = MappingProxyType(
+    {
+        "sampler-llama-3.1-8b": SamplerShape(rows=64, vocab=128256, context=8192),
+        "sampler-mistral-7b": SamplerShape(rows=32, vocab=32000, context=32768),
+    }
+)
+
+
+def sampler_program(shape: SamplerShape) -> Program:
+    """The engine's second program of a step."""
+    of, rows = jax.ShapeDtypeStruct, shape.rows
+    floats = {"temperature", "top_p", "min_p", "presence", "frequency", "repetition"}
+    options: dict[str, Any] = {
+        name: of((rows,), jnp.float32 if name in floats else jnp.int32) for name in SamplingRows._fields
+    }
+    arguments = (
+        of((rows, shape.vocab), jnp.float32),
+        SamplingRows(**options),
+        of((rows, shape.context), jnp.int32),
+        of((rows, MAX_BIASES), jnp.int32),
+        of((rows, MAX_BIASES), jnp.float32),
+    )
+    return Program(function=sample, arguments=arguments)
