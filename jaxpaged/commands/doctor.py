@@ -12,7 +12,7 @@ from typing import Any
 from jaxpaged.commands.flags import Switch, parse
 from jaxpaged.commands.terminal import table, write
 from jaxpaged.doctor.facts import DeviceNode, Facts, Folder, gather
-from jaxpaged.doctor.judge import Finding, healthy, judge
+from jaxpaged.doctor.judge import Finding, healthy, judge, versions_fit
 from jaxpaged.errors import ConfigError
 
 UNHEALTHY = 1
@@ -78,6 +78,7 @@ def _versions(facts: Facts) -> list[tuple[str, str]]:
     return [
         *((name, version or "not installed") for name, version in packages.items()),
         *([] if facts.plugins else [("GPU plugin", "none")]),
+        ("fit together", "yes" if versions_fit(facts) else "NO"),
     ]
 
 

@@ -43,6 +43,11 @@ def healthy(findings: tuple[Finding, ...]) -> bool:
     return all(finding.level != "error" for finding in findings)
 
 
+def versions_fit(facts: Facts) -> bool:
+    """Whether jax, jaxlib, flax and the GPU plugin belong together."""
+    return not [*_versions(facts), *_plugins(facts)]
+
+
 def plugin_kind(facts: Facts) -> str:
     """The kind of GPU that JAX has a plugin for: "cuda", "rocm", or "" for none. ROCm wins where there are both."""
     kinds = {name.split("-")[1].rstrip("0123456789") for name in facts.plugins}
@@ -141,7 +146,7 @@ def _devices(facts: Facts) -> Iterator[Finding]:
     if not probe.platform:
         how = {"crashed": "crashed", "late": "did not answer"}.get(probe.status, "failed")
         yield _error(f"JAX {how} while {probe.doing or 'starting'}: {probe.error}", _start_fix(facts, kind, forced))
-    elif kind and probe.platform == "cpu" and "cpu" not in forced.split(","):
+    elif kind and probe.platform == "cpu" and not forced.startswith("cpu"):
         yield _error(
             f"the {kind} plugin is installed, but JAX fell back to the CPU without a word", _fallback_fix(facts, kind)
         )
@@ -182,6 +187,8 @@ def _fallback_fix(facts: Facts, kind: str) -> str:
         return f"The NVIDIA driver is {facts.drivers.nvidia}: CUDA 13 wheels need 580 or later, those of CUDA 12 525"
     if facts.kfd is None or not facts.kfd.usable or not all(node.usable for node in facts.render_nodes):
         return "See the finding about the device files"
+    if not facts.drivers.amd_gpus:
+        return "The amdgpu driver lists no GPU that computes: look at `dmesg | grep amdgpu` on the host"
     return "The ROCm libraries did not load: is ROCm 7 in /opt/rocm, and in LD_LIBRARY_PATH?"
 
 

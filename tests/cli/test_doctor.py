@@ -166,6 +166,8 @@ WRONG = Check(op="write_kv", backend="triton", dtype="float32", error=0.5, toler
         (an_mi300x(kfd=LOCKED), "cannot be read and written, although this process is in its group", "chmod 660"),
         (an_mi300x(probe=CPU_PROBE), FALLBACK, "LD_LIBRARY_PATH"),
         (an_mi300x(probe=CPU_PROBE, environment={"HIP_VISIBLE_DEVICES": ""}), FALLBACK, "HIP_VISIBLE_DEVICES hides"),
+        (an_mi300x(probe=CPU_PROBE, environment={"JAX_PLATFORMS": "rocm,cpu"}), FALLBACK, "LD_LIBRARY_PATH"),
+        (an_mi300x(probe=CPU_PROBE, drivers=Drivers(amdgpu="6.16.13")), FALLBACK, "lists no GPU that computes"),
         (an_h200(probe=CPU_PROBE), FALLBACK, "The NVIDIA driver is 580.65.06: CUDA 13 wheels need 580"),
         (an_h200(probe=CPU_PROBE, drivers=Drivers()), FALLBACK, "docker run --gpus all"),
         (
@@ -256,6 +258,9 @@ def test_the_text_and_the_json_tell_the_same() -> None:
     text = as_text(facts, judge(facts))
     assert "linear  xla: always" in text
     assert "WRONG  triton: off by nan of the largest value (at most 1e-05), 1.00 ms" in text
+    assert "fit together      yes" in text
+    torn = an_mi300x(packages=packages(jax="0.12.0.1", jaxlib="0.12.0.1"))
+    assert "fit together      NO" in as_text(torn, judge(torn))
     assert "/dev/kfd mode 660 group render (993), usable" in text
     assert text.endswith("fix: " + judge(facts)[0].fix + "\n\nnot healthy\n")
     told = json.loads(as_json(facts, judge(facts)))
