@@ -17,7 +17,10 @@ KV_DTYPES: Mapping[str, str] = MappingProxyType({"bf16": "bfloat16", "int8": "in
 KV_DTYPE_ALIASES: Mapping[str, str] = MappingProxyType({"bfloat16": "bf16", "fp8_e4m3": "fp8"})
 """vLLM's spellings of these words."""
 
-_NO_FLOAT16 = ("float16 is not offered: its range ends at 65,504, which activations exceed", "Use bfloat16 or float32")
+_NO_FLOAT16 = (
+    "float16 is not offered: its range ends at 65,504, which some models' activations exceed",
+    "Use bfloat16 or float32",
+)
 _NO_E5M2 = (
     "this type is not offered: keys and values have a scale per token and head, so its range buys nothing",
     "Use fp8 (e4m3fn: the same bytes, twice the precision) or int8",

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
+from jaxpaged.bench.circumstances import digits
 from jaxpaged.errors import ConfigError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, make_context, unflatten
@@ -92,14 +93,14 @@ class Differences:
         bits = {name: float(np.mean(getattr(self, f"{name}_nll"))) / math.log(2) for name in ("baseline", "variant")}
         return {
             "positions": len(self.kl),
-            "max_logit_error": float(f"{np.max(self.max_error):.4g}"),
-            "mean_logit_error": float(f"{np.mean(self.mean_error):.4g}"),
-            "mean_kl_nats": float(f"{np.mean(self.kl):.4g}"),
-            "max_kl_nats": float(f"{np.max(self.kl):.4g}"),
+            "max_logit_error": digits(float(np.max(self.max_error))),
+            "mean_logit_error": digits(float(np.mean(self.mean_error))),
+            "mean_kl_nats": digits(float(np.mean(self.kl))),
+            "max_kl_nats": digits(float(np.max(self.kl))),
             "top1_agreement": round(float(np.mean(self.agree)), 5),
             **{f"{name}_bits_per_token": round(value, 5) for name, value in bits.items()},
             **{f"{name}_perplexity": round(2**value, 5) for name, value in bits.items()},
-            "bits_per_token_difference": float(f"{bits['variant'] - bits['baseline']:.4g}"),
+            "bits_per_token_difference": digits(bits["variant"] - bits["baseline"]),
         }
 
 

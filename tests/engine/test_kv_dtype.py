@@ -1,0 +1,35 @@
+"""A KV cache in 8 bits gives the same tokens on every backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jaxpaged.llm import LLM
+from jaxpaged.request import SamplingParams
+
+PROMPTS = ["import os\n", "def read(path):\n    with open(path) as file:\n        return ", "class Queue:\n" * 8]
+GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+
+
+def tokens(backend: str, kv_cache_dtype: str) -> list[Any]:
+    llm = LLM(
+        attention_backend=backend,
+        kv_cache_dtype=kv_cache_dtype,
+        dtype="float32",
+        block_size=16,
+        max_model_len=96,
+        max_num_seqs=4,
+        max_num_batched_tokens=128,
+        compile_cache="off",
+        warmup=False,
+    )
+    outputs = [output.outputs[0].token_ids for output in llm.generate(PROMPTS, GREEDY, use_tqdm=False)]
+    assert llm.engine.config.kv_cache_dtype == llm.engine.runner.pool[0].dtype
+    return outputs
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["bf16", "int8", "fp8"])
+def test_backends_give_the_same_tokens(kv_cache_dtype: str) -> None:
+    assert tokens("xla", kv_cache_dtype) == tokens("reference", kv_cache_dtype)
