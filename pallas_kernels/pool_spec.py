@@ -14,6 +14,8 @@ from pallas_kernels.layer_pool import LayerPool, is_scaled
 
 DTYPES = ("float32", "bfloat16", "float16", "int8", "float8_e4m3fn")
 _BITS = {2: jnp.uint16, 1: jnp.uint8}
+# Pallas-Triton addresses arrays of at most 2**32 bytes with 32 bits, signed: elements past 2**31 would be out of reach
+_REACH, _WIDE = 2**31, 2**32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,8 @@ def pool_spec(
     """The pool of one layer. K is [N, K, D, P] for XLA, [N, K, P, D] for the others; V is [N, K, P, D].
 
     On CPU bfloat16 and float16 are stored as uint16 and float8 as uint8: XLA's CPU compiler widens a whole array of
-    such numbers to write one element of it. Raises ValueError for a size below 1 and for a dtype not of `DTYPES`.
+    such numbers to write one element of it. Raises ValueError for a size below 1, for a dtype not of `DTYPES`, and on a
+    GPU for arrays of 1-byte numbers between 2 and 4 GiB, which the kernels cannot address.
     """
     sizes = {"num_blocks": num_blocks, "block_size": block_size, "kv_heads": kv_heads, "head_dim": head_dim}
     for name, size in sizes.items():
@@ -82,6 +85,14 @@ def pool_spec(
     as_bits = platform == "cpu" and dtype not in ("float32", "int8")
     v_shape = (num_blocks, kv_heads, block_size, head_dim)
     k_shape = (num_blocks, kv_heads, head_dim, block_size) if backend == Backend.XLA else v_shape
+    nbytes = math.prod(v_shape) * logical.itemsize
+    if platform != "cpu" and logical.itemsize == 1 and _REACH < nbytes <= _WIDE:
+        per_block = nbytes // num_blocks
+        raise ValueError(
+            f"num_blocks is {num_blocks}: K of a layer would take {nbytes} bytes of {dtype}, and the kernels address "
+            f"at most {_REACH} or more than {_WIDE}; take at most {_REACH // per_block} blocks or at least "
+            f"{_WIDE // per_block + 1}"
+        )
     axes = (None, "kv_heads", None, None)
     return PoolSpec(
         k_shape=k_shape,

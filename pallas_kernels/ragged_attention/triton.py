@@ -58,8 +58,8 @@ def attend(
 ) -> Array:
     """Attention of q [T, H, D] over a pool [N, K, P, D] -> [T, H, D] in q's dtype; zeros for padding tokens.
 
-    Queries are rounded to the pool's dtype before the product with the keys, sums are float32. Raises ValueError for a
-    block size that is no power of two.
+    Queries and probabilities are rounded to the pool's dtype before they meet its numbers, to bfloat16 where those are
+    scaled; sums are float32. Raises ValueError for a block size that is no power of two.
     """
     target = current_target()
     num_rows, table_width = work.block_tables.shape
@@ -74,6 +74,7 @@ def attend(
         window=work.window,
         scale=scale,
         softcap=softcap,
+        dtype=pool.dtype,
     )
     seen = jnp.full((num_heads,), -jnp.inf, jnp.float32) if sinks is None else sinks.astype(jnp.float32)
 

@@ -12,14 +12,17 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.launch import launch
-from pallas_kernels.layer_pool import LayerPool
+from pallas_kernels.layer_pool import LayerPool, is_scaled
 from pallas_kernels.ragged_attention.triton_tiles import (
     LOWEST,
+    KeySource,
     Problem,
     cdiv,
     finish,
     first_key,
+    log2_of,
     nonzero,
+    pool_arrays,
     start_carry,
     walk_keys,
 )
@@ -43,7 +46,7 @@ def decode_rows(cu_q_lens: Array, kv_lens: Array, *, decode_only: bool) -> Array
 def _split_of(keys: Array, split: Array, problem: Problem, tuning: Tuning) -> tuple[Array, Array, Array]:
     """The oldest key of a row with this many keys, and the tiles [first, last) of one of its splits."""
     oldest = first_key(keys - jnp.int32(1), problem)
-    first = lax.shift_right_logical(oldest, jnp.int32(tuning.kv_tile.bit_length() - 1))
+    first = lax.shift_right_logical(oldest, log2_of(tuning.kv_tile))
     last = cdiv(keys, tuning.kv_tile)
     share = cdiv(last - first, tuning.num_splits)
     start = first + split * share
@@ -54,14 +57,14 @@ def _decode_kernel(
     rows: Any,
     table: Any,
     q_ref: Any,
-    k_pool: Any,
-    v_pool: Any,
     sinks_ref: Any,
-    *outs: Any,
+    *refs: Any,
     problem: Problem,
     tuning: Tuning,
 ) -> None:
-    row, kv_head, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+    kv_head, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+    arrays = 4 if is_scaled(problem.dtype) else 2
+    pool, outs = refs[:arrays], refs[arrays:]
     token, keys = rows[0, row], rows[1, row]
     oldest, start, stop = _split_of(keys, split, problem, tuning)
     # a row without keys still owes its zeros where no second kernel writes them
@@ -80,15 +83,11 @@ def _decode_kernel(
         highest, total, acc = walk_keys(
             q,
             start_carry(sinks, rows_of_tile, problem),
-            pools=(k_pool, v_pool),
-            table=table,
-            row=row,
-            kv_head=kv_head,
+            KeySource(pool=pool, table=table, row=row, kv_head=kv_head, problem=problem),
             tiles=(start, stop),
             keys=(oldest, keys),
             positions=None,
             kv_tile=tuning.kv_tile,
-            problem=problem,
         )
         if tuning.num_splits == 1:
             out = outs[-1]
@@ -139,9 +138,9 @@ def attend_decode(
     result = jax.ShapeDtypeStruct(q.shape, q.dtype)
     onto = [] if out is None else [out]
     settings: dict[str, Any] = {"num_warps": tuning.num_warps, "num_stages": tuning.num_stages}
-    grid = (num_rows, problem.kv_heads, tuning.num_splits)
+    grid = (problem.kv_heads, num_rows, tuning.num_splits)
     kernel = partial(_decode_kernel, problem=problem, tuning=tuning)
-    inputs = [rows, block_tables, q, pool.k, pool.v, sinks]
+    inputs = [rows, block_tables, q, sinks, *pool_arrays(pool)]
     if tuning.num_splits == 1:
         aliases = {len(inputs): 0} if onto else {}
         (done,) = launch(kernel, [*inputs, *onto], [result], name="decode", grid=grid, aliases=aliases, **settings)

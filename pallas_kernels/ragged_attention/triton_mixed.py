@@ -13,7 +13,17 @@ from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.launch import launch
 from pallas_kernels.layer_pool import LayerPool
-from pallas_kernels.ragged_attention.triton_tiles import Problem, cdiv, finish, first_key, start_carry, walk_keys
+from pallas_kernels.ragged_attention.triton_tiles import (
+    KeySource,
+    Problem,
+    cdiv,
+    finish,
+    first_key,
+    log2_of,
+    pool_arrays,
+    start_carry,
+    walk_keys,
+)
 from pallas_kernels.ragged_attention.tuning import Tuning
 
 # tokens of a query tile for which a map is made; a kernel takes the one that fits its group
@@ -51,23 +61,23 @@ def _mixed_kernel(
     blocks: Any,
     table: Any,
     q_ref: Any,
-    k_pool: Any,
-    v_pool: Any,
     sinks_ref: Any,
-    out: Any,
-    *,
+    *refs: Any,
     problem: Problem,
     tuning: Tuning,
     q_tokens: int,
 ) -> None:
-    block, kv_head = pl.program_id(0), pl.program_id(1)
+    *pool, out = refs
+    kv_head = pl.program_id(0)
+    # the last tiles of a long prompt see the most keys: they start first, behind the unused ones, which exit at once
+    block = pl.num_programs(1) - jnp.int32(1) - pl.program_id(1)
     row, token, count, position = blocks[0, block], blocks[1, block], blocks[2, block], blocks[3, block]
 
     @pl.when(count > jnp.int32(0))
     def _() -> None:
         rows_of_tile = q_tokens * problem.padded_group
         packed = lax.iota(jnp.int32, rows_of_tile)  # (token, query head of the kv head)
-        nth = lax.shift_right_logical(packed, jnp.int32(problem.padded_group.bit_length() - 1))
+        nth = lax.shift_right_logical(packed, log2_of(problem.padded_group))
         member = packed & jnp.int32(problem.padded_group - 1)
         dim = lax.iota(jnp.int32, problem.padded_dim)[None, :]
         head = kv_head * jnp.int32(problem.group) + member
@@ -76,23 +86,22 @@ def _mixed_kernel(
         where = ((token + nth)[:, None], head[:, None], dim)
         q = plgpu.load(q_ref.at[where], mask=mask, other=0)
         sinks = plgpu.load(sinks_ref.at[head], mask=inside, other=-jnp.inf)
+        bits = log2_of(tuning.kv_tile)
         oldest = first_key(position, problem)
         stop = jnp.maximum(position + count, jnp.int32(0))  # past the newest key that the last query sees
         _, total, acc = walk_keys(
             q,
             start_carry(sinks, rows_of_tile, problem),
-            pools=(k_pool, v_pool),
-            table=table,
-            row=row,
-            kv_head=kv_head,
-            tiles=(
-                lax.shift_right_logical(oldest, jnp.int32(tuning.kv_tile.bit_length() - 1)),
-                cdiv(stop, tuning.kv_tile),
+            KeySource(pool=tuple(pool), table=table, row=row, kv_head=kv_head, problem=problem),
+            tiles=(lax.shift_right_logical(oldest, bits), cdiv(stop, tuning.kv_tile)),
+            # from the oldest key that the newest query sees, to the one that the oldest query sees last
+            whole=(
+                cdiv(first_key(stop - jnp.int32(1), problem), tuning.kv_tile),
+                lax.shift_right_arithmetic(position + jnp.int32(1), bits),
             ),
             keys=(oldest, stop),
             positions=position + nth,
             kv_tile=tuning.kv_tile,
-            problem=problem,
         )
         plgpu.store(out.at[where], finish(total, acc).astype(out.dtype), mask=mask)
 
@@ -120,10 +129,10 @@ def attend_mixed(
     q_tokens = q_tokens_of(problem, tuning)
     (out,) = launch(
         partial(_mixed_kernel, problem=problem, tuning=tuning, q_tokens=q_tokens),
-        [blocks, block_tables, q, pool.k, pool.v, sinks],
+        [blocks, block_tables, q, sinks, *pool_arrays(pool)],
         [jax.ShapeDtypeStruct(q.shape, q.dtype)],
         name="mixed",
-        grid=(blocks.shape[1], problem.kv_heads),
+        grid=(problem.kv_heads, blocks.shape[1]),
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
     )

@@ -58,6 +58,22 @@ def test_another_dtype_is_refused() -> None:
         spec(Backend.XLA, "float64")
 
 
+@pytest.mark.parametrize(("num_blocks", "fits"), [(131072, True), (131073, False), (262144, False), (262145, True)])
+def test_bytes_that_gpu_kernels_cannot_address_are_refused(num_blocks: int, fits: bool) -> None:
+    sizes = {"num_blocks": num_blocks, "block_size": 16, "kv_heads": 8, "head_dim": 128}  # 16 KiB a block
+    for dtype in ("int8", "float8_e4m3fn"):
+        for platform in ("cuda", "rocm"):
+            if fits:
+                pool_spec(Backend.TRITON, dtype=dtype, platform=platform, **sizes)
+                continue
+            with pytest.raises(
+                ValueError, match=rf"num_blocks is {num_blocks}: .* at most 131072 blocks or at least 262145"
+            ):
+                pool_spec(Backend.TRITON, dtype=dtype, platform=platform, **sizes)
+        pool_spec(Backend.XLA, dtype=dtype, platform="cpu", **sizes)
+    pool_spec(Backend.TRITON, dtype="bfloat16", platform="cuda", **sizes)
+
+
 def round_trip(values: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Stored form, decoded values, scales."""
     storage = spec(Backend.XLA, dtype).storage

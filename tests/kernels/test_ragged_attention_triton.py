@@ -2,119 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_steps import Case, assert_close, attend, build, check, run
+from jax import Array
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.layer_pool import LayerPool
-from pallas_kernels.ragged_attention import attention_work, ragged_attention
+from pallas_kernels.ragged_attention import triton_tiles
 from pallas_kernels.ragged_attention.triton_decode import attend_decode, decode_rows
 from pallas_kernels.ragged_attention.triton_mixed import attend_mixed, q_tokens_of, query_blocks
-from pallas_kernels.ragged_attention.triton_tiles import Problem
+from pallas_kernels.ragged_attention.triton_tiles import Carry, Problem
 from pallas_kernels.ragged_attention.tuning import Tuning
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One step: (query tokens, length after the step) per row, padded to `tokens` and `rows`."""
-
-    lens: tuple[tuple[int, int], ...]
-    tokens: int
-    rows: int = 4
-    heads: int = 4
-    kv_heads: int = 1
-    head_dim: int = 64
-    block_size: int = 16
-    window: int | None = None
-    softcap: float | None = None
-    sinks: bool = False
-    dtype: str = "float32"
-    q_dtype: str = "float32"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """The arrays of a case; `clean` pools hold zeros where the others hold NaN."""
-
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    k_clean: np.ndarray
-    v_clean: np.ndarray
-    cu_q_lens: np.ndarray
-    kv_lens: np.ndarray
-    block_tables: np.ndarray
-    sinks: np.ndarray | None
-    num_real: int
-
-
-def build(case: Case, seed: int = 0) -> Step:
-    """Random rows in randomly permuted blocks; every slot that holds no token is NaN."""
-    rng = np.random.default_rng(seed)
-    size = case.block_size
-    width = -(-max(n for _, n in case.lens) // size) + 1
-    num_blocks = 3 + sum(-(-n // size) for _, n in case.lens)
-    free = rng.permutation(np.arange(1, num_blocks)).tolist()
-    shape = (num_blocks, case.kv_heads, size, case.head_dim)
-    k, v = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-    tables = np.zeros((case.rows, width), np.int32)
-    for row, (_, length) in enumerate(case.lens):
-        for column in range(-(-length // size)):
-            block = tables[row, column] = free.pop()
-            live = min(size, length - column * size)
-            for pool in (k, v):
-                pool[block, :, :live] = rng.normal(size=(case.kv_heads, live, case.head_dim))
-    q_lens, kv_lens = np.zeros(case.rows, np.int32), np.zeros(case.rows, np.int32)
-    q_lens[: len(case.lens)], kv_lens[: len(case.lens)] = np.array(case.lens, np.int32).T
-    q = rng.normal(size=(case.tokens, case.heads, case.head_dim)).astype(np.float32)
-    q[q_lens.sum() :] = np.nan
-    return Step(
-        q=q.astype(jnp.dtype(case.q_dtype)),
-        k=store(k, case.dtype),
-        v=store(v, case.dtype),
-        k_clean=store(np.nan_to_num(k), case.dtype),
-        v_clean=store(np.nan_to_num(v), case.dtype),
-        cu_q_lens=np.concatenate([[0], np.cumsum(q_lens)]).astype(np.int32),
-        kv_lens=kv_lens,
-        block_tables=tables,
-        sinks=rng.normal(size=case.heads).astype(np.float32) if case.sinks else None,
-        num_real=int(q_lens.sum()),
-    )
-
-
-def store(values: np.ndarray, dtype: str) -> np.ndarray:
-    """As a pool on CPU holds it: bfloat16 as uint16 bits."""
-    return values if dtype == "float32" else values.astype(jnp.bfloat16).view(np.uint16)
-
-
-def attend(case: Case, step: Step, backend: Backend, *, clean: bool = False) -> np.ndarray:
-    def run(q, k, v, cu_q_lens, kv_lens, block_tables):
-        work = attention_work(
-            cu_q_lens,
-            kv_lens,
-            block_tables,
-            num_tokens=case.tokens,
-            block_size=case.block_size,
-            window=case.window,
-            backend=backend,
-        )
-        sinks = None if step.sinks is None else jnp.asarray(step.sinks)
-        pool = LayerPool(k=k, v=v, dtype=case.dtype)
-        return ragged_attention(q, pool, work, scale=0.3, softcap=case.softcap, sinks=sinks)
-
-    pools = (step.k_clean, step.v_clean) if clean else (step.k, step.v)
-    out = jax.jit(run)(step.q, *pools, step.cu_q_lens, step.kv_lens, step.block_tables)
-    assert out.dtype == step.q.dtype
-    return np.asarray(out).astype(np.float32)
-
-
-def assert_close(got: np.ndarray, want: np.ndarray, tolerance: float) -> None:
-    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * float(np.abs(want).max()))
-
 
 DECODE = [
     Case(lens=((1, 1), (1, 15), (1, 16), (1, 17)), tokens=4),
@@ -135,21 +36,17 @@ MIXED = [
 
 @pytest.mark.parametrize("case", [*DECODE, *MIXED], ids=str)
 def test_agrees_with_the_reference(case: Case) -> None:
-    step = build(case)
-    got = attend(case, step, Backend.TRITON)
-    want = attend(case, step, Backend.REFERENCE, clean=True)
-    assert_close(got[: step.num_real], want[: step.num_real], 1e-5 if case.dtype == "float32" else 2e-2)
-    np.testing.assert_array_equal(got[step.num_real :], 0)
+    check(case)
 
 
 def test_a_broken_neighbour_changes_no_bit() -> None:
     case = Case(lens=((1, 33), (1, 20), (5, 40), (7, 9)), tokens=16, kv_heads=2)
     step = build(case)
     want = attend(case, step, Backend.TRITON)
-    k = step.k.copy()
+    k = np.array(step.pool.k)
     k[step.block_tables[1, 0]] = np.nan
     k[step.block_tables[3, 0]] = np.nan
-    got = attend(case, replace(step, k=k), Backend.TRITON)
+    got = attend(case, replace(step, pool=replace(step.pool, k=k)), Backend.TRITON)
     np.testing.assert_array_equal(got[:1], want[:1])
     np.testing.assert_array_equal(got[2:7], want[2:7])
     assert np.isnan(got[1]).all()
@@ -172,7 +69,50 @@ def test_chunk_boundaries_change_no_bit(dtype: str) -> None:
     np.testing.assert_array_equal(np.concatenate([chunk(0, 17), chunk(17, 48)]), want)
 
 
-PROBLEM = Problem(kv_heads=2, group=3, head_dim=64, block_size=16, window=None, scale=0.3, softcap=None)
+@pytest.mark.parametrize("which", ["k_scale", "v_scale"])
+def test_a_broken_scale_breaks_its_row_alone(which: str) -> None:
+    case = Case(lens=((1, 33), (1, 20), (5, 40), (7, 9)), tokens=16, kv_heads=2, dtype="int8")
+    step = build(case)
+    want = attend(case, step, Backend.TRITON)
+    scale = np.array(getattr(step.pool, which))
+    scale[step.block_tables[1, 1], :, 2] = np.nan  # the third position of the second block: token 18
+    scale[step.block_tables[3, 0], :, 4] = np.nan  # token 4, which the row's queries at 2 and 3 do not see
+    got = attend(case, replace(step, pool=replace(step.pool, **{which: scale})), Backend.TRITON)
+    assert np.isnan(got[1]).all()
+    assert np.isnan(got[9:14]).all()
+    intact = [0, *range(2, 9)]
+    np.testing.assert_array_equal(got[intact], want[intact])
+
+
+@pytest.mark.parametrize(
+    ("case", "most"),
+    [
+        # a window of 40 keys lies in two or three tiles of 32; the queries of a tile of 8 tokens see 47 keys together
+        (Case(lens=((1, 996), (1, 700), (1, 33)), tokens=4, window=40), 3),
+        (Case(lens=((1, 1000), (5, 900), (30, 500)), tokens=64, window=40), 3),
+        (Case(lens=((64, 1000),), tokens=64, rows=1, window=40), 3),
+        (Case(lens=((1, 1000),), tokens=4), 32),
+        (Case(lens=((64, 1000),), tokens=64, rows=1), 32),
+    ],
+    ids=["decode", "mixed", "prefill", "decode-no-window", "prefill-no-window"],
+)
+def test_no_work_behind_the_window(case: Case, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(tile: Array, carry: Carry, **_: object) -> Carry:
+        highest, total, acc = carry  # a total of 0 divides by 1, so that the counts of a row's parts add up
+        return jnp.zeros_like(highest), jnp.zeros_like(total), acc + 1
+
+    monkeypatch.setattr(triton_tiles, "fold_tile", count)
+    run.clear_cache()  # pyright: ignore[reportFunctionMemberAccess]
+    step = build(case)
+    tiles = attend(case, step, Backend.TRITON)[: step.num_real]
+    run.clear_cache()  # pyright: ignore[reportFunctionMemberAccess]
+    assert tiles.max() == most
+    assert tiles.min() >= 2
+
+
+PROBLEM = Problem(
+    kv_heads=2, group=3, head_dim=64, block_size=16, window=None, scale=0.3, softcap=None, dtype="float32"
+)
 
 
 @pytest.mark.parametrize(("splits", "kv_tile", "window"), [(1, 16, 40), (2, 32, None), (8, 16, 40), (8, 16, None)])
@@ -184,7 +124,7 @@ def test_splits_change_nothing(splits: int, kv_tile: int, window: int | None) ->
     tuning = Tuning(q_tile=16, kv_tile=kv_tile, num_splits=splits, num_warps=4, num_stages=1)
     got = attend_decode(
         jnp.asarray(step.q),
-        LayerPool(k=jnp.asarray(step.k), v=jnp.asarray(step.v), dtype="float32"),
+        step.pool,
         rows,
         jnp.asarray(step.block_tables),
         jnp.asarray(step.sinks),
@@ -206,7 +146,7 @@ def test_tiles_change_nothing(q_tile: int, kv_tile: int, q_tokens: int) -> None:
     )
     got = attend_mixed(
         jnp.asarray(step.q),
-        LayerPool(k=jnp.asarray(step.k), v=jnp.asarray(step.v), dtype="float32"),
+        step.pool,
         blocks,
         jnp.asarray(step.block_tables),
         jnp.full((6,), -jnp.inf, jnp.float32),
