@@ -110,4 +110,4 @@ OUTER = [name for name in FACTORS if name not in INNER]
 def test_the_whole_product_agrees_with_the_reference(outer: tuple[object, ...]) -> None:
     for inner in itertools.product(*(FACTORS[name] for name in INNER)):
         check(dict(zip((*OUTER, *INNER), (*outer, *inner), strict=True)))
-    run.clear_cache()  # pyright: ignore[reportFunctionMemberAccess]
+    run.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]

@@ -102,10 +102,10 @@ def test_no_work_behind_the_window(case: Case, most: int, monkeypatch: pytest.Mo
         return jnp.zeros_like(highest), jnp.zeros_like(total), acc + 1
 
     monkeypatch.setattr(triton_tiles, "fold_tile", count)
-    run.clear_cache()  # pyright: ignore[reportFunctionMemberAccess]
+    run.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
     step = build(case)
     tiles = attend(case, step, Backend.TRITON)[: step.num_real]
-    run.clear_cache()  # pyright: ignore[reportFunctionMemberAccess]
+    run.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
     assert tiles.max() == most
     assert tiles.min() >= 2
 
