@@ -115,7 +115,9 @@ def test_an_import_does_not_bring(statement: str, absent: tuple[str, ...]) -> No
     assert python(code).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [[], ["generate"], ["chat"], ["bench"], ["bench", "throughput"], ["doctor"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["generate"], ["chat"], ["bench"], ["bench", "throughput"], ["bench", "kernels"], ["doctor"]]
+)
 def test_help_imports_no_jax(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom jaxpaged_server.cli import main\n"
