@@ -16,7 +16,7 @@ from jaxpaged.batch import pack
 from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig
 from jaxpaged.errors import EngineError, ParameterError, RequestError
-from jaxpaged.memory import Device, gib, resolve, resolve_combination, resolve_dtype, this_device
+from jaxpaged.memory import Device, claim_share, gib, resolve, resolve_combination, resolve_dtype, this_device
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.models.kv import bytes_per_block
 from jaxpaged.outputs import Completion, OutputKind
@@ -51,6 +51,7 @@ class LLMEngine:
         self._clock = clock
         self._compiles = CompileCounter()
         self.metrics = EngineMetrics()
+        claim_share(asked.gpu_memory_utilization)
         self.device = this_device()
         model_config = model.config if model else read_model_config(asked.model)
         text_from = asked.tokenizer or (None if model else asked.model)

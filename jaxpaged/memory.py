@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,23 +23,48 @@ from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.pool_spec import default_block_size
 
 _CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
-_STEP_BYTES_PER_TOKEN = 64  # activations of one step, in units of the widest hidden vector (bytes); a rough upper bound
-_HAZARD_BYTES = (
-    2**31,
-    2**32,
-)  # arrays of 1-byte elements above the first and up to the second: offsets of 32 bits fail
+_STEP_BYTES = 64  # of activations, a token of the step and element of its widest hidden vector; a rough upper bound
+# arrays of 1-byte elements above the first and up to the second: offsets of 32 bits fail
+_HAZARD_BYTES = (2**31, 2**32)
+# the share of a GPU's memory that JAX's allocator takes: the variables that say it, and what it is where they do not
+_SHARE_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+_JAX_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """The device steps run on: platform "cpu", "cuda" or "rocm"; `free_bytes` may go to the engine."""
+    """The device steps run on: platform "cpu", "cuda" or "rocm".
+
+    free_bytes may go to the engine. total_bytes: of the machine, of a GPU the card's own. limit_bytes: what JAX's
+    allocator may take of a GPU, however much the card has.
+    """
 
     platform: str
     name: str
     free_bytes: int
     total_bytes: int
+    limit_bytes: int
     bfloat16_unit: str  # the CPU instructions that multiply bfloat16, "" where it has none
     compute_capability: tuple[int, int] | None = None  # of a CUDA device
+
+
+def claim_share(share: float) -> None:
+    """Have JAX's allocator take this share of a GPU instead of three quarters, unless the user set one.
+
+    Changes this process's environment; no effect on a JAX backend that runs already, nor on a CPU.
+    """
+    if not any(os.environ.get(name) for name in _SHARE_VARIABLES):
+        os.environ[_SHARE_VARIABLES[0]] = str(share)
+
+
+def allocator_share(environment: Mapping[str, str]) -> float:
+    """The share of a GPU's memory that JAX's allocator may take, in (0, 1]."""
+    said = next((environment[name] for name in _SHARE_VARIABLES if environment.get(name)), "")
+    try:
+        share = float(said or _JAX_SHARE)
+    except ValueError:
+        return _JAX_SHARE
+    return share if 0 < share <= 1 else _JAX_SHARE
 
 
 def this_device() -> Device:
@@ -53,6 +78,7 @@ def this_device() -> Device:
             name=cpu.get("model name", "CPU").strip(),
             free_bytes=_available_bytes(total),
             total_bytes=total,
+            limit_bytes=total,
             bfloat16_unit=_bfloat16_unit(cpu.get("flags", "").split()),
         )
     version = getattr(device.client, "platform_version", "").lower()
@@ -63,7 +89,8 @@ def this_device() -> Device:
         platform=platform,
         name=device.device_kind,
         free_bytes=limit - int(stats.get("bytes_in_use", 0)),
-        total_bytes=limit,
+        total_bytes=int(limit / allocator_share(os.environ)),
+        limit_bytes=limit,
         bfloat16_unit="",
         compute_capability=_compute_capability(device) if platform == "cuda" else None,
     )
@@ -206,10 +233,11 @@ def _num_blocks(
         why = "every row at the longest context" if blocks == wanted else f"{_CPU_SHARE:.0%} of the free memory"
         name, value = "free memory", device.free_bytes
     else:
-        step = tokens * _STEP_BYTES_PER_TOKEN * max(model.ffn, model.embed) + rows * model.vocab * 16
-        budget = int(device.total_bytes * config.gpu_memory_utilization) - weight_bytes - step
+        step = tokens * _STEP_BYTES * max(model.ffn, model.embed) + rows * model.vocab * 16
+        share = min(int(device.total_bytes * config.gpu_memory_utilization), device.limit_bytes)
+        budget = share - weight_bytes - step
         blocks = budget // per_block
-        why = f"{config.gpu_memory_utilization:.0%} of {gib(device.total_bytes)}, less weights and step"
+        why = f"{gib(share)} of the card's {gib(device.total_bytes)}, less weights and step"
         name, value = "gpu_memory_utilization", config.gpu_memory_utilization
     if low < blocks < high:
         blocks, why = low, f"2 GiB of {choice.kv_cache_dtype} keys a layer: the GPU kernels address no 2 to 4"

@@ -9,7 +9,7 @@ from jaxpaged.bench.shapes import shape_config
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError
-from jaxpaged.memory import gib, resolve_dtype, this_device
+from jaxpaged.memory import claim_share, gib, resolve_dtype, this_device
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
 from jaxpaged.weights.random import random_model
@@ -28,6 +28,7 @@ def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) 
             limit=f"--model {options.model} names another model",
             fix="Give one of the two",
         )
+    claim_share(options.gpu_memory_utilization)
     config, device = shape_config(shape), this_device()
     model = read_config(config)
     dtype, _ = resolve_dtype(options.dtype, model.dtype, device)

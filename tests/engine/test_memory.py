@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
 from jaxpaged.config import EngineConfig, ResolvedConfig
 from jaxpaged.errors import ConfigError
-from jaxpaged.memory import Device, resolve, resolve_dtype, resolve_kv_dtype
+from jaxpaged.memory import Device, allocator_share, claim_share, resolve, resolve_dtype, resolve_kv_dtype
 from jaxpaged.models.families import read_config
 
 
 def device(platform: str, bfloat16_unit: str = "") -> Device:
-    return Device(platform=platform, name="some", free_bytes=1, total_bytes=1, bfloat16_unit=bfloat16_unit)
+    return Device(
+        platform=platform, name="some", free_bytes=1, total_bytes=1, limit_bytes=1, bfloat16_unit=bfloat16_unit
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,8 +65,16 @@ MODEL = read_config(
 )
 
 
-def resolved(platform: str, *, gib: float = 100, **options: Any) -> ResolvedConfig:
-    on = Device(platform=platform, name="some", free_bytes=int(gib * GIB), total_bytes=int(gib * GIB), bfloat16_unit="")
+def resolved(platform: str, *, gib: float = 100, limit: float = 1.0, **options: Any) -> ResolvedConfig:
+    size = int(gib * GIB)
+    on = Device(
+        platform=platform,
+        name="some",
+        free_bytes=size,
+        total_bytes=size,
+        limit_bytes=int(limit * size),
+        bfloat16_unit="",
+    )
     return resolve(EngineConfig(**options), MODEL, on, dtype="bfloat16", weight_bytes=GIB)
 
 
@@ -107,3 +118,38 @@ def test_no_array_of_bytes_between_2_and_4_gib_on_a_gpu() -> None:
     for blocks in (131_072, 262_145):
         config = resolved("rocm", kv_cache_dtype="fp8", num_gpu_blocks_override=blocks)
         assert config.num_blocks == blocks
+
+
+@pytest.mark.parametrize(("share", "limit", "bought"), [(0.9, 1.0, 90), (0.9, 0.75, 75), (0.5, 0.75, 50)])
+def test_a_share_is_of_the_card_and_never_more_than_the_allocator_has(share: float, limit: float, bought: int) -> None:
+    config = resolved("cuda", limit=limit, gpu_memory_utilization=share)
+    assert config.reasons["num_blocks"] == f"{bought}.00 GiB of the card's 100.00 GiB, less weights and step"
+    other = resolved("cuda", limit=limit, gpu_memory_utilization=share - 0.1)
+    spared = (config.num_blocks - other.num_blocks) * 16 * 2 * 2048 * 2
+    assert abs(spared - (10 if share < limit or limit == 1.0 else 0) * GIB) < GIB / 100
+
+
+@pytest.mark.parametrize(
+    ("environment", "share"),
+    [
+        ({}, 0.75),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.9"}, 0.9),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".5"}, 0.5),
+        ({"XLA_CLIENT_MEM_FRACTION": "much"}, 0.75),
+        ({"XLA_CLIENT_MEM_FRACTION": "2"}, 0.75),
+    ],
+)
+def test_the_share_of_the_allocator(environment: dict[str, str], share: float) -> None:
+    assert allocator_share(environment) == share
+
+
+def test_a_share_that_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.3")
+    claim_share(0.9)
+    assert "XLA_CLIENT_MEM_FRACTION" not in os.environ
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "")
+    claim_share(0.9)
+    assert os.environ["XLA_CLIENT_MEM_FRACTION"] == "0.9"
