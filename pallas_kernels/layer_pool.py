@@ -80,17 +80,29 @@ def encode(values: Array, dtype: str, storage: np.dtype) -> tuple[Array, Array |
     A head that holds NaN or infinity gets the scale NaN, so that it is seen.
     """
     if not is_scaled(dtype):
-        return _as_bits(values.astype(jnp.dtype(dtype)), storage), None
+        return as_bits(values.astype(jnp.dtype(dtype)), storage), None
     values = values.astype(jnp.float32)
-    top = jnp.max(jnp.abs(values), axis=-1)
-    scale = top / jnp.float32(_LARGEST[dtype])
-    scale = jnp.where(jnp.isfinite(top), scale, jnp.nan)
-    # a token of zeros has the scale 0 and stays zeros
-    quotient = values * jnp.where(top > 0, 1.0 / scale, 0.0)[..., None]
-    quotient = jnp.where(jnp.isfinite(quotient), quotient, 0.0)
+    scale = scale_for(jnp.max(jnp.abs(values), axis=-1), dtype)
+    return as_bits(quantise(values, scale[..., None], dtype), storage), scale
+
+
+def scale_for(top: Array, dtype: str) -> Array:
+    """The scale of a head whose largest magnitude is `top` f32: 0 for zeros, NaN where it is not finite."""
+    return jnp.where(jnp.isfinite(top), top / jnp.float32(_LARGEST[dtype]), jnp.float32(jnp.nan))
+
+
+def quantise(values: Array, scale: Array, dtype: str) -> Array:
+    """Values f32 over their scale, in the scaled dtype; zeros where the scale is 0 or NaN. Kernels call this too."""
+    one, nothing = jnp.float32(1), jnp.float32(0)
+    quotient = values * jnp.where(scale > nothing, one / scale, nothing)
+    quotient = jnp.where(jnp.isfinite(quotient), quotient, nothing)
     if dtype == "int8":
-        quotient = jnp.clip(jnp.round(quotient), -127.0, 127.0)
-    return _as_bits(quotient.astype(jnp.dtype(dtype)), storage), scale
+        # to nearest, ties to even, in operations that a Triton kernel has
+        below = jnp.floor(quotient)
+        rest, odd = quotient - below, below.astype(jnp.int32) & jnp.int32(1)
+        up = (rest > jnp.float32(0.5)) | ((rest == jnp.float32(0.5)) & (odd == jnp.int32(1)))
+        quotient = below + jnp.where(up, one, nothing)
+    return quotient.astype(jnp.dtype(dtype))
 
 
 def decode(stored: Array, dtype: str) -> Array:
@@ -102,5 +114,6 @@ def decode(stored: Array, dtype: str) -> Array:
     return stored.astype(jnp.float32)
 
 
-def _as_bits(values: Array, storage: np.dtype) -> Array:
+def as_bits(values: Array, storage: np.dtype) -> Array:
+    """Values in the dtype of the arrays that hold them: bits of the same width where that is another."""
     return values if values.dtype == storage else lax.bitcast_convert_type(values, storage)

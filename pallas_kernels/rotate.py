@@ -10,8 +10,8 @@ RopeTable = tuple[Array, Array]
 
 
 def rotate(x: Array, table: RopeTable) -> Array:
-    """Rotate the leading dimensions of every head, paired as halves: i with i + dims / 2. x: f32[T, heads, D]."""
+    """Rotate the leading dimensions of every head, paired as halves: i with i + dims / 2. x: [T, heads, D] -> f32."""
     cos, sin = (part[:, None, :] for part in table)  # [T, 1, dims / 2]
-    half = cos.shape[-1]
+    half, x = cos.shape[-1], x.astype(jnp.float32)
     low, high, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin, rest], axis=-1)

@@ -6,7 +6,8 @@ lies there afterwards is undefined. Slots of one step are otherwise distinct.
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Callable
+from functools import partial
 
 import jax.numpy as jnp
 from jax import Array
@@ -14,27 +15,38 @@ from jax import Array
 from pallas_kernels.backend import Backend
 from pallas_kernels.layer_pool import LayerPool, check_pool
 from pallas_kernels.rotate import RopeTable
+from pallas_kernels.tuning import NO_TUNING, Table
 
 
-def _implementation(backend: Backend) -> ModuleType:
+def _implementation(backend: Backend, tuning: Table) -> Callable[..., LayerPool]:
     match backend:
         case Backend.REFERENCE:
-            from pallas_kernels.write_kv import reference as module
+            from pallas_kernels.write_kv.reference import write
         case Backend.XLA:
-            from pallas_kernels.write_kv import xla as module
+            from pallas_kernels.write_kv.xla import write
         case Backend.TRITON:
-            from pallas_kernels.write_kv import triton as module
-    return module
+            from pallas_kernels.write_kv import triton
+
+            return partial(triton.write, table=tuning)
+    return write
 
 
 def write_kv(
-    pool: LayerPool, k: Array, v: Array, slots: Array, *, rope: RopeTable | None = None, backend: Backend
+    pool: LayerPool,
+    k: Array,
+    v: Array,
+    slots: Array,
+    *,
+    rope: RopeTable | None = None,
+    backend: Backend,
+    tuning: Table = NO_TUNING,
 ) -> LayerPool:
     """The pool with k and v [T, K, D] written at slots i32[T].
 
     pool: one layer's, as `pool_spec` of the backend lays it out. rope: rotate k by this table first (`rotate`); None:
     k is written as it is. Values are rounded or scaled to what the pool holds (`layer_pool.encode`). Every slot must
-    lie in the pool: that is for the caller to see to. Raises ValueError for shapes and dtypes that do not fit together.
+    lie in the pool: that is for the caller to see to. tuning: entries to prefer to the shipped ones. Raises ValueError
+    for shapes and dtypes that do not fit together.
     """
     if k.ndim != 3 or k.shape != v.shape or slots.shape != k.shape[:1]:
         raise ValueError(f"k {k.shape}, v {v.shape} and slots {slots.shape} must be [T, K, D], [T, K, D] and [T]")
@@ -48,7 +60,7 @@ def write_kv(
         (tokens, pairs), sin = rope[0].shape, rope[1].shape
         if tokens != num_tokens or sin != (tokens, pairs) or 2 * pairs > head_dim:
             raise ValueError(f"rope is {rope[0].shape} and {sin}: both must be [{num_tokens}, at most {head_dim // 2}]")
-    return _implementation(backend).write(pool, k, v, slots, rope=rope)
+    return _implementation(backend, tuning)(pool, k, v, slots, rope=rope)
 
 
 __all__ = ["write_kv"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,14 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.pool_spec import DTYPES, pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.ragged_attention.tuning import SHIPPED
 from pallas_kernels.target import Target, assume_target
 from pallas_kernels.tuning import NO_TUNING, Entry, Fact, Table, facts_of
-from pallas_kernels.write_kv.triton import write
+from pallas_kernels.write_kv import write_kv
 
 PLATFORMS = pytest.mark.parametrize("platform", ["cuda", "rocm"])
 SPLIT = ["decode_split", "decode_merge"]
@@ -153,15 +155,36 @@ def test_every_shipped_entry_lowers_where_it_holds(platform: str, entry: Entry) 
 
 
 @PLATFORMS
-def test_write_lowers_in_place(platform: str) -> None:
+@pytest.mark.parametrize("pairs", [None, 16, 64])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_write_lowers_to_one_kernel_in_place(platform: str, dtype: str, pairs: int | None) -> None:
     of = jax.ShapeDtypeStruct
-    pool, new = of((64, 8, 16, 128), jnp.dtype(jnp.bfloat16)), of((100, 8, 128), jnp.dtype(jnp.bfloat16))
+    spec = pool_spec(
+        Backend.TRITON, num_blocks=64, block_size=16, kv_heads=8, head_dim=128, dtype=dtype, platform=platform
+    )
+    new = of((100, 8, 128), jnp.dtype(jnp.float32))
+    rope = None if pairs is None else (of((100, pairs), jnp.dtype(jnp.float32)),) * 2
 
-    def run(k_pool, v_pool, k, v, slots):
-        return write(LayerPool(k=k_pool, v=v_pool, dtype="bfloat16"), k, v, slots, rope=None)
+    def run(pool, k, v, slots, rope):
+        return write_kv(pool, k, v, slots, rope=rope, backend=Backend.TRITON)
 
-    arrays = (pool, pool, new, new, of((100,), jnp.dtype(jnp.int32)))
+    arrays = (spec.abstract(), new, new, of((100,), jnp.dtype(jnp.int32)), rope)
     with pretend(platform), assume_target(Target(platform=platform)):
-        text = jax.jit(run, donate_argnums=(0, 1)).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+        text = jax.jit(run, donate_argnums=0).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
     assert kernels_of(text) == ["write_kv"]
-    assert re.findall(r"output_tuple_indices = \[(\d)\], operand_index = (\d)", text) == [("0", "3"), ("1", "4")]
+    first = 3 if pairs is None else 5
+    aliases = [(str(i), str(first + i)) for i in range(2 if spec.scale_shape is None else 4)]
+    assert re.findall(r"output_tuple_indices = \[(\d)\], operand_index = (\d)", text) == aliases
+    # the rotation and the scales are the kernel's: nothing is computed around it
+    assert re.findall(r"stablehlo\.(multiply|maximum|divide|concatenate)", text) == []
+
+
+@PLATFORMS
+@pytest.mark.parametrize(("rows", "dtype"), [(2, "bfloat16"), (128, "float16"), (8192, "bfloat16"), (64, "float32")])
+def test_grouped_matmul_lowers_to_one_kernel(platform: str, rows: int, dtype: str) -> None:
+    of = jax.ShapeDtypeStruct
+    x, w = of((rows, 4096), jnp.dtype(jnp.float32)), of((8, 14336, 4096), jnp.dtype(dtype))
+    run = partial(grouped_matmul, backend=Backend.TRITON)
+    with pretend(platform), assume_target(Target(platform=platform)):
+        lowered = jax.jit(run).trace(x, w, of((8,), jnp.dtype(jnp.int32))).lower(lowering_platforms=(platform,))
+    assert kernels_of(lowered.as_text()) == ["grouped_matmul"]

@@ -1,62 +1,155 @@
-"""The Triton pool writer, interpreted, against plain numpy."""
+"""The Triton pool writer, interpreted, against the reference: values, scales, and nothing but its own slots."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.layer_pool import LayerPool
+from pallas_kernels.backend import Backend
+from pallas_kernels.layer_pool import LayerPool, decode
+from pallas_kernels.pool_spec import DTYPES, pool_spec
 from pallas_kernels.target import Target
-from pallas_kernels.write_kv.triton import write
+from pallas_kernels.tuning import Entry, Table
+from pallas_kernels.write_kv import write_kv
+from pallas_kernels.write_kv.tuning import Tuning, tuning_for
+
+TOKENS, HEADS, BLOCK, BLOCKS = 19, 2, 16, 5
+# one step of a pool dtype at a value of magnitude about 1: how far a rounding may fall the other way
+STEPS = {"float32": 1e-6, "bfloat16": 2**-7, "float16": 2**-10}
 
 
-def compiled():
-    def run(k_pool, v_pool, k, v, slots):
-        dtype = "float32" if k_pool.dtype == jnp.float32 else "bfloat16"
-        pool = write(LayerPool(k=k_pool, v=v_pool, dtype=dtype), k, v, slots, rope=None)
-        return pool.k, pool.v
+def poisoned(dtype: str, head_dim: int) -> LayerPool:
+    """A pool whose every number and scale is NaN (127 in int8, which has none), bit for bit known."""
+    spec = pool_spec(
+        Backend.TRITON, num_blocks=BLOCKS, block_size=BLOCK, kv_heads=HEADS, head_dim=head_dim, dtype=dtype
+    )
+    nan = np.array(127 if dtype == "int8" else np.nan).astype(jnp.dtype(dtype)).view(spec.storage)[()]
+    return jax.tree.map(
+        lambda array: np.full(array.shape, nan if array.dtype == spec.storage else np.nan, array.dtype),
+        spec.abstract(),
+    )
 
-    return jax.jit(run)
 
-
-@pytest.mark.parametrize(
-    ("tokens", "kv_heads", "head_dim", "storage"),
-    [(1, 1, 64, "float32"), (17, 2, 80, "float32"), (33, 3, 128, "uint16"), (16, 1, 96, "bfloat16")],
-)
-def test_writes_only_its_slots(tokens: int, kv_heads: int, head_dim: int, storage: str) -> None:
+def step(head_dim: int, given: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """k, v and slots; some tokens are padding."""
     rng = np.random.default_rng(0)
-    shape = (5, kv_heads, 16, head_dim)
-    bits = np.uint32 if storage == "float32" else np.uint16
-    # every slot starts as NaN, bit for bit known
-    start = np.full(shape, 0x7FC00000 if storage == "float32" else 0x7FC0, bits).view(jnp.dtype(storage))
-    slots = rng.permutation(np.arange(1, 80))[:tokens].astype(np.int32)
-    slots[tokens // 2 + 1 :: 3] = 0  # padding
-    new = {name: rng.normal(size=(tokens, kv_heads, head_dim)).astype(np.float32) for name in "kv"}
-    if storage != "float32":
-        new = {name: values.astype(jnp.bfloat16) for name, values in new.items()}
-    got = compiled()(start, start, new["k"], new["v"], slots)
-    for pool, values in zip(got, new.values(), strict=True):
-        want = start.copy().view(bits)
-        for slot, value in zip(slots, values, strict=True):
-            if slot > 0:
-                want[slot // 16, :, slot % 16] = value.view(bits)
-        np.testing.assert_array_equal(np.asarray(pool).view(bits), want)
+    k, v = rng.normal(size=(2, TOKENS, HEADS, head_dim)).astype(np.float32).astype(jnp.dtype(given))
+    slots = rng.permutation(np.arange(BLOCK, BLOCK * BLOCKS))[:TOKENS].astype(np.int32)
+    slots[2::5] = 0
+    return k, v, slots
+
+
+def rope_table(pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    angles = np.random.default_rng(1).uniform(-4, 4, size=(TOKENS, pairs)).astype(np.float32)
+    return np.cos(angles), np.sin(angles)
+
+
+def writer(backend: Backend):
+    return jax.jit(partial(write_kv, backend=backend))
+
+
+@pytest.mark.parametrize("given", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("head_dim", "rotary"), [(64, "none"), (80, "half"), (96, "whole"), (112, "half"), (128, "whole")]
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_the_reference(dtype: str, head_dim: int, rotary: str, given: str) -> None:
+    k, v, slots = step(head_dim, given)
+    pairs = {"none": 0, "half": head_dim // 4, "whole": head_dim // 2}[rotary]
+    rope = rope_table(pairs) if pairs else None
+    start = poisoned(dtype, head_dim)
+    got, want = (writer(b)(start, k, v, slots, rope=rope) for b in (Backend.TRITON, Backend.REFERENCE))
+    blocks, offsets = np.divmod(slots[slots > 0], BLOCK)
+    # what no token named is as it was, the null block too
+    for array, before in zip(jax.tree.leaves(got), jax.tree.leaves(start), strict=True):
+        untouched = np.ones(array.shape[:3], bool)
+        untouched[blocks, :, offsets] = False
+        assert np.asarray(array)[untouched].tobytes() == before[untouched].tobytes()
+    for name in ("k", "v"):
+        ours, theirs = (np.asarray(getattr(pool, name))[blocks, :, offsets] for pool in (got, want))
+        if dtype == "int8":
+            assert np.abs(ours.astype(np.int32) - theirs.astype(np.int32)).max() <= 1
+        elif dtype == "float8_e4m3fn":
+            assert np.abs(ours.view(np.int8).astype(np.int32) - theirs.view(np.int8)).max() <= 1
+        elif name == "v" or rope is None:
+            assert ours.tobytes() == theirs.tobytes()
+        else:
+            ours, theirs = (np.asarray(decode(jnp.asarray(x), dtype)) for x in (ours, theirs))
+            np.testing.assert_allclose(ours, theirs, rtol=STEPS[dtype], atol=1e-6)
+        if getattr(start, f"{name}_scale") is not None:
+            ours, theirs = (np.asarray(getattr(pool, f"{name}_scale"))[blocks, :, offsets] for pool in (got, want))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_codes_equal_the_reference_bit_for_bit_without_rope(dtype: str) -> None:
+    k, v, slots = step(96, "float32")
+    got, want = (writer(b)(poisoned(dtype, 96), k, v, slots) for b in (Backend.TRITON, Backend.REFERENCE))
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert np.asarray(ours)[1:].tobytes() == np.asarray(theirs)[1:].tobytes()
+
+
+def test_a_known_rotation_and_known_codes() -> None:
+    """A quarter turn takes (low, high) to (-high, low); 127 steps of the largest; halves go to the even code."""
+    k = np.zeros((1, HEADS, 64), np.float32)
+    k[0, :, 0], k[0, :, 1], k[0, :, 32], k[0, :, 33], k[0, :, 34] = 127, 2.5, 64, 3.5, -0.5
+    quarter = np.zeros((1, 32), np.float32), np.ones((1, 32), np.float32)
+    pool = writer(Backend.TRITON)(poisoned("int8", 64), k, k, np.array([17], np.int32), rope=quarter)
+    keys, values = np.asarray(pool.k)[1, 0, 1], np.asarray(pool.v)[1, 0, 1]
+    assert (keys[0], keys[1], keys[2], keys[32], keys[33]) == (-64, -4, 0, 127, 2)
+    assert (values[0], values[1], values[32], values[33], values[34]) == (127, 2, 64, 4, 0)
+    assert np.asarray(pool.k_scale)[1, 0, 1] == np.asarray(pool.v_scale)[1, 0, 1] == 1.0
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_zeros_have_the_scale_zero_and_what_is_broken_the_scale_nan(dtype: str) -> None:
+    k = np.ones((4, HEADS, 64), np.float32)
+    k[0], k[1, 0, 50], k[2, 1, 3] = 0, np.nan, -np.inf
+    slots = np.array([20, 21, 22, 23], np.int32)
+    rope = np.ones((4, 16), np.float32), np.zeros((4, 16), np.float32)
+    pool = writer(Backend.TRITON)(poisoned(dtype, 64), k, np.ones_like(k), slots, rope=rope)
+    scales = np.asarray(pool.k_scale)[1, :, 4:8].T  # [token, head]
+    one = np.float32(1) / np.float32({"int8": 127, "float8_e4m3fn": 448}[dtype])
+    np.testing.assert_array_equal(scales, [[0, 0], [np.nan, one], [one, np.nan], [one, one]])
+    stored = np.asarray(decode(pool.k, dtype))[1, :, 4:8]
+    assert (stored[:, 0] == 0).all()
+    assert np.isfinite(stored).all()
 
 
 def test_rounds_float32_to_the_pool() -> None:
-    pool = np.zeros((2, 1, 16, 64), np.uint16)
-    k = np.full((1, 1, 64), 1.00390625, np.float32)  # half way between 1 and the next bfloat16: ties to even
-    k_pool, v_pool = compiled()(pool, pool, k, -k, np.array([17], np.int32))
-    assert np.asarray(k_pool)[1, 0, 1].tolist() == [0x3F80] * 64
-    assert np.asarray(v_pool)[1, 0, 1].tolist() == [0xBF80] * 64
-    assert np.count_nonzero(np.asarray(k_pool)) == 64
+    k = np.full((1, HEADS, 64), 1.00390625, np.float32)  # half way between 1 and the next bfloat16: ties to even
+    pool = writer(Backend.TRITON)(poisoned("bfloat16", 64), k, -k, np.array([17], np.int32))
+    assert np.asarray(pool.k)[1, 0, 1].tolist() == [0x3F80] * 64
+    assert np.asarray(pool.v)[1, 0, 1].tolist() == [0xBF80] * 64
+
+
+def test_tuning_takes_few_tokens_a_program_in_small_steps() -> None:
+    cuda, rocm = Target(platform="cuda", kind="NVIDIA H200"), Target(platform="rocm", kind="gfx942")
+    facts = {"head_dim": 128, "dtype": "bfloat16"}
+    assert tuning_for(cuda, tokens=64, **facts) == Tuning(token_tile=4, num_warps=2)
+    assert tuning_for(rocm, tokens=512, **facts) == Tuning(token_tile=4, num_warps=1)
+    assert tuning_for(rocm, tokens=2048, **facts) == Tuning(token_tile=16, num_warps=4)
+    mine = Table(entries=(Entry(section="write_kv", use=(("token_tile", 8), ("num_warps", 8))),))
+    assert tuning_for(cuda, tokens=64, table=mine, **facts) == Tuning(token_tile=8, num_warps=8)
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [({"token_tile": 3, "num_warps": 1}, "token_tile is 3"), ({"token_tile": 4, "warps": 1}, "num_warps, warps")],
+)
+def test_an_entry_that_is_no_tuning_is_refused(use: dict[str, int], message: str) -> None:
+    table = Table(entries=(Entry(section="write_kv", use=tuple(use.items())),))
+    with pytest.raises(ValueError, match=message):
+        tuning_for(Target(platform="cpu"), tokens=1, head_dim=64, dtype="int8", table=table)
 
 
 def test_refuses() -> None:
     pool, new, slots = jnp.zeros((2, 1, 48, 64)), jnp.zeros((1, 1, 64)), jnp.zeros(1, jnp.int32)
     with pytest.raises(ValueError, match="block_size is 48"):
-        write(LayerPool(k=pool, v=pool, dtype="float32"), new, new, slots, rope=None)
+        write_kv(LayerPool(k=pool, v=pool, dtype="float32"), new, new, slots, backend=Backend.TRITON)
     with pytest.raises(ValueError, match="platform is 'tpu'"):
         Target(platform="tpu")
