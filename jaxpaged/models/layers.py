@@ -109,7 +109,7 @@ class Attention(nnx.Module):
         k, v = qkv[:, :, -2], qkv[:, :, -1]  # [T, K, D]
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        pool = write_kv(pool, k, v, slots, rope=table, backend=work.backend)
+        pool = write_kv(pool, k, v, slots, rope=table, backend=work.backend, tuning=work.tuning)
         out = ragged_attention(rotate(q, table), pool, work, scale=config.scale)  # [T, H, D]
         return self.o_proj(out.reshape(tokens, -1)), pool
 
@@ -155,10 +155,11 @@ class MoE(nnx.Module):
         )
         rows = x[order // moe.top_k]  # [T * top_k, E]
         gate_up_weight = self.gate_up_proj[...].reshape(moe.experts, 2 * moe.ffn, embed)
-        gate_up = grouped_matmul(rows, gate_up_weight, sizes, backend=context.backend)
+        multiply = partial(grouped_matmul, backend=context.backend, tuning=context.tuning)
+        gate_up = multiply(rows, gate_up_weight, sizes)
         gate, up = gate_up[:, : moe.ffn], gate_up[:, moe.ffn :]
         hidden = ACTIVATIONS[self.activation](gate) * up
-        out = grouped_matmul(hidden, self.down_proj[...], sizes, backend=context.backend)  # [T * top_k, E]
+        out = multiply(hidden, self.down_proj[...], sizes)  # [T * top_k, E]
         # back by a gather: a scatter-add would sum in another order on every run of a GPU
         back = jnp.argsort(order)
         out = out[back].reshape(tokens, moe.top_k, embed)

@@ -11,7 +11,11 @@ import pytest
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.grouped_matmul import grouped_matmul
+from pallas_kernels.grouped_matmul.triton import multiply_tuned, row_tiles
+from pallas_kernels.grouped_matmul.tuning import Tuning, tuning_for
 from pallas_kernels.grouped_matmul.xla import tile_rows
+from pallas_kernels.target import Target
+from pallas_kernels.tuning import Entry, Table
 
 WIDTH, HEIGHT = 24, 40
 
@@ -26,7 +30,7 @@ def weights(num_experts: int, dtype: str) -> np.ndarray:
 def oracle(x: np.ndarray, w: np.ndarray, sizes: list[int]) -> np.ndarray:
     w = w.view(jnp.bfloat16) if w.dtype == np.uint16 else w
     x = x.astype(w.dtype).astype(np.float64)
-    out = np.zeros((len(x), HEIGHT))
+    out = np.zeros((len(x), w.shape[1]))
     start = 0
     for expert, size in enumerate(sizes):
         out[start : start + size] = x[start : start + size] @ w[expert].astype(np.float64).T
@@ -34,8 +38,8 @@ def oracle(x: np.ndarray, w: np.ndarray, sizes: list[int]) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.XLA])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint16"])
+@pytest.mark.parametrize("backend", list(Backend))
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "uint16"])
 def test_equals_one_product_per_expert(backend: Backend, dtype: str) -> None:
     multiply = jax.jit(partial(grouped_matmul, backend=backend))
     w = weights(5, dtype)
@@ -67,6 +71,93 @@ def test_bits_of_a_row_do_not_depend_on_the_other_groups() -> None:
     moved = np.concatenate([x[20:50], x[:5], x[50:60], x[:19]])
     among = np.asarray(multiply(moved, w, np.array([13, 17, 5, 29], np.int32)))[30:35]
     assert (alone.view(np.uint32) == among.view(np.uint32)).all()
+
+
+def cut(**changes: int) -> Tuning:
+    tiles = {"row_tile": 16, "out_tile": 32, "in_tile": 16, "band": 2, "num_warps": 4, "num_stages": 1}
+    return Tuning(**{**tiles, **changes})
+
+
+@pytest.mark.parametrize("experts", [4, 8, 64])
+@pytest.mark.parametrize("rows", [2, 37, 96])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_triton_equals_one_product_per_expert_in_float32(experts: int, rows: int, dtype: str) -> None:
+    """Tops of two of a random router, every tile edge off the arrays' edges; relative to the largest result."""
+    rng = np.random.default_rng(experts + rows)
+    x = rng.normal(size=(rows, 50)).astype(np.float32)
+    w = rng.normal(size=(experts, 70, 50)).astype(np.float32)
+    chosen = np.argsort(rng.random((rows // 2, experts)), axis=1)[:, :2]
+    of_router = np.bincount(chosen.ravel(), minlength=experts)
+    one_has_all = np.zeros(experts, int)
+    one_has_all[experts // 2] = rows
+    multiply = jax.jit(partial(multiply_tuned, tuning=cut()))
+    for sizes in (of_router, one_has_all):
+        got = np.asarray(multiply(x, w.astype(jnp.dtype(dtype)), sizes.astype(np.int32)))
+        want = oracle(x, w, sizes.tolist())
+        limit = {"float32": 1e-5, "bfloat16": 2e-2}[dtype]
+        assert np.abs(got - want).max() <= limit * np.abs(want).max()
+        assert (got[sizes.sum() :] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"row_tile": 64}, {"row_tile": 128, "band": 8}, {"out_tile": 128}, {"in_tile": 128, "band": 1}]
+)
+def test_triton_tiles_of_every_size_give_one_product_per_expert(changes: dict[str, int]) -> None:
+    w = weights(5, "float32")
+    x = np.random.default_rng(0).normal(size=(70, WIDTH)).astype(np.float32)
+    multiply = jax.jit(partial(multiply_tuned, tuning=cut(**changes)))
+    for sizes in ([1, 0, 33, 0, 16], [0, 70, 0, 0, 0]):
+        got = np.asarray(multiply(x, w, np.array(sizes, np.int32)))
+        assert np.abs(got - oracle(x, w, sizes)).max() < 1e-5 * np.abs(got).max()
+
+
+def test_triton_never_reads_the_weights_of_an_idle_expert() -> None:
+    w = weights(4, "float32")
+    w[[0, 3]] = np.nan
+    x = np.random.default_rng(0).normal(size=(24, WIDTH)).astype(np.float32)
+    got = np.asarray(jax.jit(partial(multiply_tuned, tuning=cut()))(x, w, np.array([0, 5, 17, 0], np.int32)))
+    assert np.isfinite(got).all()
+    assert (got[22:] == 0).all()
+
+
+def test_row_tiles_name_expert_first_row_and_count() -> None:
+    tiles = np.asarray(row_tiles(jnp.array([3, 0, 20], jnp.int32), num_rows=26, row_tile=16))
+    # expert 3 of 3: the rows of nobody; behind it a tile that no split of 26 rows into 4 groups lacked
+    assert tiles[:, :4].tolist() == [[0, 2, 2, 3], [0, 3, 19, 23], [3, 16, 4, 3]]
+    assert tiles.shape == (3, 5)
+    assert tiles[2, 4] == 0
+
+
+@pytest.mark.parametrize(("rows", "experts"), [(1, 8), (2, 8), (9, 2), (33, 4), (64, 64)])
+def test_there_are_tiles_for_every_split(rows: int, experts: int) -> None:
+    rng = np.random.default_rng(rows)
+    for _ in range(20):
+        kinds = rng.integers(0, experts + 1, size=rows)
+        sizes = np.bincount(kinds, minlength=experts + 1)[:experts].astype(np.int32)
+        expert, first, count = np.asarray(row_tiles(jnp.asarray(sizes), num_rows=rows, row_tile=16))
+        owners = np.full(rows, -1)
+        for e, start, n in zip(expert, first, count, strict=True):
+            assert (owners[start : start + n] == -1).all()
+            owners[start : start + n] = e
+        assert owners.tolist() == np.repeat(np.arange(experts + 1), [*sizes, rows - sizes.sum()]).tolist()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm"])
+def test_tuning_follows_the_rows_an_expert_gets(platform: str) -> None:
+    target = Target(platform=platform)
+    facts = {"experts": 8, "outs": 4096, "ins": 14336, "dtype": "bfloat16"}
+    heights = [tuning_for(target, rows=rows, **facts).row_tile for rows in (2, 128, 512, 8192)]
+    assert heights == [16, 16, 64, 128]
+    use = {**{name: getattr(cut(), name) for name in Tuning.__slots__}, "row_tile": 32}
+    mine = Table(entries=(Entry(section="grouped_matmul", use=tuple(use.items())),))
+    assert tuning_for(target, rows=2, table=mine, **facts) == cut(row_tile=32)
+    with pytest.raises(ValueError, match="row_tile is 8"):
+        cut(row_tile=8)
+    with pytest.raises(ValueError, match="num_stages is 0"):
+        cut(num_stages=0)
+    half = Table(entries=(Entry(section="grouped_matmul", use=(("row_tile", 16),)),))
+    with pytest.raises(ValueError, match="band, in_tile, num_stages, num_warps, out_tile missing"):
+        tuning_for(target, rows=2, table=half, **facts)
 
 
 @pytest.mark.parametrize(

@@ -183,9 +183,9 @@ def test_experts_get_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes_seen: list[np.ndarray] = []
     original = jaxpaged.models.layers.grouped_matmul
 
-    def spy(x: jax.Array, w: jax.Array, sizes: jax.Array, *, backend: Backend) -> jax.Array:
+    def spy(x: jax.Array, w: jax.Array, sizes: jax.Array, **options: Any) -> jax.Array:
         sizes_seen.append(np.asarray(sizes))
-        return original(x, w, sizes, backend=backend)
+        return original(x, w, sizes, **options)
 
     monkeypatch.setattr(jaxpaged.models.layers, "grouped_matmul", spy)
     model = random_model(EXPERTS)
