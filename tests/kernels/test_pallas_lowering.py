@@ -14,7 +14,6 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.grouped_matmul import grouped_matmul
-from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.pool_spec import DTYPES, pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.ragged_attention.tuning import SHIPPED
