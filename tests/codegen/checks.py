@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from codegen.devices import DEVICES
+from codegen.upstream import CHIPS
 
+WITH_PRODUCTS = ("decode_split", "mixed", "prefill", "grouped", "dots")  # names of kernels begin so
 MOST_TEMP = 0.15  # of weights and pool together
 
 
@@ -36,3 +38,23 @@ def memory_complaints(report: dict[str, Any], device: str) -> list[str]:
     total = report["argument"] + temp + report["output"] - report["alias"]
     found = [f"{temp} bytes of temporaries, at most {most:.0f}"] if temp > most else []
     return found + ([f"{total} bytes do not fit {device}"] if total > DEVICES[device].memory else [])
+
+
+def resource_complaints(report: dict[str, Any], chip: str, dtype: str) -> list[str]:
+    """What is wrong with kernels that upstream Triton compiled; dtype: of the operands of their products."""
+    if "error" in report:
+        return [report["error"]]
+    found = [] if report["kernels"] else ["no Pallas kernel"]
+    for kernel in report["kernels"]:
+        name, shared = kernel["kernel"], kernel["shared"]
+        products = name.startswith(WITH_PRODUCTS)
+        if kernel["spilled"] or kernel["scratch"]:
+            found.append(f"{name} spills: {kernel['spilled']}, scratch {kernel['scratch']} B")
+        if shared > CHIPS[chip].shared:
+            found.append(f"{name} wants {shared} bytes of shared memory, {chip} has {CHIPS[chip].shared}")
+        # sm_90 has no matrix instruction for IEEE products of float32
+        if products and not kernel["matrix"] and not (chip == "sm_90" and dtype == "float32"):
+            found.append(f"{name} has no matrix instruction")
+        if products and not kernel["wide_loads"]:
+            found.append(f"{name} has no 16-byte load")
+    return found

@@ -21,6 +21,11 @@ def compile_all(device: str, names: Sequence[str], packages: Path) -> dict[str, 
     return run_all([sys.executable, "-m", "codegen.compiling", device, str(packages)], names, packages)
 
 
+def resources_of(chip: str, names: Sequence[str], packages: Path) -> dict[str, dict[str, Any]]:
+    """What `codegen.upstream` reports of each name, or {"error": ...}."""
+    return run_all([sys.executable, "-m", "codegen.upstream", chip, str(packages)], names, packages)
+
+
 def run_all(command: Sequence[str], names: Sequence[str], packages: Path) -> dict[str, dict[str, Any]]:
     """Run `command NAME...` until every name has a result or is the one that a child died of."""
     environment = {
@@ -29,6 +34,7 @@ def run_all(command: Sequence[str], names: Sequence[str], packages: Path) -> dic
         "PYTHONPATH": os.pathsep.join(str(path) for path in (TESTS.parent, TESTS.parent / "server", TESTS)),
         "LD_LIBRARY_PATH": str(stubs_of(packages)),
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TRITON_DEFAULT_FP_FUSION": "1",  # as inside XLA; unset, Triton warns
     }
     left, results = list(names), {}
     while left:

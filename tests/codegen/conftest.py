@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import pytest
 from codegen.catalogue import groups
-from codegen.children import compile_all
+from codegen.children import compile_all, resources_of
 from codegen.packages import place
 
 Report = dict[str, Any]
@@ -29,16 +29,26 @@ def packages() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def compiled(packages: Path) -> Callable[[str, str], Report]:
-    """Device and name -> the report; the first name of a group compiles the group."""
+def _once_a_group(run: Callable[[str, tuple[str, ...], Path], dict[str, Report]], packages: Path):
     group_of = {name: group for group in groups().values() for name in group}
     known: dict[tuple[str, str], Report] = {}
 
     def report_of(device: str, name: str) -> Report:
         if (device, name) not in known:
-            results = compile_all(device, group_of.get(name, (name,)), packages)
+            results = run(device, group_of.get(name, (name,)), packages)
             known.update({(device, each): result for each, result in results.items()})
         return known[device, name]
 
     return report_of
+
+
+@pytest.fixture(scope="session")
+def compiled(packages: Path) -> Callable[[str, str], Report]:
+    """Device and name -> the report of XLA's compiler; the first name of a group compiles the group."""
+    return _once_a_group(compile_all, packages)
+
+
+@pytest.fixture(scope="session")
+def measured(packages: Path) -> Callable[[str, str], Report]:
+    """Chip and name -> the report of upstream Triton, likewise."""
+    return _once_a_group(resources_of, packages)

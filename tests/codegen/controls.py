@@ -16,11 +16,9 @@ from jax.experimental.pallas import triton as plgpu
 from pallas_kernels.launch import launch
 from pallas_kernels.tuning import Entry, Table
 
-NAMES = ("too-much-lds", "no-donation", "no-kernel", "no-matrix-unit", "spill")
-
 
 def control_program(name: str) -> Program:
-    """The program of one of `NAMES`."""
+    """The program of this name. Raises KeyError for an unknown one."""
     match name:
         case "too-much-lds":  # two tiles of 256 keys by 256 dims of bfloat16 in flight: over 64 KiB and over 227 KiB
             return attention_program(Attention(case="decode", dtype="bfloat16", head_dim=256), tuning=_huge())
@@ -29,8 +27,10 @@ def control_program(name: str) -> Program:
         case "no-kernel":
             arguments = (jax.ShapeDtypeStruct((16, 16), jnp.float32),)
             return Program(function=jnp.tanh, arguments=arguments, kernels=("decode",))
-        case "no-matrix-unit":  # eight rows: the matrix units of gfx9 take 4, 16 or 32
-            return dots(rows=8, depth=64, columns=64)
+        case "no-matrix-unit":  # the matrix units sum up at least 16 products; eight are left to plain arithmetic
+            return dots(rows=8, depth=8, columns=64)
+        case "no-wide-loads":  # rows of 255 elements begin at odd addresses
+            return dots(rows=64, depth=64, columns=64, width=255)
         case "spill":  # 128 x 256 sums are 512 registers of each of 64 lanes, all there are
             return dots(rows=128, depth=32, columns=256)
     raise KeyError(name)
@@ -53,9 +53,9 @@ def _dot_kernel(a: Any, b: Any, out: Any, *, rows: int, depth: int, columns: int
     plgpu.store(out.at[row, column], sums)
 
 
-def dots(*, rows: int, depth: int, columns: int) -> Program:
-    """A product [rows, 256] by [256, columns], `depth` at a time, by one warp."""
-    array = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16)
+def dots(*, rows: int, depth: int, columns: int, width: int = 256) -> Program:
+    """A product [rows, 256] by [256, columns] of wider arrays, `depth` at a time, by one warp."""
+    array = jax.ShapeDtypeStruct((256, width), jnp.bfloat16)
 
     def run(a, b):
         kernel = partial(_dot_kernel, rows=rows, depth=depth, columns=columns)
