@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from codegen.program import Program
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.pool_spec import DTYPES, pool_spec
+from pallas_kernels.pool_spec import pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.target import current_target
 from pallas_kernels.tuning import NO_TUNING, Table
 from pallas_kernels.write_kv import write_kv
 
-WRITTEN = ("float32", "bfloat16", "float16")
+KV_DTYPES = ("float32", "bfloat16", "float16")
 SIZES = {"decode": (64, 64), "mixed": (512, 64), "prefill": (2048, 8)}  # T, S
 NUM_BLOCKS, CONTEXT = 4096, 8192
 
@@ -73,13 +73,11 @@ _ODD: tuple[dict[str, Any], ...] = (
     {"head_dim": 64, "group": 8, "window": 128, "sinks": True},
 )
 _ATTENTION = [
-    *(Attention(case=c, dtype=t, head_dim=d) for c, t, d in product(SIZES, DTYPES, (64, 128, 256))),
+    *(Attention(case=c, dtype=t, head_dim=d) for c, t, d in product(SIZES, KV_DTYPES, (64, 128, 256))),
     *(Attention(case=case, dtype="bfloat16", **shape) for case, shape in product(("decode", "mixed"), _ODD)),
     Attention(case="decode", dtype="bfloat16", rows=512),  # enough rows: no split, no merge
 ]
-_WRITES = [
-    Write(dtype=dtype, head_dim=dim, rope=rope) for dtype in WRITTEN for dim, rope in ((128, True), (80, False))
-]
+_WRITES = [Write(dtype=t, head_dim=d, rope=rope) for t, (d, rope) in product(KV_DTYPES, ((128, True), (80, False)))]
 KERNELS: Mapping[str, Attention | Write] = MappingProxyType({case.name: case for case in (*_ATTENTION, *_WRITES)})
 
 
