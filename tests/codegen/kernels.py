@@ -19,7 +19,14 @@ from pallas_kernels.target import current_target
 from pallas_kernels.tuning import NO_TUNING, Table
 from pallas_kernels.write_kv import write_kv
 
-KV_DTYPES = ("float32", "bfloat16", "float16")
+HEAD_DIMS = {  # of the grid, by dtype of the pool; float16 takes the entries of bfloat16
+    "float32": (64, 128, 256),
+    "bfloat16": (64, 128, 256),
+    "float16": (128,),
+    "int8": (128, 256),
+    "float8_e4m3fn": (128, 256),
+}
+WRITTEN = ("float32", "bfloat16", "float16")
 SIZES = {"decode": (64, 64), "mixed": (512, 64), "prefill": (2048, 8)}  # T, S
 NUM_BLOCKS, CONTEXT = 4096, 8192
 
@@ -73,11 +80,11 @@ _ODD: tuple[dict[str, Any], ...] = (
     {"head_dim": 64, "group": 8, "window": 128, "sinks": True},
 )
 _ATTENTION = [
-    *(Attention(case=c, dtype=t, head_dim=d) for c, t, d in product(SIZES, KV_DTYPES, (64, 128, 256))),
+    *(Attention(case=c, dtype=t, head_dim=d) for c, t in product(SIZES, HEAD_DIMS) for d in HEAD_DIMS[t]),
     *(Attention(case=case, dtype="bfloat16", **shape) for case, shape in product(("decode", "mixed"), _ODD)),
     Attention(case="decode", dtype="bfloat16", rows=512),  # enough rows: no split, no merge
 ]
-_WRITES = [Write(dtype=t, head_dim=d, rope=rope) for t, (d, rope) in product(KV_DTYPES, ((128, True), (80, False)))]
+_WRITES = [Write(dtype=t, head_dim=d, rope=rope) for t, (d, rope) in product(WRITTEN, ((128, True), (80, False)))]
 KERNELS: Mapping[str, Attention | Write] = MappingProxyType({case.name: case for case in (*_ATTENTION, *_WRITES)})
 
 
