@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxpaged.request import MAX_LOGPROBS
+from pallas_kernels.top_k import top_k
 
 _GROUP = 256  # tokens reduced together; the group is then looked into alone
 _NARROW = 256  # likeliest tokens that are looked at before the whole vocabulary is
@@ -200,7 +201,7 @@ def _draw_narrow(
     vocab = logits.shape[1]
     width = min(_NARROW, vocab)
     # slicing top_k's result would merge into the sort it stands for and hide the top_k from XLA's CPU rewriter (50x)
-    values, ids = lax.top_k(logits, width)  # [S, width], likeliest first
+    values, ids = top_k(logits, width)  # [S, width], likeliest first
     edge = jnp.min(values, axis=1)
     covered = jnp.full_like(filtered, width == vocab)
     limits_k = (rows.top_k > 0) & (rows.top_k < vocab)
@@ -308,7 +309,7 @@ def _first_above(cumulative: Array, weights: Array, target: Array) -> Array:
 
 def _logprobs(logits: Array, tokens: Array) -> tuple[Array, Array, Array, Array]:
     """Of the unmodified logits: the tokens' logprobs f32[S] and ranks i32[S], the likeliest ids and their logprobs."""
-    top, top_ids = lax.top_k(logits, min(MAX_LOGPROBS, logits.shape[1]))
+    top, top_ids = top_k(logits, min(MAX_LOGPROBS, logits.shape[1]))
     largest_logit = jnp.max(top, axis=1, keepdims=True)  # not a slice, see _draw_narrow
     denominator = largest_logit + jnp.log(_total(jnp.exp(logits - largest_logit)))[:, None]  # [S, 1]
     value = jnp.take_along_axis(logits, tokens[:, None], axis=1)  # [S, 1]

@@ -54,7 +54,8 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def write_row(row: Mapping[str, Any], sentence: str) -> None:
-    """The row as one line of JSON to stdout, the sentence to stderr."""
-    say(sentence)
+def write_row(row: Mapping[str, Any], sentence: str, *, quiet: bool) -> None:
+    """The row as one line of JSON to stdout, the sentence to stderr unless quiet."""
+    if not quiet:
+        say(sentence)
     write(json.dumps(row) + "\n")

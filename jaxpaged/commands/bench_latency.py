@@ -68,5 +68,5 @@ def main(argv: Sequence[str]) -> int:
         progress=progress_options(quiet=options.quiet),
     )
     row["roofline"] = latency_share(engine, row, device_rates(dtype=engine.config.dtype))
-    write_row(row, latency_sentence(row))
+    write_row(row, latency_sentence(row), quiet=options.quiet)
     return 0

@@ -81,5 +81,5 @@ def main(argv: Sequence[str]) -> int:
     row = measure(engine, trace, startup_s=startup_s, progress=progress_options(quiet=options.quiet))
     if row["mode"] == "offline" and row["out_tokens"]:
         row["roofline"] = throughput_share(engine, row, device_rates(dtype=engine.config.dtype))
-    write_row(row, throughput_sentence(row))
+    write_row(row, throughput_sentence(row), quiet=options.quiet)
     return 0
