@@ -82,7 +82,7 @@ class Attention(nnx.Module):
     """Grouped-query attention over the paged pool."""
 
     def __init__(self, config: ModelConfig, *, dtype: str) -> None:
-        self.config = config
+        self.config, self.dtype = config, dtype
         kv_heads, head_dim = config.kv_heads, config.head_dim
         group = config.heads // kv_heads
         # per kv head: its G query heads, then k, then v, so that a shard of kv heads is a slice of the first axis
@@ -110,7 +110,10 @@ class Attention(nnx.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         pool = write_kv(pool, k, v, slots, rope=table, backend=work.backend, tuning=work.tuning)
-        out = ragged_attention(rotate(q, table), pool, work, scale=config.scale)  # [T, H, D]
+        q = rotate(q, table)
+        if not on_cpu():  # what the kernels multiply and the next product takes: half the bytes to write and read
+            q = q.astype(self.dtype)
+        out = ragged_attention(q, pool, work, scale=config.scale)  # [T, H, D]
         return self.o_proj(out.reshape(tokens, -1)), pool
 
 
