@@ -97,7 +97,6 @@ class LLMEngine:
         )
         self.runner = ModelRunner(model, config)
         self._completions: dict[str, Completion] = {}
-        self._ended: list[TokenEvent] = []
         self._numbers = itertools.count()
 
     def submit(
@@ -107,8 +106,9 @@ class LLMEngine:
         *,
         request_id: str | None = None,
         output_kind: OutputKind = OutputKind.CUMULATIVE,
+        text: str | None = None,
     ) -> str:
-        """Queue a prompt (text or token ids); returns the request's id.
+        """Queue a prompt (text or token ids); returns the request's id. text: what ids came from, for the outputs.
 
         Raises PromptError, ContextLengthError, CapacityError or ParameterError, and RequestError for an id in flight;
         the engine and its other requests are not touched then.
@@ -135,15 +135,15 @@ class LLMEngine:
         self._completions[request.id] = Completion(
             request,
             self.tokenizer,
-            prompt=prompt if isinstance(prompt, str) else None,
+            prompt=prompt if isinstance(prompt, str) else text,
             kind=output_kind,
             clock=self._clock,
         )
         return request.id
 
-    def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> None:
-        """Raise what `submit` would raise for this prompt's content, without queueing it."""
-        self._ids_of(prompt, params or SamplingParams())
+    def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> tuple[int, ...]:
+        """The prompt's token ids; raises what `submit` would raise for its content, without queueing it."""
+        return self._ids_of(prompt, params or SamplingParams())
 
     def abort(self, request_id: str) -> bool:
         """End a request now, in any state; its blocks are free at return. False if it was not in flight."""

@@ -49,13 +49,15 @@ class LLM:
         """
         items = [_content(prompt, i) for i, prompt in enumerate(_as_list(prompts))]
         params = _broadcast(sampling_params, len(items))
+        ids = []
         for i, (item, param) in enumerate(zip(items, params, strict=True)):
             try:
-                self.engine.check(item, param)
+                ids.append(self.engine.check(item, param))
             except JaxPagedError as error:
                 error.add_note(f"in prompt {i} of {len(items)}")
                 raise
-        return self._run(items, params, use_tqdm=use_tqdm)
+        texts = [item if isinstance(item, str) else None for item in items]
+        return self._run(list(zip(ids, texts, params, strict=True)), use_tqdm=use_tqdm)
 
     def chat(
         self,
@@ -82,16 +84,17 @@ class LLM:
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
     def _run(
-        self, items: Sequence[str | Sequence[int]], params: Sequence[SamplingParams], *, use_tqdm: bool
+        self, items: Sequence[tuple[tuple[int, ...], str | None, SamplingParams]], *, use_tqdm: bool
     ) -> list[RequestOutput]:
+        """The outputs of (token ids, their text, parameters), in this order."""
         self.engine.require_idle("LLM.generate")
         ids: list[str] = []
         done: dict[str, RequestOutput] = {}
         bar = tqdm(total=len(items), desc="requests", unit="request", disable=not use_tqdm)
         tokens = 0
         try:
-            for item, param in zip(items, params, strict=True):
-                ids.append(self.engine.submit(item, param, output_kind=OutputKind.FINAL_ONLY))
+            for prompt, text, params in items:
+                ids.append(self.engine.submit(prompt, params, output_kind=OutputKind.FINAL_ONLY, text=text))
             while self.engine.has_unfinished:
                 for output in self.engine.step():
                     done[output.request_id] = output
