@@ -10,13 +10,13 @@ from jaxpaged_server.cli import main
 SMALL = "--random-weights tiny-mistral --max-model-len 64 --max-num-batched-tokens 128 --no-warmup"
 
 
-def bench(line: str) -> int:
-    return main(["bench", *line.split(), "--quiet"])
+def bench(line: str, *, quiet: bool = True) -> int:
+    return main(["bench", *line.split(), *(["--quiet"] if quiet else [])])
 
 
 def test_latency_of_random_weights(capsys: pytest.CaptureFixture[str]) -> None:
     counts = "--batch-size 2 --input-len 4 --output-len 3 --num-iters 1 --num-iters-warmup 1"
-    status = bench(f"latency {counts} {SMALL}")
+    status = bench(f"latency {counts} {SMALL}", quiet=False)
     out, err = capsys.readouterr()
     assert status == 0
     row = json.loads(out)
@@ -30,7 +30,7 @@ def test_latency_of_random_weights(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_throughput_of_random_weights(capsys: pytest.CaptureFixture[str]) -> None:
     lengths = "--num-requests 3 --input-len 6 --input-len-sigma 0.5 --input-len-max 9 --output-len 2"
-    status = bench(f"throughput {lengths} {SMALL}")
+    status = bench(f"throughput {lengths} {SMALL}", quiet=False)
     out, err = capsys.readouterr()
     assert status == 0
     row = json.loads(out)
