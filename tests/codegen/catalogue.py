@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codegen.controls import control_program
+from codegen.controls import CONTROLS, control_program
 from codegen.kernels import KERNELS, kernel_program
 from codegen.program import Program
 from codegen.steps import SAMPLERS, STEPS, sampler_program, step_program
@@ -27,4 +27,4 @@ def groups() -> dict[str, tuple[str, ...]]:
         found[group] = (*found.get(group, ()), name)
     for name, step in STEPS.items():
         found[step.shape] = (*found.get(step.shape, ()), name)
-    return {**found, "samplers": tuple(SAMPLERS)}
+    return {**found, "samplers": tuple(SAMPLERS), "controls": CONTROLS}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from codegen.devices import DEVICES
 from codegen.upstream import CHIPS
 
-WITH_PRODUCTS = ("decode_split", "mixed", "prefill", "grouped", "dots")  # names of kernels begin so
+WITH_PRODUCTS = ("decode", "decode_split", "mixed", "grouped_matmul", "dots")  # kernels that multiply matrices
 MOST_TEMP = 0.15  # of weights and pool together
 
 
@@ -27,6 +28,7 @@ def complaints(report: dict[str, Any], device: str) -> list[str]:
         if spilled or scratch
     ]
     found += [f"the pool is copied: {copy}" for copy in report["copies"]]
+    found += [f"a sort of {width} elements" for width in report["sorts"] if width >= (report["unsorted"] or math.inf)]
     if report["pool"] and report["alias"] < report["pool"]:
         found.append(f"{report['alias']} bytes are written in place, the pool has {report['pool']}")
     return found
@@ -47,7 +49,7 @@ def resource_complaints(report: dict[str, Any], chip: str, dtype: str) -> list[s
     found = [] if report["kernels"] else ["no Pallas kernel"]
     for kernel in report["kernels"]:
         name, shared = kernel["kernel"], kernel["shared"]
-        products = name.startswith(WITH_PRODUCTS)
+        products = name in WITH_PRODUCTS
         if kernel["spilled"] or kernel["scratch"]:
             found.append(f"{name} spills: {kernel['spilled']}, scratch {kernel['scratch']} B")
         if shared > CHIPS[chip].shared:

@@ -52,6 +52,8 @@ def report(program: Program, compiled: jax.stages.Compiled) -> dict[str, Any]:
         "code": sorted({(k.name, k.registers, k.spilled, k.scratch) for k in ours}),
         "pool": program.nbytes(program.pool_arrays()),
         "copies": copies_of_the_pool(text, program),
+        "sorts": sorted_widths(text),
+        "unsorted": program.unsorted,
         "argument": memory.argument_size_in_bytes,
         "output": memory.output_size_in_bytes,
         "alias": memory.alias_size_in_bytes,
@@ -64,6 +66,12 @@ def copies_of_the_pool(text: str, program: Program) -> list[str]:
     shapes = {f"{_HLO[array.dtype.name]}[{','.join(map(str, array.shape))}]" for array in program.pool_arrays()}
     found = re.findall(r"= \(?(\w+\[[\d,]*\])[^=]*? ([\w-]+)\(", text)
     return sorted({f"{opcode} {shape}" for shape, opcode in found if shape in shapes and opcode not in _FREE})
+
+
+def sorted_widths(text: str) -> list[int]:
+    """The longest dimension of each sort in an optimised module, by XLA itself or by a library."""
+    found = re.findall(r"= \(?\w+\[([\d,]*)\].* (?:sort\(|custom-call\(.*target=\"[^\"]*(?:Sort|TopK))", text)
+    return sorted({max(int(size) for size in shape.split(",")) for shape in found if shape})
 
 
 _HLO = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "int8": "s8", "float8_e4m3fn": "f8e4m3fn"}

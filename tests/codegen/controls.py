@@ -16,6 +16,16 @@ from jax.experimental.pallas import triton as plgpu
 from pallas_kernels.launch import launch
 from pallas_kernels.tuning import Entry, Table
 
+CONTROLS = (
+    "too-much-lds",
+    "no-donation",
+    "no-kernel",
+    "sorted-vocabulary",
+    "no-matrix-unit",
+    "no-wide-loads",
+    "spill",
+)
+
 
 def control_program(name: str) -> Program:
     """The program of this name. Raises KeyError for an unknown one."""
@@ -27,6 +37,9 @@ def control_program(name: str) -> Program:
         case "no-kernel":
             arguments = (jax.ShapeDtypeStruct((16, 16), jnp.float32),)
             return Program(function=jnp.tanh, arguments=arguments, kernels=("decode",))
+        case "sorted-vocabulary":  # what XLA makes of the k largest of a long row
+            logits = jax.ShapeDtypeStruct((8, 32000), jnp.float32)
+            return Program(function=partial(_largest, k=256), arguments=(logits,), unsorted=32000)
         case "no-matrix-unit":  # the matrix units sum up at least 16 products; eight are left to plain arithmetic
             return dots(rows=8, depth=8, columns=64)
         case "no-wide-loads":  # rows of 255 elements begin at odd addresses
@@ -39,6 +52,10 @@ def control_program(name: str) -> Program:
 def _huge() -> Table:
     use = {"q_tile": 16, "kv_tile": 256, "num_warps": 4, "num_stages": 3}
     return Table(entries=(Entry(section="ragged_attention", use=tuple(use.items())),))
+
+
+def _largest(x: Array, *, k: int) -> Array:
+    return lax.top_k(x, k)[1]
 
 
 def _dot_kernel(a: Any, b: Any, out: Any, *, rows: int, depth: int, columns: int) -> None:

@@ -13,20 +13,31 @@ import jax.numpy as jnp
 from codegen.program import Program
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.pool_spec import pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.target import current_target
-from pallas_kernels.tuning import NO_TUNING, Table
+from pallas_kernels.tuning import NO_TUNING, Fact, Table
 from pallas_kernels.write_kv import write_kv
 
-HEAD_DIMS = {  # of the grid, by dtype of the pool; float16 takes the entries of bfloat16
-    "float32": (64, 128, 256),
-    "bfloat16": (64, 128, 256),
-    "float16": (128,),
-    "int8": (128, 256),
-    "float8_e4m3fn": (128, 256),
-}
-WRITTEN = ("float32", "bfloat16", "float16")
+# of the grid; prefill of the pairs left out is cut like mixed, and so the same kernel
+HEAD_DIMS: Mapping[tuple[str, str], tuple[int, ...]] = MappingProxyType(
+    {
+        ("decode", "float32"): (64, 128, 256),
+        ("decode", "bfloat16"): (64, 128, 256),
+        ("decode", "float16"): (128, 256),
+        ("decode", "int8"): (64, 128, 256),
+        ("decode", "float8_e4m3fn"): (64, 128, 256),
+        ("mixed", "float32"): (64, 256),
+        ("mixed", "bfloat16"): (64, 128, 256),
+        ("mixed", "float16"): (128, 256),
+        ("mixed", "int8"): (128, 256),
+        ("mixed", "float8_e4m3fn"): (128, 256),
+        ("prefill", "bfloat16"): (64, 128),
+        ("prefill", "float16"): (128,),
+    }
+)
+POOL_DTYPES = tuple(dict.fromkeys(dtype for _, dtype in HEAD_DIMS))
 SIZES = {"decode": (64, 64), "mixed": (512, 64), "prefill": (2048, 8)}  # T, S
 NUM_BLOCKS, CONTEXT = 4096, 8192
 
@@ -56,22 +67,60 @@ class Attention:
         extras += ["sinks"] if self.sinks else []
         return "-".join([self.case, self.dtype, f"d{self.head_dim}", *extras])
 
+    @property
+    def facts(self) -> dict[str, Fact]:
+        """What the shipped table is asked by."""
+        return {"case": self.case, "dtype": self.dtype, "head_dim": self.head_dim, "group": self.group}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """A call of `write_kv`, with the rotation of the keys or without."""
+    """A call of `write_kv`; rotated: how many dimensions of a key's head are, 0 for none."""
 
     dtype: str
     head_dim: int = 128
-    rope: bool = True
-    tokens: int = 512
+    rotated: int = 128
+    tokens: int = 64
 
     @property
     def name(self) -> str:
         """Unique, and short."""
-        return f"write-{self.dtype}-d{self.head_dim}{'-rope' if self.rope else ''}"
+        rope = f"-rope{self.rotated}" if self.rotated else ""
+        return f"write-{self.dtype}-d{self.head_dim}{rope}-t{self.tokens}"
+
+    @property
+    def facts(self) -> dict[str, Fact]:
+        """What the shipped table is asked by."""
+        return {"tokens": self.tokens, "head_dim": self.head_dim, "dtype": self.dtype}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouped:
+    """A call of `grouped_matmul`: rows M by experts' weights [X, B, A]."""
+
+    rows: int
+    outs: int
+    ins: int
+    dtype: str = "bfloat16"
+    experts: int = 8
+
+    @property
+    def name(self) -> str:
+        """Unique, and short."""
+        return f"grouped-{self.dtype}-m{self.rows}-x{self.experts}-b{self.outs}-a{self.ins}"
+
+    @property
+    def facts(self) -> dict[str, Fact]:
+        """What the shipped table is asked by."""
+        share = -(-self.rows // self.experts)
+        sizes = {"rows": self.rows, "share": share, "experts": self.experts, "outs": self.outs, "ins": self.ins}
+        return {**sizes, "dtype": self.dtype}
+
+
+Case = Attention | Write | Grouped
+SECTIONS: Mapping[type[Case], str] = MappingProxyType(
+    {Attention: "ragged_attention", Write: "write_kv", Grouped: "grouped_matmul"}
+)
 _ODD: tuple[dict[str, Any], ...] = (
     {"head_dim": 64, "group": 7, "kv_heads": 2, "window": 4096},
     {"head_dim": 80, "group": 1, "kv_heads": 32},
@@ -80,17 +129,34 @@ _ODD: tuple[dict[str, Any], ...] = (
     {"head_dim": 64, "group": 8, "window": 128, "sinks": True},
 )
 _ATTENTION = [
-    *(Attention(case=c, dtype=t, head_dim=d) for c, t in product(SIZES, HEAD_DIMS) for d in HEAD_DIMS[t]),
+    *(Attention(case=case, dtype=dtype, head_dim=d) for (case, dtype), dims in HEAD_DIMS.items() for d in dims),
     *(Attention(case=case, dtype="bfloat16", **shape) for case, shape in product(("decode", "mixed"), _ODD)),
     Attention(case="decode", dtype="bfloat16", rows=512),  # enough rows: no split, no merge
 ]
-_WRITES = [Write(dtype=t, head_dim=d, rope=rope) for t, (d, rope) in product(WRITTEN, ((128, True), (80, False)))]
-KERNELS: Mapping[str, Attention | Write] = MappingProxyType({case.name: case for case in (*_ATTENTION, *_WRITES)})
+_WRITES = [
+    *(Write(dtype=dtype) for dtype in POOL_DTYPES),
+    *(Write(dtype=dtype, head_dim=80, rotated=0, tokens=2048) for dtype in POOL_DTYPES),
+    Write(dtype="bfloat16", tokens=2048),
+    Write(dtype="int8", rotated=64, tokens=2048),
+]
+_MIXTRAL = ((28672, 4096), (4096, 14336))  # outs and ins of gate and up in one, and of down
+_GROUPED = [
+    *(Grouped(rows=rows, outs=outs, ins=ins) for rows, (outs, ins) in product((2, 32, 512, 4096), _MIXTRAL)),
+    Grouped(rows=32, outs=28672, ins=4096, dtype="float16"),
+    Grouped(rows=32, outs=28672, ins=4096, dtype="float32"),
+]
+KERNELS: Mapping[str, Case] = MappingProxyType({case.name: case for case in (*_ATTENTION, *_WRITES, *_GROUPED)})
 
 
-def kernel_program(case: Attention | Write) -> Program:
+def kernel_program(case: Case) -> Program:
     """The op of a case, jitted alone."""
-    return attention_program(case) if isinstance(case, Attention) else write_program(case)
+    match case:
+        case Attention():
+            return attention_program(case)
+        case Write():
+            return write_program(case)
+        case Grouped():
+            return grouped_program(case)
 
 
 def _pool(dtype: str, *, kv_heads: int, head_dim: int, block_size: int = 16):
@@ -139,7 +205,7 @@ def write_program(case: Write) -> Program:
     """`write_kv` into a pool that is given away."""
     of = jax.ShapeDtypeStruct
     new = of((case.tokens, 8, case.head_dim), jnp.float32)
-    angles = of((case.tokens, case.head_dim // 2), jnp.float32)
+    angles = of((case.tokens, case.rotated // 2), jnp.float32)
 
     def run(pool, k, v, slots, rope):
         return write_kv(pool, k, v, slots, rope=rope, backend=Backend.TRITON)
@@ -151,9 +217,27 @@ def write_program(case: Write) -> Program:
             new,
             new,
             of((case.tokens,), jnp.int32),
-            (angles, angles) if case.rope else None,
+            (angles, angles) if case.rotated else None,
         ),
         donate=(0,),
         kernels=("write_kv",),
         pool=0,
+    )
+
+
+def grouped_program(case: Grouped) -> Program:
+    """`grouped_matmul` of rows that are float32, as layers have them."""
+    of = jax.ShapeDtypeStruct
+
+    def run(x, w, group_sizes):
+        return grouped_matmul(x, w, group_sizes, backend=Backend.TRITON)
+
+    return Program(
+        function=run,
+        arguments=(
+            of((case.rows, case.ins), jnp.float32),
+            of((case.experts, case.outs, case.ins), jnp.dtype(case.dtype)),
+            of((case.experts,), jnp.int32),
+        ),
+        kernels=("grouped_matmul",),
     )

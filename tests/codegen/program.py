@@ -14,7 +14,7 @@ class Program:
     """arguments: trees of `jax.ShapeDtypeStruct`. donate: the indices of those given away.
 
     kernels: how the names of the Pallas kernels begin that must be in the program. pool: the argument that is the KV
-    pool.
+    pool. unsorted: sorts of this many elements, or of more, must not be in the program.
     """
 
     function: Callable[..., Any]
@@ -22,6 +22,7 @@ class Program:
     donate: tuple[int, ...] = ()
     kernels: tuple[str, ...] = ()
     pool: int | None = None
+    unsorted: int | None = None
 
     def pool_arrays(self) -> list[jax.ShapeDtypeStruct]:
         """The arrays of the KV pool."""

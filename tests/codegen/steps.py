@@ -42,10 +42,14 @@ STEPS: Mapping[str, Step] = MappingProxyType(
     {
         "llama-3.1-8b-decode": Step(shape="llama-3.1-8b", tokens=64, rows=64, context=8192),
         "llama-3.1-8b-mixed": Step(shape="llama-3.1-8b", tokens=2048, rows=64, context=8192),
+        "llama-3.1-8b-decode-int8": Step(shape="llama-3.1-8b", tokens=64, rows=64, context=8192, kv_dtype="int8"),
+        "llama-3.1-8b-decode-fp8": Step(
+            shape="llama-3.1-8b", tokens=64, rows=64, context=8192, kv_dtype="float8_e4m3fn"
+        ),
         "mistral-7b-32k-decode": Step(shape="mistral-7b", tokens=32, rows=32, context=32768),
         "mistral-7b-32k-mixed": Step(shape="mistral-7b", tokens=2048, rows=32, context=32768),
         "mixtral-8x7b-32k-decode": Step(shape="mixtral-8x7b", tokens=16, rows=16, context=32768),
-        "mixtral-8x7b-32k-mixed": Step(shape="mixtral-8x7b", tokens=512, rows=16, context=32768),
+        "mixtral-8x7b-32k-mixed": Step(shape="mixtral-8x7b", tokens=2048, rows=16, context=32768),
     }
 )
 
@@ -77,7 +81,9 @@ def step_program(step: Step) -> Program:
         run_model, graphdef=graph, config=config, layout=layout, backend=Backend.TRITON, block_size=BLOCK_SIZE
     )
     mixed = ("mixed",) if step.tokens > step.rows else ()
-    return Program(function=function, arguments=arguments, donate=(1,), kernels=("write_kv", "decode", *mixed), pool=1)
+    experts = ("grouped_matmul",) if config.layers[0].moe else ()
+    kernels = ("write_kv", "decode", *mixed, *experts)
+    return Program(function=function, arguments=arguments, donate=(1,), kernels=kernels, pool=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,4 +117,4 @@ def sampler_program(shape: SamplerShape) -> Program:
         of((rows, MAX_BIASES), jnp.int32),
         of((rows, MAX_BIASES), jnp.float32),
     )
-    return Program(function=sample, arguments=arguments)
+    return Program(function=sample, arguments=arguments, unsorted=shape.vocab)

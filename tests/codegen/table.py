@@ -23,10 +23,14 @@ without a GPU; `pytest -m codegen` fails where a kernel spills, takes more share
 matrix units or the 16-byte loads unused where they are due. XLA's compilers have a Triton of their own: the same tests
 compile every case with those too. None of it is a measurement of speed.
 
-A case is case-dtype of the KV pool-head dim, then what is not usual: g query heads of a kv head (4), p positions of a
-block (16), w window, cap softcap, s rows. Registers are of a lane, on gfx with the accumulators among them. Spilled:
-registers on gfx, bytes of stack on sm_90. Shared: bytes of a program's LDS or shared memory. Loads: instructions of 16
-bytes a lane. float32 asks for IEEE products, for which sm_90 has no matrix instruction.
+A case of attention is case-dtype of the KV pool-head dim, then what is not usual: g query heads of a kv head (4), p
+positions of a block (16), w window, cap softcap, s rows; a mixed step's rows of one token run the kernel of decode,
+which is not repeated. Prefill is listed where it is cut unlike mixed. A case of write is dtype-head dim, rope
+dimensions rotated, t tokens; of grouped: m rows, x experts of weights [b, a].
+
+Registers are of a lane, on gfx with the accumulators among them. Spilled: registers on gfx, bytes of stack on sm_90.
+Shared: bytes of a program's LDS or shared memory. Loads: instructions of 16 bytes a lane. float32 asks for IEEE
+products, for which sm_90 has no matrix instruction.
 """
 
 

@@ -60,6 +60,8 @@ def test_complaints_name_what_is_wrong() -> None:
         "wanted": ["decode"],
         "code": [["mixed", 128, 3, 12]],
         "copies": ["copy bf16[1,8,16,128]"],
+        "sorts": [4096, 32000],
+        "unsorted": 32000,
         "pool": 100,
         "alias": 50,
         "argument": 10**9,
@@ -72,6 +74,7 @@ def test_complaints_name_what_is_wrong() -> None:
         "kernel decode is missing from machine code",
         "mixed spills: 3, scratch 12 B",
         "the pool is copied: copy bf16[1,8,16,128]",
+        "a sort of 32000 elements",
         "50 bytes are written in place, the pool has 100",
     ]
     assert memory_complaints(report, "gfx942") == ["200000000 bytes of temporaries, at most 150000000"]

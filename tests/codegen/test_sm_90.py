@@ -30,7 +30,9 @@ def test_step(compiled: Compiled, name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampler(compiled: Compiled, name: str) -> None:
-    assert complaints(compiled(DEVICE, name), DEVICE) == []
+    report = compiled(DEVICE, name)
+    assert complaints(report, DEVICE) == []
+    print(f"{DEVICE} {name}: temporaries {report['temp'] / 1e6:.0f} MB")
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,7 @@ def test_sampler(compiled: Compiled, name: str) -> None:
         ("no-donation", "the pool has"),
         ("no-kernel", "kernel decode is missing"),
         ("spill", "spills"),
+        ("sorted-vocabulary", "a sort of"),
     ],
 )
 def test_control_is_caught(compiled: Compiled, name: str, complaint: str) -> None:
