@@ -53,15 +53,15 @@ def machine_dtype() -> str:
 def program_of(case: Case, backend: Backend, *, tuning: Table = NO_TUNING) -> Program:
     """Make a case's arrays. tuning: asked before the shipped tables.
 
-    Raises ValueError or NotImplementedError where the backend cannot do it.
+    Raises ValueError where the backend cannot do it.
     """
     match case:
         case AttentionCase():
             return _attention(case, backend, tuning)
         case WriteCase():
-            return _write(case, backend)
+            return _write(case, backend, tuning)
         case GroupedCase():
-            return _grouped(case, backend)
+            return _grouped(case, backend, tuning)
         case LinearCase():
             return _linear(case)
 
@@ -87,8 +87,9 @@ def _attention(case: AttentionCase, backend: Backend, tuning: Table) -> Program:
     )
     calls = _calls(num_blocks * spec.bytes_per_block)
     pools = [_random_pool(spec, backend, seed) for seed in range(calls)]
-    # float32 as the engine has them between its dots
-    q = jax.random.normal(jax.random.key(1), (tokens, case.heads, case.head_dim), jnp.float32)
+    # as the engine has them: float32 on a CPU, elsewhere in the type of the weights
+    q_dtype = jnp.dtype(jnp.float32 if on_cpu() or dtype == "float32" else jnp.bfloat16)
+    q = jax.random.normal(jax.random.key(1), (tokens, case.heads, case.head_dim), q_dtype)
 
     def body(q: Array, operands: Any) -> Array:
         pools, work = operands
@@ -108,7 +109,7 @@ def _attention(case: AttentionCase, backend: Backend, tuning: Table) -> Program:
     )
 
 
-def _write(case: WriteCase, backend: Backend) -> Program:
+def _write(case: WriteCase, backend: Backend, tuning: Table) -> Program:
     dtype = case.dtype or machine_dtype()
     spec = _pool_spec(backend, case.kv_heads, case.head_dim, dtype, blocks=max(64, 4 * case.tokens))
     slots = np.random.default_rng(0).permutation(np.arange(spec.block_size, spec.v_shape[0] * spec.block_size))
@@ -120,7 +121,7 @@ def _write(case: WriteCase, backend: Backend) -> Program:
 
     def body(pools: Sequence[LayerPool], operands: Any) -> list[LayerPool]:
         k, v, slots, rope = operands
-        return [write_kv(pool, k, v, slots, rope=rope, backend=backend) for pool in pools]
+        return [write_kv(pool, k, v, slots, rope=rope, backend=backend, tuning=tuning) for pool in pools]
 
     return Program(
         body=body,
@@ -133,13 +134,13 @@ def _write(case: WriteCase, backend: Backend) -> Program:
     )
 
 
-def _grouped(case: GroupedCase, backend: Backend) -> Program:
+def _grouped(case: GroupedCase, backend: Backend, tuning: Table) -> Program:
     dtype = case.dtype or machine_dtype()
     sizes = np.random.default_rng(0).multinomial(case.rows, [1 / case.experts] * case.experts)
     one = case.height * case.width * jnp.dtype(dtype).itemsize
 
     def call(x: Array, w: Array, sizes: Array) -> Array:
-        return grouped_matmul(x, w, sizes, backend=backend)
+        return grouped_matmul(x, w, sizes, backend=backend, tuning=tuning)
 
     return _products(
         call,
