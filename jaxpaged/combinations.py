@@ -89,6 +89,12 @@ RULES = (
         fix="Use attention_backend=xla",
     ),
     Rule(
+        name="backend",
+        broken=lambda c: c.backend == "triton" and c.compute_capability is not None and c.compute_capability < (8, 0),
+        limit="XLA's Triton serves CUDA devices of compute capability 8.0 and above",
+        fix="Use attention_backend=xla with dtype=float32",
+    ),
+    Rule(
         name="kv_cache_dtype",
         broken=lambda c: (
             c.backend == "triton"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.pool_spec import default_block_size
 
 _CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
-_STEP_BYTES = 64  # of activations, a token of the step and element of its widest hidden vector; a rough upper bound
+# of a step: bytes a token and element of its widest hidden vector (the gates saw 14 for Llama-3.1-8B, 11 for Mixtral),
+# and bytes a row and token of the vocabulary (the sampler's 16, and the logits)
+_STEP_BYTES, _LOGIT_BYTES = 32, 24
 # arrays of 1-byte elements above the first and up to the second: offsets of 32 bits fail
 _HAZARD_BYTES = (2**31, 2**32)
 # the share of a GPU's memory that JAX's allocator takes: the variables that say it, and what it is where they do not
@@ -53,8 +56,14 @@ def claim_share(share: float) -> None:
 
     Changes this process's environment; no effect on a JAX backend that runs already, nor on a CPU.
     """
-    if not any(os.environ.get(name) for name in _SHARE_VARIABLES):
+    if not _jax_runs() and not any(os.environ.get(name) for name in _SHARE_VARIABLES):
         os.environ[_SHARE_VARIABLES[0]] = str(share)
+
+
+def _jax_runs() -> bool:
+    """Whether a backend of JAX has taken its memory already. There is no public way to ask; False if it cannot say."""
+    asked = getattr(sys.modules.get("jax._src.xla_bridge"), "backends_are_initialized", None)
+    return bool(asked and asked())
 
 
 def allocator_share(environment: Mapping[str, str]) -> float:
@@ -233,8 +242,12 @@ def _num_blocks(
         why = "every row at the longest context" if blocks == wanted else f"{_CPU_SHARE:.0%} of the free memory"
         name, value = "free memory", device.free_bytes
     else:
-        step = tokens * _STEP_BYTES * max(model.ffn, model.embed) + rows * model.vocab * 16
-        share = min(int(device.total_bytes * config.gpu_memory_utilization), device.limit_bytes)
+        share = min(
+            int(device.total_bytes * config.gpu_memory_utilization),
+            device.limit_bytes,
+            weight_bytes + device.free_bytes,  # others of this process may hold some
+        )
+        step = _step_bytes(model, rows=rows, tokens=tokens, max_model_len=max_model_len)
         budget = share - weight_bytes - step
         blocks = budget // per_block
         why = f"{gib(share)} of the card's {gib(device.total_bytes)}, less weights and step"
@@ -249,6 +262,14 @@ def _num_blocks(
             fix="Give the KV cache more memory or use a smaller block_size",
         )
     return int(blocks), why
+
+
+def _step_bytes(model: ModelConfig, *, rows: int, tokens: int, max_model_len: int) -> int:
+    """What a step takes beside weights and pool, a rough upper bound."""
+    experts = [layer.moe.top_k * max(2 * layer.moe.ffn, model.embed) for layer in model.layers if layer.moe]
+    widest = max(model.ffn, model.embed, *experts)
+    history = 2 * rows * max_model_len * 4  # the sampler's, in a bucket of all rows and in the smaller ones together
+    return tokens * _STEP_BYTES * widest + rows * model.vocab * _LOGIT_BYTES + history
 
 
 def _check_fits(name: str, value: int, num_bytes: int, unit_bytes: int, device: Device) -> None:

@@ -15,6 +15,8 @@ def prompt_ids(prompt: object, encode: Callable[[str], list[int]]) -> tuple[int,
     """
     if isinstance(prompt, str):
         return tuple(encode(prompt))
+    if callable(as_list := getattr(prompt, "tolist", None)):  # an array, numpy's or another library's
+        prompt = as_list()
     if isinstance(prompt, bytes | bytearray | Mapping | set | frozenset) or not isinstance(prompt, Iterable):
         raise PromptError(
             name="prompt",

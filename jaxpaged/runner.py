@@ -149,7 +149,7 @@ class ModelRunner:
     @property
     def pool_is_lost(self) -> bool:
         """Whether a step was given the pool and failed, or was interrupted, before it gave it back."""
-        return any(array.is_deleted() for array in jax.tree.leaves(self.pool[0]))
+        return not self.pool or any(array.is_deleted() for array in jax.tree.leaves(self.pool[0]))
 
     def rebuild_pool(self) -> None:
         """A pool of zeros in place of the pool, lost or not."""

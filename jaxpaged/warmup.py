@@ -72,9 +72,13 @@ def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: bool) -
         ThreadPoolExecutor(max_workers=2, thread_name_prefix="compile") as pool,
         tqdm(total=len(jobs), desc="compiling", unit="program", disable=not progress, leave=False) as bar,
     ):
-        for done in as_completed([pool.submit(job) for job in jobs]):
-            done.result()
-            bar.update()
+        try:
+            for done in as_completed([pool.submit(job) for job in jobs]):
+                done.result()
+                bar.update()
+        except BaseException:  # a program that cannot be, or ctrl-C: the others are not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return len(jobs)
 
 

@@ -37,6 +37,7 @@ def test_what_goes_together(choice: Choice, kv_cache_dtype: str) -> None:
         (replace(H200, block_size=8), r"block_size is 8: .*16, 32 and 64.*attention_backend=xla"),
         (replace(MI300X, block_size=128), r"block_size is 128: .*16, 32 and 64"),
         (replace(MI300X, head_dim=512), r"head_dim is 512: .*at most 256.*attention_backend=xla"),
+        (replace(H200, compute_capability=(7, 5)), r"backend is 'triton': .*8\.0.*attention_backend=xla"),
         (replace(H200, compute_capability=(8, 0)), r"kv_cache_dtype is 'float8_e4m3fn': .*8\.9.*Use int8"),
     ],
 )

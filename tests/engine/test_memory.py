@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import jax
 import pytest
 
 from jaxpaged.config import EngineConfig, ResolvedConfig
@@ -151,5 +152,17 @@ def test_a_share_that_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "XLA_CLIENT_MEM_FRACTION" not in os.environ
     monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "")
+    jax.devices()
+    claim_share(0.9)  # too late: what is claimed now would not be what the allocator holds
+    assert os.environ["XLA_CLIENT_MEM_FRACTION"] == ""
+    monkeypatch.setattr("jaxpaged.memory._jax_runs", lambda: False)
     claim_share(0.9)
     assert os.environ["XLA_CLIENT_MEM_FRACTION"] == "0.9"
+
+
+def test_what_others_hold_is_not_given_again() -> None:
+    held = Device(
+        platform="cuda", name="some", free_bytes=20 * GIB, total_bytes=100 * GIB, limit_bytes=90 * GIB, bfloat16_unit=""
+    )
+    config = resolve(EngineConfig(), MODEL, held, dtype="bfloat16", weight_bytes=GIB)
+    assert 16 * GIB < config.num_blocks * 16 * 2 * 2048 * 2 < 20 * GIB

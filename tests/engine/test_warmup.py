@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
 
-from jaxpaged.warmup import use_compile_cache
+from jaxpaged.buckets import Bucket
+from jaxpaged.warmup import use_compile_cache, warm_up
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +42,25 @@ def test_what_the_user_configured_stays(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert use_compile_cache(tmp_path / "file" / "cache") is None
+
+
+class BrokenRunner:
+    """Fails at the first program it is asked for, and counts."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def compile(self, bucket: Bucket) -> None:
+        del bucket
+        self.asked += 1
+        time.sleep(0.05)
+        raise RuntimeError("no such program")
+
+    compile_sampler = compile
+
+
+def test_a_program_that_cannot_be_stops_the_others() -> None:
+    runner = BrokenRunner()
+    with pytest.raises(RuntimeError, match="no such program"):
+        warm_up(runner, [Bucket(tokens=n, rows=1) for n in range(1, 41)], progress=False)  # pyright: ignore[reportArgumentType]
+    assert runner.asked <= 6

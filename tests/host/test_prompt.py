@@ -1,0 +1,24 @@
+"""What a prompt may be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxpaged.errors import PromptError
+from jaxpaged.prompt import prompt_ids
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ids"), [("ab", (97, 98)), ([1, 2], (1, 2)), (range(3), (0, 1, 2)), (np.array([4, 5]), (4, 5))]
+)
+def test_texts_and_ids(prompt: object, ids: tuple[int, ...]) -> None:
+    assert prompt_ids(prompt, lambda text: [*text.encode()]) == ids
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, 3, b"ab", {1: 2}, np.array(3), np.zeros((2, 2), int), [[1]], [True], [1.0], np.array([1.5])]
+)
+def test_everything_else_is_refused(prompt: object) -> None:
+    with pytest.raises(PromptError, match="prompt"):
+        prompt_ids(prompt, lambda _: [])
