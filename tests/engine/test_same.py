@@ -21,7 +21,7 @@ from jaxpaged.request import SamplingParams
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 from jaxpaged.tiny.corpus import read_corpus
 
-SCHEDULES = {"auto": 300, "int8": 60}
+SCHEDULES = {"auto": 300, "int8": 30}
 OUTPUT = 20
 BLOCK = 16
 
