@@ -14,6 +14,7 @@ from typing import Literal
 
 from jaxpaged.combinations import KV_DTYPE_ALIASES, KV_DTYPES, check_word
 from jaxpaged.errors import ConfigError
+from jaxpaged.limits import num_seats
 from jaxpaged.tiny import TINY_MODEL
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -63,6 +64,8 @@ class EngineConfig:
     """Folder of compiled programs (default: the user's cache folder; "off": none)."""
     warmup: bool = True
     """Compile every step shape before the first request; without it, each is compiled when first met."""
+    async_scheduling: bool = True
+    """Launch a step before the results of the one before it are read; the tokens are the same without."""
 
     def __post_init__(self) -> None:
         _at_least("max_model_len", self.max_model_len, 2, "It covers prompt and answer together")
@@ -81,7 +84,7 @@ class EngineConfig:
                 value=self.gpu_memory_utilization,
                 limit="it must be above 0 and at most 1",
             )
-        for name in ("enable_prefix_caching", "warmup"):
+        for name in ("enable_prefix_caching", "warmup", "async_scheduling"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(name=name, value=value, limit="it must be True or False")
         check_word("dtype", self.dtype, ("auto", "float32", "bfloat16"))
@@ -111,12 +114,18 @@ class ResolvedConfig:
     seed: int
     compile_cache: Path | None
     warmup: bool
+    async_scheduling: bool
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def table_width(self) -> int:
         """Blocks that the longest context takes."""
         return -(-self.max_model_len // self.block_size)
+
+    @property
+    def num_seats(self) -> int:
+        """Places for running requests, whose last drawn tokens the device remembers."""
+        return num_seats(self.max_num_seqs)
 
     @property
     def min_rows(self) -> int:

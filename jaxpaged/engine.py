@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxpaged.batch import pack
+from jaxpaged.batch import Packer
 from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig
 from jaxpaged.errors import EngineError, ParameterError, RequestError
@@ -20,10 +21,11 @@ from jaxpaged.memory import Device, claim_share, gib, resolve, resolve_combinati
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.models.kv import bytes_per_block
 from jaxpaged.outputs import Completion, OutputKind
+from jaxpaged.plan import StepPlan
 from jaxpaged.prompt import check_prompt, prompt_ids
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
-from jaxpaged.runner import ModelRunner
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig, StepPlan
+from jaxpaged.runner import ModelRunner, StepResult
+from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
@@ -96,6 +98,14 @@ class LLMEngine:
             clock=self._clock,
         )
         self.runner = ModelRunner(model, config)
+        self._packer = Packer(
+            num_seats=config.num_seats,
+            table_width=config.table_width,
+            num_groups=len(groups),
+            max_model_len=config.max_model_len,
+            vocab_size=model.config.vocab,
+        )
+        self._in_flight: deque[tuple[StepPlan, StepResult]] = deque()  # oldest first
         self._completions: dict[str, Completion] = {}
         self._numbers = itertools.count()
 
@@ -171,27 +181,50 @@ class LLMEngine:
         return outputs
 
     def step_tokens(self) -> list[TokenEvent]:
-        """The sentence of the engine: plan, pack, execute, commit."""
+        """The sentence of the engine: plan, pack, execute, commit.
+
+        With `async_scheduling` a step is on its way before the one before it is committed, so the device does not wait
+        for the host; a request that turns out to have ended computes one token more, which is dropped.
+        """
+        launched = len(self._in_flight) < 2 and self._launch()  # two: an earlier commit was interrupted
+        keep = 1 if launched and self.config.async_scheduling else 0
+        events: list[TokenEvent] = []
+        while len(self._in_flight) > keep:
+            events += self._commit()
+        return events
+
+    def _launch(self) -> bool:
+        """Send the next step on its way; False where nothing can be computed before a commit."""
+        metrics = self.metrics
         started = self._clock()
         plan = self.scheduler.plan()
-        if plan is None:
-            return []
         planned = self._clock()
-        layout = self.runner.layout(plan.bucket)
-        inputs = pack(plan, layout, max_model_len=self.config.max_model_len, vocab_size=self.model_config.vocab)
+        metrics.plan_s += planned - started
+        if plan is None:
+            return False
+        inputs = self._packer.pack(plan, self.runner.layout(plan.bucket))
         packed = self._clock()
+        metrics.pack_s += packed - planned
         result = self.runner.execute(inputs, plan.bucket)
+        self.scheduler.launch(plan)
+        self._in_flight.append((plan, result))
+        metrics.execute_s += self._clock() - packed
+        return True
+
+    def _commit(self) -> list[TokenEvent]:
+        """Take in the oldest step in flight. Interrupted while it waits for the device, it can be called again."""
+        started = self._clock()
+        plan, result = self._in_flight[0]
         rows = len(plan.rows)
         tokens, finite = result.tokens()[:rows], result.finite()[:rows]
         logprobs = result.logprobs([row.request.params.logprobs if row.samples else None for row in plan.rows])
-        executed = self._clock()
+        arrived = self._clock()
+        self._in_flight.popleft()
         events = self.scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs)
         self._count(plan, events)
         metrics = self.metrics
-        metrics.plan_s += planned - started
-        metrics.pack_s += packed - planned
-        metrics.execute_s += executed - packed
-        metrics.commit_s += self._clock() - executed
+        metrics.wait_s += arrived - started
+        metrics.commit_s += self._clock() - arrived
         return events
 
     @property
@@ -243,6 +276,9 @@ class LLMEngine:
         """Begin again with an empty pool, where a step took it. Raises EngineError unless idle."""
         self.require_idle("rebuild_pool")
         self.scheduler.reset_prefix_cache()
+        while self._in_flight:  # nobody is left to read what they draw
+            plan, _ = self._in_flight.popleft()
+            self.scheduler.commit(plan, [0] * len(plan.rows))
         self.runner.rebuild_pool()
 
     def _free_id(self, number: int) -> str:
@@ -268,7 +304,7 @@ class LLMEngine:
     def _count(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:
         metrics = self.metrics
         metrics.steps += 1
-        metrics.step_tokens += (computed := sum(row.count for row in plan.rows))
+        metrics.step_tokens += (computed := plan.num_tokens)
         metrics.padded_tokens += plan.bucket.tokens - computed
         metrics.output_tokens += sum(event.token is not None for event in events)
         metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start

@@ -153,14 +153,13 @@ class KVCache:
             for block in table[first:]:
                 assert pool.is_writable(block), f"request {request.id!r} would write to block {block}, not its alone"
 
-    def publish(self, request: Request, computed_before: int) -> None:
-        """Make the blocks that became full since `computed_before` known to the prefix index."""
-        if not self.prefix_caching:
+    def publish(self, request: Request, start: int, end: int) -> None:
+        """Make the blocks that became full by computing tokens[start:end] known to the prefix index."""
+        size = self.block_size
+        first, last = start // size, end // size
+        if first == last or not self.prefix_caching:
             return
-        size, tokens, keys = self.block_size, request.tokens, request.block_keys
-        first, last = computed_before // size, request.num_computed // size
-        if first == last:
-            return
+        tokens, keys = request.tokens, request.block_keys
         root = root_key(request.salt, self._dtype)
         extend_keys(keys, tokens, last, block_size=size, root=root)
         for i in range(first, last):

@@ -44,6 +44,15 @@ class SchedulerConfig:
                 name="long_prompt_share", value=self.long_prompt_share, limit="it must be above 0 and at most 1"
             )
 
+    @property
+    def num_seats(self) -> int:
+        return num_seats(self.max_rows)
+
+
+def num_seats(max_rows: int) -> int:
+    """Seats for running requests: one whose last token is in flight keeps its own beside that of its follower."""
+    return 2 * max_rows
+
 
 def longest_life(request: Request) -> int:
     """Tokens a request may come to hold in the KV pool: the last one it draws is never computed."""

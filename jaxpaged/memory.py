@@ -187,6 +187,7 @@ def resolve(
         seed=config.seed,
         compile_cache=cache,
         warmup=config.warmup,
+        async_scheduling=config.async_scheduling,
         reasons=reasons,
     )
 

@@ -24,7 +24,8 @@ class EngineMetrics:
     contiguous_slots: int = 0  # summed over steps: what max-length reservations for the same requests would hold
     plan_s: float = 0.0
     pack_s: float = 0.0
-    execute_s: float = 0.0
+    execute_s: float = 0.0  # launching steps
+    wait_s: float = 0.0  # for their results
     commit_s: float = 0.0
 
     @property

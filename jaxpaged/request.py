@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from numbers import Integral, Real
+from typing import NamedTuple
 
 from jaxpaged.errors import ParameterError
 
@@ -18,6 +19,8 @@ MAX_BIASES = 512
 """Entries a request may put on logits (logit_bias, stop ids under min_tokens): the width of a device array."""
 MAX_LOGPROBS = 20
 """Alternatives a request may ask logprobs of, per token (as OpenAI's API)."""
+PENDING = -1
+"""Stands in `Request.tokens` for a token that a step in flight draws: only the device knows it yet."""
 _MAX_PENALTY = 2.0
 
 
@@ -147,7 +150,8 @@ class Request:
     """One prompt on its way through the engine. Mutable, owned by the scheduler.
 
     While running: 0 <= num_computed < len(tokens), and the block table of every KV group covers num_computed
-    positions. There is no phase flag: the request is in prefill exactly when `num_uncomputed` > 1.
+    positions. There is no phase flag: the request is in prefill exactly when `num_uncomputed` > 1. What a launched step
+    computes counts as computed, and what it draws as a token (`PENDING` until its commit).
     """
 
     id: str
@@ -159,6 +163,7 @@ class Request:
     arrival_s: float = 0.0
     salt: str = ""  # prefix-cache namespace
     tokens: list[int] = field(default_factory=list)  # prompt + output
+    seat: int = -1  # while running: its place among the rows that the device remembers
     num_computed: int = 0  # tokens whose K and V are in the pool
     num_cached: int = 0  # of the prompt, tokens served by the prefix cache at first admission
     block_ids: list[array[int]] = field(default_factory=list)  # one block table (int32) per KV group
@@ -184,6 +189,11 @@ class Request:
     def num_uncomputed(self) -> int:
         return len(self.tokens) - self.num_computed
 
+    @property
+    def has_all_tokens(self) -> bool:
+        """Whether its last token is drawn, be it by a step in flight: nothing is left to compute for it."""
+        return len(self.tokens) - len(self.prompt) >= self.max_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logprob:
@@ -194,9 +204,8 @@ class Logprob:
     decoded_token: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenEvent:
-    """One token, or the end, of one request; what a step says to the world outside.
+class TokenEvent(NamedTuple):
+    """One token, or the end, of one request; what a step says to the world outside. Made a thousand times a second.
 
     `token` is None where a request ends without a new token (abort, error). `logprobs` maps token ids to their
     `Logprob` and always holds the chosen token where logprobs were asked for.

@@ -1,7 +1,8 @@
 """The device half of a step: parameters, KV pool, one compiled step per bucket and one sampler per number of rows.
 
-Owns the donated pool and nothing of the policy. Everything traced here is a pure function of arrays; the step takes a
-flat tuple of leaves (an `nnx.State` argument costs milliseconds a call, docs/DECISIONS.md).
+Owns the donated pool, and the last token drawn at every seat, which goes from step to step without the host. Owns
+nothing of the policy. Everything traced here is a pure function of arrays; the step takes a flat tuple of leaves (an
+`nnx.State` argument costs milliseconds a call, docs/DECISIONS.md).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 
 from jaxpaged.batch import StepInputs, StepLayout, unpack
 from jaxpaged.buckets import Bucket
@@ -22,7 +24,7 @@ from jaxpaged.errors import EngineError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, make_context, unflatten
 from jaxpaged.models.kv import KVPool, make_pool
-from jaxpaged.request import MAX_BIASES, Logprob
+from jaxpaged.request import MAX_BIASES, PENDING, Logprob
 from jaxpaged.sampler import Sampled, SamplingRows, sample
 from jaxpaged.tuning import user_tuning
 from jaxpaged.weights.load import LoadedModel
@@ -81,6 +83,7 @@ class ModelRunner:
         self.backend = Backend(config.attention_backend)
         self.tuning = user_tuning()
         self.pool: KVPool = self._empty_pool()
+        self._last_tokens = self._no_tokens()
         self._steps: dict[Bucket, jax.stages.Compiled] = {}
         self._samplers: dict[int, jax.stages.Compiled] = {}
         self._unused: dict[int, tuple[jax.Array, jax.Array, jax.Array]] = {}
@@ -103,23 +106,28 @@ class ModelRunner:
                 block_size=self.config.block_size,
                 tuning=self.tuning,
             )
-            vectors = _abstract(((layout.num_ints,), jnp.int32), ((layout.num_floats,), jnp.float32))
-            pools = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (self.leaves, self.pool))
-            self._steps[bucket] = jax.jit(step, donate_argnums=1).lower(*pools, *vectors).compile()
+            arrays = (self.leaves, self.pool, self._last_tokens)
+            held = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), arrays)
+            ints = _abstract(((layout.num_ints,), jnp.int32))
+            self._steps[bucket] = jax.jit(step, donate_argnums=1).lower(*held, *ints).compile()
         return self._steps[bucket]
 
     def compile_sampler(self, rows: int) -> jax.stages.Compiled:
         """Compile the sampler of `rows` rows, once; all buckets of as many rows share it. Any thread may call it."""
         if rows not in self._samplers:
             options = SamplingRows._make(_abstract(*(((rows,), dtype) for dtype in _ROW_DTYPES)))
-            arguments = _abstract(
+            last_tokens, last, seats, logits, *edits = _abstract(
+                (self._last_tokens.shape, jnp.int32),
+                ((rows,), jnp.int32),
+                ((rows,), jnp.int32),
                 ((rows, self.model.config.vocab), jnp.float32),
                 ((rows, self.config.max_model_len), jnp.int32),
                 ((rows, MAX_BIASES), jnp.int32),
                 ((rows, MAX_BIASES), jnp.float32),
             )
             self._unused_for(rows)
-            self._samplers[rows] = jax.jit(sample).lower(arguments[0], options, *arguments[1:]).compile()
+            drawn = jax.jit(draw, donate_argnums=0).lower(last_tokens, (last, seats), logits, options, *edits)
+            self._samplers[rows] = drawn.compile()
         return self._samplers[rows]
 
     def execute(self, inputs: StepInputs, bucket: Bucket) -> StepResult:
@@ -135,9 +143,11 @@ class ModelRunner:
                 limit="an earlier step was stopped while the device held the pool",
                 fix="Abort all requests and call rebuild_pool() of the engine, or make a new one",
             )
-        self.pool, logits, rows = step(self.leaves, self.pool, inputs.ints, inputs.floats)
+        self.pool, logits, last, rows = step(self.leaves, self.pool, self._last_tokens, inputs.ints)
         history, bias_ids, bias_values = self._unused_for(bucket.rows)
-        sampled = sampler(
+        self._last_tokens, sampled = sampler(
+            self._last_tokens,
+            last,
             logits,
             rows,
             history if inputs.history is None else inputs.history,
@@ -149,12 +159,14 @@ class ModelRunner:
     @property
     def pool_is_lost(self) -> bool:
         """Whether a step was given the pool and failed, or was interrupted, before it gave it back."""
-        return not self.pool or any(array.is_deleted() for array in jax.tree.leaves(self.pool[0]))
+        arrays = [*jax.tree.leaves(self.pool[:1]), self._last_tokens]
+        return not self.pool or any(array.is_deleted() for array in arrays)
 
     def rebuild_pool(self) -> None:
         """A pool of zeros in place of the pool, lost or not."""
         self.pool = ()  # first: there is no room for two
         self.pool = self._empty_pool()
+        self._last_tokens = self._no_tokens()
 
     def _empty_pool(self) -> KVPool:
         config = self.config
@@ -165,6 +177,10 @@ class ModelRunner:
             block_size=config.block_size,
             dtype=config.kv_cache_dtype,
         )
+
+    def _no_tokens(self) -> Array:
+        """i32[seats + 1]: a token for every seat, and one for padding rows."""
+        return jnp.zeros(self.config.num_seats + 1, jnp.int32)
 
     def _unused_for(self, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Device-resident stand-ins for the options that no row of a step uses: nothing to transfer."""
@@ -186,10 +202,10 @@ def _abstract(*arrays: tuple[tuple[int, ...], Any]) -> list[jax.ShapeDtypeStruct
 
 
 def run_model(
-    leaves: tuple[jax.Array, ...],
+    leaves: tuple[Array, ...],
     pool: KVPool,
-    ints: jax.Array,
-    floats: jax.Array,
+    last_tokens: Array,
+    ints: Array,
     *,
     graphdef: Graph,
     config: ModelConfig,
@@ -197,13 +213,14 @@ def run_model(
     backend: Backend,
     block_size: int,
     tuning: Table = NO_TUNING,
-) -> tuple[KVPool, jax.Array, SamplingRows]:
+) -> tuple[KVPool, Array, tuple[Array, Array], SamplingRows]:
     """The model's part of a step, traced: writes K and V of its tokens into the pool.
 
-    ints: i32[num_ints] and floats: f32[num_floats] as `layout` says. Returns the pool, the logits f32[S, V] of each
-    row's last token, and the rows' options for the sampler.
+    last_tokens: i32[seats + 1], drawn by earlier steps. ints: i32[num_ints] as `layout` says. Returns the pool, the
+    logits f32[S, V] of each row's last token, these tokens and the rows' seats (i32[S] both), and the rows' options for
+    the sampler.
     """
-    fields = unpack(ints, floats, layout)
+    fields = unpack(ints, layout, lambda bits: lax.bitcast_convert_type(bits, jnp.float32))
     context = make_context(
         fields.cu_q_lens,
         fields.kv_lens,
@@ -214,8 +231,13 @@ def run_model(
         backend=backend,
         tuning=tuning,
     )
+    # only rows of one token have a token that the host does not know, and they come first: row i has token i
+    first, rest = fields.token_ids[: layout.bucket.rows], fields.token_ids[layout.bucket.rows :]
+    first = jnp.where(first == PENDING, last_tokens.at[fields.seats].get(mode="clip"), first)
+    token_ids = jnp.concatenate([first, rest])
     model = unflatten(graphdef, leaves)
-    hidden, pool = model(fields.token_ids, context, pool)  # [T, E]
+    hidden, pool = model(token_ids, context, pool)  # [T, E]
+    last = fields.cu_q_lens[1:] - 1  # [S]: where each row's last token stands
     rows = SamplingRows(
         temperature=fields.temperature,
         top_k=fields.top_k,
@@ -229,4 +251,22 @@ def run_model(
         prompt_lens=fields.prompt_lens,
         num_logprobs=fields.num_logprobs,
     )
-    return pool, model.logits(hidden[fields.sample_at]), rows
+    return pool, model.logits(hidden[last]), (token_ids[last], fields.seats), rows
+
+
+def draw(
+    last_tokens: Array,
+    rows_last: tuple[Array, Array],
+    logits: Array,
+    rows: SamplingRows,
+    history: Array,
+    bias_ids: Array,
+    bias_values: Array,
+) -> tuple[Array, Sampled]:
+    """The sampler's part of a step, traced: `sample`, and the tokens it drew remembered at the rows' seats.
+
+    last_tokens: i32[seats + 1], donated. rows_last: each row's last token and its seat, i32[S] both.
+    """
+    tokens, seats = rows_last
+    sampled = sample(logits, rows, history, bias_ids, bias_values, tokens)
+    return last_tokens.at[seats].set(sampled.tokens, mode="drop"), sampled

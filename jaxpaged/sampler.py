@@ -67,10 +67,18 @@ class _Candidates(NamedTuple):
     kth: Array  # f32[S], the top_k-th largest logit where top_k <= _NARROW, else -inf
 
 
-def sample(logits: Array, rows: SamplingRows, history: Array, bias_ids: Array, bias_values: Array) -> Sampled:
+def sample(
+    logits: Array,
+    rows: SamplingRows,
+    history: Array,
+    bias_ids: Array,
+    bias_values: Array,
+    last_tokens: Array | None = None,
+) -> Sampled:
     """Choose a token for each row of logits f32[S, V].
 
     history: i32[S, any], prompt and then output tokens, padded with -1 (read if a row has a penalty).
+    last_tokens: i32[S], the tokens at `rows.positions - 1` where the history lacks them; None: it lacks none.
     bias_ids: i32[S, B], padded with -1; bias_values: f32[S, B], added to the logits, -inf bans a token.
     Order: biases, repetition, frequency and presence, temperature, min_p, top_k, top_p over what these leave.
     """
@@ -81,9 +89,10 @@ def sample(logits: Array, rows: SamplingRows, history: Array, bias_ids: Array, b
 
     def choose_edited() -> Array:
         def edit() -> Array:
+            whole = history if last_tokens is None else _with_last(history, rows.positions, last_tokens)
             edited = lax.cond(biased, lambda: _add_biases(logits, bias_ids, bias_values), lambda: logits)
-            edited = lax.cond(repeats, lambda: _penalise_repetition(edited, rows, history), lambda: edited)
-            return lax.cond(counts, lambda: _penalise_counts(edited, rows, history), lambda: edited)
+            edited = lax.cond(repeats, lambda: _penalise_repetition(edited, rows, whole), lambda: edited)
+            return lax.cond(counts, lambda: _penalise_counts(edited, rows, whole), lambda: edited)
 
         edited = lax.cond(biased | repeats | counts, edit, lambda: logits)
         drawn = lax.cond(jnp.any(random), lambda: _draw(edited, rows), lambda: jnp.zeros(random.shape, jnp.int32))
@@ -143,6 +152,12 @@ def _add_biases(logits: Array, bias_ids: Array, bias_values: Array) -> Array:
     num_rows, vocab = logits.shape
     columns = jnp.where(bias_ids < 0, vocab, bias_ids)  # past the end: dropped
     return logits.at[jnp.arange(num_rows)[:, None], columns].add(bias_values, mode="drop")
+
+
+def _with_last(history: Array, positions: Array, last_tokens: Array) -> Array:
+    num_rows, length = history.shape
+    last = jnp.where(positions > 0, positions - 1, length)  # past the end: dropped
+    return history.at[jnp.arange(num_rows), last].set(last_tokens, mode="drop")
 
 
 def _counts(rows: SamplingRows, history: Array, vocab: int, *, output_only: bool) -> Array:

@@ -4,6 +4,10 @@ Owns every request from `submit` to its end, in order of age: running ones are a
 admission is first come, first served and only the youngest running request is ever preempted (its blocks are released,
 it goes back to the front of the queue, and its tokens are computed again).
 
+A step goes through three calls: `plan` decides, `launch` says that it is on its way, `commit` takes in its results. The
+next step may be planned before the results of a launched one are there: a token that it draws is `PENDING` until then,
+and only the device knows it. Steps run in order, so blocks given up by then may be written by later steps only.
+
 Why each step makes progress: requests are served from the oldest on. The oldest may preempt all others, and it fits
 into the pool alone (`submit` sees to that), so it gets at least one token in every step and ends.
 Why preemptions are bounded: a request preempted `max_preemptions` times is admitted again only when its longest life
@@ -16,38 +20,20 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
-from jaxpaged.buckets import Bucket, BucketTable
+from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import ConfigError, RequestError
 from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixMatch
 from jaxpaged.limits import SchedulerConfig, check_request, longest_life
-from jaxpaged.request import FinishReason, Logprob, Request, RequestState, TokenEvent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowPlan:
-    """One row of a step: computes tokens[start : start + count] of a request; samples: and then draws the next one."""
-
-    request: Request
-    start: int
-    count: int
-    samples: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepPlan:
-    """What one step computes. Rows with one token come first."""
-
-    rows: tuple[RowPlan, ...]
-    bucket: Bucket
+from jaxpaged.plan import RowPlan, StepPlan
+from jaxpaged.request import PENDING, FinishReason, Logprob, Request, RequestState, TokenEvent
 
 
 class Scheduler:
     """Requests in, step plans and token events out. Deterministic; not thread-safe.
 
-    A plan is void once the next one is made; only the latest can be committed, once.
+    A plan is void once the next one is made, unless it was launched; launched ones are committed in their order.
     """
 
     def __init__(
@@ -75,8 +61,9 @@ class Scheduler:
         self._running: list[Request] = []  # oldest first
         self._waiting: deque[Request] = deque()  # oldest first
         self._plan: StepPlan | None = None
-        share = int(config.max_step_tokens * config.long_prompt_share)
-        self._fair_chunk = max(config.chunk_align, share)
+        self._in_flight: deque[StepPlan] = deque()  # launched, not committed; oldest first
+        self._seats = list(range(config.num_seats - 1, -1, -1))  # a stack: the lowest is on top
+        self._fair_chunk = max(config.chunk_align, int(config.max_step_tokens * config.long_prompt_share))
 
     @property
     def num_waiting(self) -> int:
@@ -128,22 +115,32 @@ class Scheduler:
         self._cache.forget_prefixes()
 
     def plan(self) -> StepPlan | None:
-        """Choose the next step's tokens; None where there is no work, else at least one token."""
+        """Choose the next step's tokens, at least one; None where there is nothing to compute before a commit."""
         self._plan = None
-        if not self._requests:
-            return None
-        preemptions = self.num_preemptions
-        rows = self._plan_running()
-        # whoever runs has the first claim: none is admitted beside one that got nothing, or in place of a victim
-        if self._waiting and self.num_preemptions == preemptions and len(rows) == len(self._running):
+        rows, spare = self._plan_running()
+        if self._waiting and spare:
             self._plan_waiting(rows)
-        assert rows, "a step with work schedules at least one token"
-        rows.sort(key=lambda row: row.count > 1)  # stable: one-token rows first, each kind by age
-        num_tokens = sum(row.count for row in rows)
+        if not rows:
+            assert self._in_flight or not self._requests, "work is left, none in flight, and nothing is scheduled"
+            return None
+        rows.sort(key=_is_chunk)  # stable: one-token rows first, each kind by age
+        num_tokens = sum(row.length for row in rows)
         assert num_tokens <= self.config.max_step_tokens
         bucket = self._buckets.fit(num_tokens, len(rows), decode=num_tokens == len(rows))
         self._plan = StepPlan(rows=tuple(rows), bucket=bucket)
         return self._plan
+
+    def launch(self, plan: StepPlan) -> None:
+        """Note that the latest plan is on its way: what it computes counts as computed, what it draws as tokens."""
+        assert plan is self._plan, "only the latest plan can be launched, and once"
+        self._plan = None
+        self._in_flight.append(plan)
+        for request, start, count, samples in plan.rows:
+            if request.state is RequestState.RUNNING:  # it may have ended since the plan
+                assert request.num_computed == start, f"request {request.id!r} moved since the plan"
+                request.num_computed = start + count
+                if samples:
+                    request.tokens.append(PENDING)
 
     def commit(
         self,
@@ -153,31 +150,32 @@ class Scheduler:
         finite: Sequence[bool] | None = None,
         logprobs: Sequence[Mapping[int, Logprob] | None] | None = None,
     ) -> list[TokenEvent]:
-        """Take in a step's results, one entry per row of the latest plan.
+        """Take in the results of the oldest launched step, one entry per row of its plan.
 
         tokens and logprobs are ignored where the row does not sample; finite holds for every row, since a chunk that is
-        not finite has spoilt the request's KV. Rows of requests that ended meanwhile are skipped.
+        not finite has spoilt the request's KV. Rows of requests that ended meanwhile are skipped: a token drawn after
+        the one that ended its request is dropped.
         """
-        assert plan is self._plan, "only the latest plan can be committed, and once"
+        oldest = self._in_flight[0] if self._in_flight else None
+        assert plan is oldest, "steps are committed once, and in the order of launch"
         for name, given in (("tokens", tokens), ("finite", finite), ("logprobs", logprobs)):
             assert given is None or len(given) == len(plan.rows), f"{len(given)} {name} for {len(plan.rows)} rows"
-        self._plan = None
+        self._in_flight.popleft()
         events: list[TokenEvent] = []
-        for i, row in enumerate(plan.rows):
-            request = row.request
-            if request.state is not RequestState.RUNNING:
+        for i, (request, start, count, samples) in enumerate(plan.rows):
+            if request.state is RequestState.FINISHED:
                 continue
-            assert request.num_computed == row.start, f"request {request.id!r} moved since the plan"
-            if (finite is not None and not finite[i]) or (row.samples and tokens[i] < 0):
-                events.append(self._fail(request, row.start + row.count - 1))
+            end = start + count
+            if (finite is not None and not finite[i]) or (samples and tokens[i] < 0):
+                events.append(self._fail(request, end - 1))
                 continue
-            request.num_computed = row.start + row.count
-            if row.samples:
-                request.tokens.append(int(tokens[i]))
-            self._cache.publish(request, row.start)
-            if row.samples:
-                events.append(self._event(request, logprobs[i] if logprobs is not None else None))
-            assert request.state is RequestState.FINISHED or request.num_computed < request.num_tokens
+            if samples:
+                assert request.tokens[end] == PENDING, f"request {request.id!r} has its token at {end} already"
+                request.tokens[end] = tokens[i]
+            if request.state is RequestState.RUNNING:  # else it was preempted since, and has no blocks
+                self._cache.publish(request, start, end)
+            if samples:
+                events.append(self._event(request, end, logprobs[i] if logprobs is not None else None))
         return events
 
     def ledger(self) -> KVLedger:
@@ -185,14 +183,17 @@ class Scheduler:
         return self._cache.ledger(self._running, max_model_len=self.config.max_model_len)
 
     def check(self) -> None:
-        """Assert the invariants: age order, states, and I-POOL with every reference count re-derived."""
+        """Assert the invariants: age order, states, seats, and I-POOL with every reference count re-derived."""
         in_flight = [*self._running, *self._waiting]
         assert list(self._requests.values()) == in_flight, "running and waiting requests are not in order of age"
-        assert len(self._running) <= self.config.max_rows
+        assert sum(not request.has_all_tokens for request in self._running) <= self.config.max_rows
+        seats = sorted([*self._seats, *(request.seat for request in self._running)])
+        assert seats == list(range(self.config.num_seats)), f"seats are lost or taken twice: {seats}"
         for request in in_flight:
             assert self._requests[request.id] is request
             assert request.num_preemptions <= self.config.max_preemptions
-            assert request.num_output < request.max_tokens, f"request {request.id!r} has all its tokens"
+            assert request.num_output <= request.max_tokens
+            assert not request.has_all_tokens or request.tokens[-1] == PENDING, f"{request.id!r} has all its tokens"
         for request in self._running:
             assert request.state is RequestState.RUNNING
             assert 0 <= request.num_computed < request.num_tokens
@@ -200,42 +201,53 @@ class Scheduler:
             assert len(request.block_ids[0]) <= self._cache.blocks_for(longest_life(request))
         for request in self._waiting:
             assert request.state is RequestState.WAITING
+            assert request.seat < 0
             assert request.num_computed == 0
             assert not request.block_ids, f"request {request.id!r} waits, but holds blocks"
         self._cache.check(self._running)
         ledger = self.ledger()
         assert ledger.total == sum(pool.num_blocks for pool in self._cache.pools) * self._cache.block_size, ledger
 
-    def _plan_running(self) -> list[RowPlan]:
-        """A row for every running request, oldest first, as far as tokens and blocks go."""
+    def _plan_running(self) -> tuple[list[RowPlan], bool]:
+        """A row for every running request, oldest first, as far as tokens and blocks go.
+
+        Also whether that leaves room for others: whoever runs has the first claim, so none is admitted beside one that
+        got nothing, or in place of a victim.
+        """
         rows: list[RowPlan] = []
-        budget, chunked = self.config.max_step_tokens, False
+        budget, chunked, spare, preemptions = self.config.max_step_tokens, False, True, self.num_preemptions
         i = 0
         while i < len(self._running):  # the list may get shorter at its end meanwhile
             request = self._running[i]
             i += 1
-            if request.num_uncomputed == 1:
+            if request.has_all_tokens:
+                continue  # it ends with the step in flight
+            uncomputed = request.num_uncomputed
+            if uncomputed == 1:
                 count = min(1, budget)
             else:
-                kept = sum(younger.num_uncomputed == 1 for younger in self._running[i:])
-                others = self._prompt_tokens_after(i) if request.num_uncomputed > self._fair_chunk else 0
+                kept = sum(r.num_uncomputed == 1 and not r.has_all_tokens for r in self._running[i:])
+                others = self._prompt_tokens_after(i) if uncomputed > self._fair_chunk else 0
                 count = self._chunk(request, request.num_computed, budget - kept, others)
-                if (
-                    count == 0 and not chunked
-                ):  # one prompt goes on in every step, if need be at the cost of younger rows
+                if count == 0 and not chunked:
+                    # one prompt goes on in every step, if need be at the cost of younger rows
                     count = self._chunk(request, request.num_computed, budget, others)
             if count and self._make_room(request, request.num_computed + count):
-                chunked |= request.num_uncomputed > 1
+                chunked |= uncomputed > 1
                 budget -= count
-                rows.append(_row(request, count))
-        return rows
+                rows.append(RowPlan.of(request, count))
+            else:
+                spare = False
+        return rows, spare and self.num_preemptions == preemptions
 
     def _plan_waiting(self, rows: list[RowPlan]) -> None:
         """Admit requests from the front of the queue while tokens, rows and blocks last; appends their rows."""
-        budget = self.config.max_step_tokens - sum(row.count for row in rows)
+        budget = self.config.max_step_tokens - sum(row.length for row in rows)
         promised = self._promised()
-        while self._waiting and budget > 0 and len(self._running) < self.config.max_rows:
+        while self._waiting and budget > 0 and len(rows) < self.config.max_rows and self._seats:
             request = self._waiting[0]
+            if request.tokens[-1] == PENDING:  # preempted while a step drew it
+                break
             match = self._cache.match(request)
             if not self._can_admit(request, match, promised):
                 break
@@ -250,7 +262,7 @@ class Scheduler:
             self._cache.grow(request, start + count)
             promised += self._cache.lacks(request, request.num_tokens)
             budget -= count
-            rows.append(_row(request, count))
+            rows.append(RowPlan.of(request, count))
 
     def _chunk(self, request: Request, start: int, room: int, others: int) -> int:
         """How many tokens from `start` on to compute, 0 if too few fit; others: tokens that other prompts could use."""
@@ -272,7 +284,7 @@ class Scheduler:
         if first >= last:
             return 0
         request = self._waiting[first]
-        if not self._can_admit(request, self._cache.match(request), promised):
+        if request.tokens[-1] == PENDING or not self._can_admit(request, self._cache.match(request), promised):
             return 0
         return _prompt_tokens(islice(self._waiting, first, last), self.config.max_step_tokens)
 
@@ -296,6 +308,7 @@ class Scheduler:
         assert first is request, "admission is first come, first served"
         self._cache.admit(request, match)
         request.state = RequestState.RUNNING
+        request.seat = self._seats.pop()
         self._running.append(request)
         if request.num_preemptions == 0:
             request.num_cached = min(request.num_computed, len(request.prompt))
@@ -304,6 +317,8 @@ class Scheduler:
 
     def _make_room(self, request: Request, num_tokens: int) -> bool:
         """Let a running request hold `num_tokens` tokens, preempting younger ones; False: it must wait."""
+        if num_tokens <= len(request.block_ids[0]) * self._cache.block_size:
+            return True
         while not self._cache.can_grow(request, num_tokens):
             victim = self._running[-1]
             if victim is request:
@@ -317,27 +332,30 @@ class Scheduler:
     def _preempt(self, victim: Request) -> None:
         assert victim is self._running[-1], "only the youngest is preempted"
         assert len(self._running) > 1, "the oldest is never preempted"
-        assert victim.num_preemptions < self.config.max_preemptions, f"request {victim.id!r} is preempted too often"
         self._running.pop()
-        self._cache.release(victim)
+        self._vacate(victim)
         victim.state = RequestState.WAITING
+        self._waiting.appendleft(victim)
+        if victim.has_all_tokens:
+            return  # it ends with the step in flight, nothing is computed again
+        assert victim.num_preemptions < self.config.max_preemptions, f"request {victim.id!r} is preempted too often"
         victim.num_preemptions += 1
         self.num_preemptions += 1
-        self._waiting.appendleft(victim)
 
-    def _event(self, request: Request, logprobs: Mapping[int, Logprob] | None) -> TokenEvent:
-        """What a request's newest token means, and the request's end if it is the last one."""
-        token = request.tokens[-1]
+    def _event(self, request: Request, place: int, logprobs: Mapping[int, Logprob] | None) -> TokenEvent:
+        """What the token at `place` means, and the request's end if it is the last one."""
+        token, params = request.tokens[place], request.params
+        num_output = place + 1 - len(request.prompt)
         finish: FinishReason | None = None
         stop_reason: int | None = None
-        if token in request.stop_ids and request.num_output >= request.params.min_tokens:
+        if token in request.stop_ids and num_output >= params.min_tokens:
             finish = FinishReason.STOP
-            stop_reason = token if token in request.params.stop_ids else None
-        elif request.num_output >= request.max_tokens:
+            stop_reason = token if token in params.stop_ids else None
+        elif num_output >= request.max_tokens:
             finish = FinishReason.LENGTH
         if finish is not None:
             self._release(request, finish)
-        return TokenEvent(request_id=request.id, token=token, finish=finish, stop_reason=stop_reason, logprobs=logprobs)
+        return TokenEvent(request.id, token, finish, stop_reason, logprobs)
 
     def _fail(self, request: Request, position: int) -> TokenEvent:
         self._release(request, FinishReason.ERROR)
@@ -350,18 +368,22 @@ class Scheduler:
         del self._requests[request.id]
         if request.state is RequestState.RUNNING:
             self._running.remove(request)
+            self._vacate(request)
         else:
             self._waiting.remove(request)
-        self._cache.release(request)
+        while request.tokens[-1] == PENDING:
+            request.tokens.pop()
         request.state = RequestState.FINISHED
         request.finish = reason
 
+    def _vacate(self, request: Request) -> None:
+        self._cache.release(request)
+        self._seats.append(request.seat)
+        request.seat = -1
 
-def _row(request: Request, count: int) -> RowPlan:
-    end = request.num_computed + count
-    assert count >= 1
-    assert end <= request.num_tokens
-    return RowPlan(request=request, start=request.num_computed, count=count, samples=end == request.num_tokens)
+
+def _is_chunk(row: RowPlan) -> bool:
+    return row.length > 1
 
 
 def _prompt_tokens(requests: Iterable[Request], limit: int) -> int:

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from jaxpaged.batch import StepLayout, pack, unpack
-from jaxpaged.request import FinishReason, Request, SamplingParams
-from jaxpaged.scheduler import Scheduler, StepPlan
+import numpy as np
+
+from jaxpaged.batch import Packer, StepLayout, unpack
+from jaxpaged.plan import RowPlan, StepPlan
+from jaxpaged.request import PENDING, FinishReason, Request, SamplingParams
+from jaxpaged.scheduler import Scheduler
 
 VOCAB = 7
 
@@ -71,7 +74,11 @@ def make_request(
 
 
 class ShadowModel:
-    """Executes step plans against shadow pools: per group and block, the states written to its slots."""
+    """Executes step plans against shadow pools: per group and block, the states written to its slots.
+
+    Like a device it runs steps in order and remembers the token drawn at each seat, whether or not the scheduler knows
+    it yet.
+    """
 
     def __init__(self, scheduler: Scheduler, *, block_size: int, num_blocks: Sequence[int], max_model_len: int) -> None:
         self.scheduler = scheduler
@@ -79,40 +86,59 @@ class ShadowModel:
         self.max_model_len = max_model_len
         self.table_width = -(-max_model_len // block_size)
         self.slots = [[[0] * block_size for _ in range(blocks)] for blocks in num_blocks]  # [group][block][offset]
-        self._states: dict[str, list[int]] = {}  # by request id: never used twice
-
-    def states(self, request: Request) -> list[int]:
-        """States of all the request's tokens, kept as it grows."""
-        known = self._states.get(request.id)
-        if known is None:
-            known = self._states[request.id] = states_of(request.tokens, request.salt)
-        for token in request.tokens[len(known) :]:
-            known.append(advance(known[-1], token))
-        return known
+        self._packer = Packer(
+            num_seats=scheduler.config.num_seats,
+            table_width=self.table_width,
+            num_groups=len(num_blocks),
+            max_model_len=max_model_len,
+            vocab_size=VOCAB,
+        )
+        self._last_tokens = [0] * scheduler.config.num_seats
+        self._tokens: dict[str, list[int]] = {}  # by request id, never used twice: prompt and all that was drawn
+        self._states: dict[str, list[int]] = {}  # after each of these tokens
 
     def execute(self, plan: StepPlan) -> list[int]:
         """Pack, write and read like a device would; returns a token per row."""
         groups = len(self.slots)
         layout = StepLayout(bucket=plan.bucket, table_width=self.table_width, num_groups=groups)
-        inputs = pack(plan, layout, max_model_len=self.max_model_len, vocab_size=VOCAB)
-        fields = unpack(inputs.ints, inputs.floats, layout)
-        token_ids, kv_lens, starts = (f.tolist() for f in (fields.token_ids, fields.kv_lens, fields.cu_q_lens))
+        inputs = self._packer.pack(plan, layout)
+        fields = unpack(inputs.ints, layout, lambda bits: bits.view(np.float32))
+        token_ids, kv_lens, starts, seats = (
+            f.tolist() for f in (fields.token_ids, fields.kv_lens, fields.cu_q_lens, fields.seats)
+        )
         tables = [table.tolist() for table in fields.block_tables]
-        self._check_shape(plan, starts, kv_lens)
+        self._check_shape(plan, starts, kv_lens, seats)
         for i, row in enumerate(plan.rows):
             ids = token_ids[starts[i] : starts[i + 1]]
-            expected = self.states(row.request)
-            first = kv_lens[i] - len(ids)
+            if ids == [PENDING]:
+                ids = [self._last_tokens[seats[i]]]
+            self._learn(row, ids)
             for group in range(groups):
-                self._write(group, tables[group][i], first, ids, expected, row.request)
+                self._write(group, tables[group][i], kv_lens[i] - len(ids), ids, row.request)
         result = []
         for i, row in enumerate(plan.rows):
-            expected = self.states(row.request)
             last = 0
             for group in range(groups):
-                last = self._read(group, tables[group][i], kv_lens[i], expected, row.request.id)
+                last = self._read(group, tables[group][i], kv_lens[i], row.request)
             result.append(draw(last))
+            if seats[i] < len(self._last_tokens):
+                self._last_tokens[seats[i]] = draw(last)
         return result
+
+    def _learn(self, row: RowPlan, ids: list[int]) -> None:
+        """Compare a row's tokens to those of its request, and take note of the new ones."""
+        request = row.request
+        tokens = self._tokens.setdefault(request.id, list(request.prompt))
+        states = self._states.setdefault(request.id, states_of(request.prompt, request.salt))
+        assert row.start <= len(tokens)
+        tokens += ids[len(tokens) - row.start :]
+        for token in tokens[len(states) :]:
+            states.append(advance(states[-1], token))
+        assert ids == tokens[row.start : row.start + row.length], (
+            f"{request.id} computes {ids} at {row.start}: {tokens}"
+        )
+        known = [token for token in request.tokens if token != PENDING]
+        assert tokens[: len(known)] == known[: len(tokens)], f"{request.id} is told other tokens than were drawn"
 
     def poison(self) -> None:
         """Spoil what nobody may read: the null block and all free blocks."""
@@ -121,35 +147,38 @@ class ShadowModel:
             for block in pool._free:
                 blocks[block] = [-1] * self.block_size
 
-    def _check_shape(self, plan: StepPlan, starts: list[int], kv_lens: list[int]) -> None:
-        counts = [row.count for row in plan.rows]
+    def _check_shape(self, plan: StepPlan, starts: list[int], kv_lens: list[int], seats: list[int]) -> None:
+        counts = [row.length for row in plan.rows]
         assert counts == sorted(counts, key=lambda count: count > 1), "rows with one token come first"
         assert [b - a for a, b in pairwise(starts)][: len(counts)] == counts
         assert set(starts[len(counts) :]) == {sum(counts)}
         assert kv_lens[len(counts) :] == [0] * (plan.bucket.rows - len(counts))
         assert plan.bucket.is_decode == (max(counts) == 1)
         assert sum(counts) <= plan.bucket.tokens
+        nobody = len(self._last_tokens)
+        assert set(seats[len(counts) :]) <= {nobody}
+        taken = [seat for seat in seats if seat != nobody]
+        assert len(set(taken)) == len(taken), f"two rows in one seat: {seats}"
 
-    def _write(
-        self, group: int, table: list[int], first: int, ids: list[int], expected: list[int], request: Request
-    ) -> None:
+    def _write(self, group: int, table: list[int], first: int, ids: list[int], request: Request) -> None:
         size, blocks = self.block_size, self.slots[group]
-        pool = self.scheduler._cache.pools[group]
-        for position, token in enumerate(ids, first):
+        pool, expected = self.scheduler._cache.pools[group], self._states[request.id]
+        for position in range(first, first + len(ids)):
             block = table[position // size]
             assert block != 0, f"{request.id} writes to the null block"
             assert pool.references(block) == 1, f"{request.id} writes to block {block}, which is shared"
             assert not pool.is_sealed(block), f"{request.id} writes to block {block}, which is cached"
-            assert token == request.tokens[position]
             blocks[block][position % size] = expected[position]
 
-    def _read(self, group: int, table: list[int], kv_len: int, expected: list[int], name: str) -> int:
-        size, blocks = self.block_size, self.slots[group]
+    def _read(self, group: int, table: list[int], kv_len: int, request: Request) -> int:
+        name, size, blocks = request.id, self.block_size, self.slots[group]
+        expected = self._states[name]
         seen: list[int] = []
         for block in table[: -(-kv_len // size)]:
             seen += blocks[block]
         assert seen[:kv_len] == expected[:kv_len], f"{name} reads what it did not write: table {table}, {kv_len} tokens"
-        assert not any(table[-(-len(expected) // size) :]), f"{name} holds blocks that it has no tokens for"
+        last = -(-max(len(expected), request.num_tokens) // size)
+        assert not any(table[last:]), f"{name} holds blocks that it has no tokens for"
         return seen[kv_len - 1]
 
 

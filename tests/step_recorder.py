@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxpaged.batch import pack
+from jaxpaged.batch import Packer
 from jaxpaged.config import CHUNK_ALIGN
 from jaxpaged.engine import LLMEngine
 from jaxpaged.request import Request, SamplingParams
@@ -26,6 +26,14 @@ def record(
     )
     blocks = KVGroupSpec(block_size=engine.config.block_size, num_blocks=engine.config.num_blocks)
     scheduler = Scheduler(config, [blocks], engine.buckets)
+    packer = Packer(
+        num_seats=config.num_seats,
+        table_width=engine.config.table_width,
+        num_groups=1,
+        max_model_len=longest,
+        vocab_size=engine.model_config.vocab,
+    )
+    nothing = np.zeros(engine.config.num_seats + 1, np.int32)  # every token is known to the host
     waiting = list(prompts.items())
     seen: dict[tuple[str, int], bytes] = {}
     step = 0
@@ -39,14 +47,14 @@ def record(
         if plan is None:
             continue
         runner = engine.runner
-        layout = runner.layout(plan.bucket)
-        inputs = pack(plan, layout, max_model_len=longest, vocab_size=engine.model_config.vocab)
+        inputs = packer.pack(plan, runner.layout(plan.bucket))
         program = runner.compile(plan.bucket)
-        runner.pool, logits, _ = program(runner.leaves, runner.pool, inputs.ints, inputs.floats)
+        runner.pool, logits, *_ = program(runner.leaves, runner.pool, nothing, inputs.ints)
+        scheduler.launch(plan)
         logits = np.asarray(logits)
         for i, row in enumerate(plan.rows):
             if row.samples:
-                seen[row.request.id, row.start + row.count] = logits[i].tobytes()
+                seen[row.request.id, row.start + row.length] = logits[i].tobytes()
         scheduler.commit(plan, np.argmax(logits, axis=-1).tolist()[: len(plan.rows)])
     assert scheduler.num_preemptions == 0
     return seen

@@ -143,7 +143,7 @@ def _counters(metrics: EngineMetrics, before: EngineMetrics) -> dict[str, Any]:
         "compiles_after_ready": metrics.compiles_after_ready,
         **{
             f"{name}_ms_per_step": round(getattr(spent, f"{name}_s") * 1000 / max(1, spent.steps), 3)
-            for name in ("plan", "pack", "execute", "commit")
+            for name in ("plan", "pack", "execute", "wait", "commit")
         },
     }
 

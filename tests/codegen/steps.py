@@ -15,12 +15,13 @@ from codegen.program import Program
 from jaxpaged.batch import StepLayout
 from jaxpaged.bench.shapes import shape_config
 from jaxpaged.buckets import Bucket
+from jaxpaged.limits import num_seats
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
 from jaxpaged.models.kv import pool_specs
 from jaxpaged.request import MAX_BIASES
-from jaxpaged.runner import run_model
-from jaxpaged.sampler import SamplingRows, sample
+from jaxpaged.runner import draw, run_model
+from jaxpaged.sampler import SamplingRows
 from pallas_kernels.backend import Backend
 
 BLOCK_SIZE = 16
@@ -74,8 +75,8 @@ def step_program(step: Step) -> Program:
     arguments = (
         tuple(of(spec.shape, spec.storage) for spec in graph.specs),
         tuple(spec.abstract() for spec in specs),
+        of((num_seats(step.rows) + 1,), jnp.int32),
         of((layout.num_ints,), jnp.int32),
-        of((layout.num_floats,), jnp.float32),
     )
     function = partial(
         run_model, graphdef=graph, config=config, layout=layout, backend=Backend.TRITON, block_size=BLOCK_SIZE
@@ -111,10 +112,12 @@ def sampler_program(shape: SamplerShape) -> Program:
         name: of((rows,), jnp.float32 if name in floats else jnp.int32) for name in SamplingRows._fields
     }
     arguments = (
+        of((num_seats(rows) + 1,), jnp.int32),
+        (of((rows,), jnp.int32), of((rows,), jnp.int32)),
         of((rows, shape.vocab), jnp.float32),
         SamplingRows(**options),
         of((rows, shape.context), jnp.int32),
         of((rows, MAX_BIASES), jnp.int32),
         of((rows, MAX_BIASES), jnp.float32),
     )
-    return Program(function=sample, arguments=arguments, unsorted=shape.vocab)
+    return Program(function=draw, arguments=arguments, donate=(0,), unsorted=shape.vocab)

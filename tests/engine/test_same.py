@@ -1,13 +1,15 @@
 """I-SAME: a request's tokens do not depend on what runs beside it, nor on how its prompt is cut.
 
 Random schedules over the bundled model: batch mix, chunk sizes, a pool so small that requests are preempted, prefix
-hits, neighbours that are aborted. Every request's tokens must equal its tokens when run alone.
+hits, neighbours that are aborted, steps planned before the results of the one before them are there. Every request's
+tokens must equal its tokens when run alone, step by step.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +71,7 @@ def requests(engine: LLMEngine) -> list[tuple[tuple[int, ...], SamplingParams]]:
 
 def new_scheduler(engine: LLMEngine, *, rows: int, tokens: int, blocks: int, prefix: bool) -> None:
     """Give the engine a fresh scheduler of its own making over the same compiled steps and pool."""
+    engine._in_flight.clear()  # a step that computes for nobody any more
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=256, chunk_align=CHUNK_ALIGN, prefix_caching=prefix
     )
@@ -86,10 +89,14 @@ def run(engine: LLMEngine, jobs: list[tuple[tuple[int, ...], SamplingParams]]) -
 
 @pytest.fixture(scope="module")
 def alone(engine: LLMEngine, requests: list[tuple[tuple[int, ...], SamplingParams]]) -> list[tuple[int, ...]]:
+    """Each request by itself, every step committed before the next one is planned."""
     outputs = []
+    config = engine.config
+    engine.config = replace(config, async_scheduling=False)
     for job in requests:
         new_scheduler(engine, rows=8, tokens=256, blocks=129, prefix=False)
         outputs += run(engine, [job])
+    engine.config = config
     return outputs
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from host_model import make_request
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError, RequestError
+from jaxpaged.plan import StepPlan
 from jaxpaged.request import FinishReason, Logprob, Request, RequestState, SamplingParams, TokenEvent
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig, StepPlan
+from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 
 BUCKETS = BucketTable.build(max_rows=4, max_step_tokens=16, min_rows=2, min_step_tokens=8)
 
@@ -23,13 +25,19 @@ def make(*, blocks: int = 20, groups: int = 1, **options: object) -> Scheduler:
 
 def rows(plan: StepPlan | None) -> list[tuple[str, int, int, bool]]:
     assert plan is not None
-    return [(row.request.id, row.start, row.count, row.samples) for row in plan.rows]
+    return [(row.request.id, row.start, row.length, row.samples) for row in plan.rows]
+
+
+def run(scheduler: Scheduler, plan: StepPlan, tokens: list[int], **results: Any) -> list[TokenEvent]:
+    """Launch a step and take in its results at once."""
+    scheduler.launch(plan)
+    return scheduler.commit(plan, tokens, **results)
 
 
 def step(scheduler: Scheduler, token: int = 9) -> tuple[list[tuple[str, int, int, bool]], list[TokenEvent]]:
     plan = scheduler.plan()
     assert plan is not None
-    events = scheduler.commit(plan, [token] * len(plan.rows))
+    events = run(scheduler, plan, [token] * len(plan.rows))
     scheduler.check()
     return rows(plan), events
 
@@ -43,12 +51,12 @@ def test_a_life_from_prompt_to_length() -> None:
     assert plan is not None
     assert rows(plan) == [("a", 0, 3, True)]
     assert (plan.bucket.tokens, plan.bucket.rows) == (8, 4)
-    assert scheduler.commit(plan, [5]) == [TokenEvent(request_id="a", token=5)]
+    assert run(scheduler, plan, [5]) == [TokenEvent(request_id="a", token=5)]
     plan = scheduler.plan()
     assert plan is not None
     assert rows(plan) == [("a", 3, 1, True)]
     assert (plan.bucket.tokens, plan.bucket.rows) == (2, 2)
-    assert scheduler.commit(plan, [6]) == [TokenEvent(request_id="a", token=6, finish=FinishReason.LENGTH)]
+    assert run(scheduler, plan, [6]) == [TokenEvent(request_id="a", token=6, finish=FinishReason.LENGTH)]
     assert (request.tokens, request.state, request.finish) == (
         [1, 2, 3, 5, 6],
         RequestState.FINISHED,
@@ -215,7 +223,7 @@ def test_a_row_that_is_not_finite_ends_its_own_request(tokens: list[int]) -> Non
         scheduler.submit(make_request(name, [1] * 5, max_tokens=5))
     plan = scheduler.plan()
     assert plan is not None
-    bad, good = scheduler.commit(plan, tokens, finite=[tokens[0] < 0, True])
+    bad, good = run(scheduler, plan, tokens, finite=[tokens[0] < 0, True])
     assert (bad.request_id, bad.token, bad.finish) == ("bad", None, FinishReason.ERROR)
     assert bad.error == "the model's output at position 4 is not finite; the request was ended, others go on"
     assert (good.request_id, good.token, good.finish) == ("good", 5, None)
@@ -229,7 +237,7 @@ def test_a_chunk_that_is_not_finite_is_never_cached() -> None:
     plan = scheduler.plan()
     assert rows(plan) == [("bad", 0, 16, False)]
     assert plan is not None
-    assert [event.finish for event in scheduler.commit(plan, [0], finite=[False])] == [FinishReason.ERROR]
+    assert [event.finish for event in run(scheduler, plan, [0], finite=[False])] == [FinishReason.ERROR]
     assert scheduler.ledger().cached == 0
 
 
@@ -241,7 +249,7 @@ def test_logprobs_go_to_their_events() -> None:
     assert rows(plan) == [("long", 0, 12, False), ("a", 0, 3, True)]
     assert plan is not None
     logprobs = {5: Logprob(logprob=-0.5, rank=1)}
-    assert scheduler.commit(plan, [0, 5], finite=[True, True], logprobs=[None, logprobs]) == [
+    assert run(scheduler, plan, [0, 5], finite=[True, True], logprobs=[None, logprobs]) == [
         TokenEvent(request_id="a", token=5, logprobs=logprobs)
     ]
 
@@ -256,7 +264,7 @@ def test_who_leaves_between_plan_and_commit_is_skipped() -> None:
     assert not scheduler.abort("a")
     again = make_request("a", [2], max_tokens=1)
     scheduler.submit(again)  # the id is free at once
-    assert [event.request_id for event in scheduler.commit(plan, [5, 5])] == ["b"]
+    assert [event.request_id for event in run(scheduler, plan, [5, 5])] == ["b"]
     assert again.num_computed == 0
     scheduler.check()
 
@@ -272,7 +280,7 @@ def test_finish_for_a_stop_string() -> None:
     assert scheduler.finish("a", FinishReason.STOP) is None
 
 
-def test_only_the_latest_plan_is_committed_and_once() -> None:
+def test_only_the_latest_plan_is_launched_and_once() -> None:
     scheduler = make()
     scheduler.submit(make_request("a", [1] * 5, max_tokens=5))
     old, new = scheduler.plan(), scheduler.plan()
@@ -280,11 +288,16 @@ def test_only_the_latest_plan_is_committed_and_once() -> None:
     assert new is not None
     assert rows(old) == rows(new)
     with pytest.raises(AssertionError, match="latest plan"):
-        scheduler.commit(old, [1])
+        scheduler.launch(old)
+    with pytest.raises(AssertionError, match="in the order of launch"):
+        scheduler.commit(new, [1])
+    scheduler.launch(new)
+    with pytest.raises(AssertionError, match="latest plan"):
+        scheduler.launch(new)
     with pytest.raises(AssertionError, match="2 tokens for 1 rows"):
         scheduler.commit(new, [1, 2])
     scheduler.commit(new, [1])
-    with pytest.raises(AssertionError, match="latest plan"):
+    with pytest.raises(AssertionError, match="committed once"):
         scheduler.commit(new, [1])
 
 

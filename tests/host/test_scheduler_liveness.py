@@ -42,8 +42,10 @@ def test_every_request_ends(prefix_caching: bool, max_preemptions: int) -> None:
         plan = scheduler.plan()
         assert plan is not None
         steps += 1
-        tokens += sum(row.count for row in plan.rows)
-        for event in scheduler.commit(plan, model.execute(plan)):
+        tokens += sum(row.length for row in plan.rows)
+        drawn = model.execute(plan)
+        scheduler.launch(plan)
+        for event in scheduler.commit(plan, drawn):
             if event.finish is not None:
                 assert event.request_id not in ended
                 ended.add(event.request_id)

@@ -1,6 +1,11 @@
-"""The scheduler under random operations, with every invariant re-derived after each of them."""
+"""The scheduler under random operations, with every invariant re-derived after each of them.
+
+Steps are committed as soon as they are launched, or while one or two later ones are on their way.
+"""
 
 from __future__ import annotations
+
+from collections import deque
 
 import pytest
 from host_model import VOCAB, ShadowModel, check_blocks_lie_apart, make_request, run_alone
@@ -10,8 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import CapacityError, ContextLengthError
-from jaxpaged.request import FinishReason, Request, RequestState, TokenEvent
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig, StepPlan
+from jaxpaged.plan import StepPlan
+from jaxpaged.request import PENDING, FinishReason, Request, RequestState, TokenEvent
+from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 
 BLOCK = 4
 LONGEST = 30
@@ -21,6 +27,7 @@ SHAPES = st.tuples(
     st.sampled_from([(8, 1), (8, 4), (9, 4), (16, 4), (16, 8)]),  # step tokens and chunk_align
     st.sampled_from([(True, 1), (True, 1), (True, 2), (False, 1)]),  # prefix caching and groups
     st.integers(0, 3),  # max_preemptions
+    st.sampled_from([0, 1, 1, 2]),  # steps in flight while the next one is planned
 )
 # (beginning, length, answer): few beginnings, so that prefixes are shared
 PROMPTS = st.tuples(st.integers(0, 2), st.integers(1, 18), st.integers(1, 14))
@@ -31,8 +38,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     scheduler: Scheduler
 
     @initialize(shape=SHAPES)
-    def build(self, shape: tuple[int, int, tuple[int, int], tuple[bool, int], int]) -> None:
-        blocks, rows, (tokens, align), (prefix_caching, groups), max_preemptions = shape
+    def build(self, shape: tuple[int, int, tuple[int, int], tuple[bool, int], int, int]) -> None:
+        blocks, rows, (tokens, align), (prefix_caching, groups), max_preemptions, ahead = shape
         config = SchedulerConfig(
             max_rows=rows,
             max_step_tokens=tokens,
@@ -46,6 +53,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(config, [KVGroupSpec(block_size=BLOCK, num_blocks=n) for n in num_blocks], buckets)
         self.model = ShadowModel(self.scheduler, block_size=BLOCK, num_blocks=num_blocks, max_model_len=LONGEST)
         self.num_blocks = num_blocks
+        self.ahead = ahead
+        self.flying: deque[tuple[StepPlan, list[int], list[bool]]] = deque()  # with what the device found
+        self.spoilt: set[str] = set()  # requests that a step in flight finds not finite
         self.count = 0
         self.live: dict[str, Request] = {}
         self.outputs: dict[str, list[int]] = {}
@@ -82,43 +92,32 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(repeat=st.integers(1, 6))
     def step(self, repeat: int) -> None:
         for _ in range(repeat):
-            plan = self.plan()
-            if plan is not None:
-                self.take(self.scheduler.commit(plan, self.model.execute(plan)))
-                self.sound()
+            self.land(self.ahead if self.launch() else 0)
 
     @precondition(lambda self: len(self.live) > 2)  # or there is never a shortage
     @rule(place=st.integers(0, 9))
     def step_not_finite(self, place: int) -> None:
-        plan = self.plan()
-        assert plan is not None
-        bad = place % len(plan.rows)
-        finite = [i != bad for i in range(len(plan.rows))]
-        doomed = plan.rows[bad].request
-        events = self.scheduler.commit(plan, self.model.execute(plan), finite=finite)
-        ends = [event for event in events if event.request_id == doomed.id]
-        assert [(event.token, event.finish) for event in ends] == [(None, FinishReason.ERROR)]
-        assert ends[0].error
-        self.drop(doomed)
-        self.take([event for event in events if event.request_id != doomed.id])
+        self.land(self.ahead if self.launch(spoil=place) else 0)
 
     @precondition(lambda self: len(self.live) > 2)  # or there is never a shortage
     @rule(place=st.integers(0, 9), before=st.booleans())
     def step_with_abort(self, place: int, before: bool) -> None:
-        """Somebody leaves between plan and commit, before or after the step is packed."""
+        """Somebody leaves between plan and launch, before or after the step is packed."""
         plan = self.plan()
-        assert plan is not None
         doomed = list(self.live.values())[place % len(self.live)]
+        if plan is None:
+            self.leave(doomed)
+            self.land(0)
+            return
         if before and not any(row.request is doomed for row in plan.rows):
-            assert self.scheduler.abort(doomed.id)
+            self.leave(doomed)
             tokens = self.model.execute(plan)
         else:
             tokens = self.model.execute(plan)
-            assert self.scheduler.abort(doomed.id)
-        self.drop(doomed)
-        events = self.scheduler.commit(plan, tokens)
-        assert doomed.id not in [event.request_id for event in events]
-        self.take(events)
+            self.leave(doomed)
+        self.scheduler.launch(plan)
+        self.flying.append((plan, tokens, [True] * len(tokens)))
+        self.land(self.ahead)
 
     @precondition(lambda self: self.live)
     @rule()
@@ -129,10 +128,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.live) > 2)  # or there is never a shortage
     @rule(place=st.integers(0, 9))
     def abort(self, place: int) -> None:
-        doomed = list(self.live.values())[place % len(self.live)]
-        assert self.scheduler.abort(doomed.id)
-        assert not self.scheduler.abort(doomed.id)
-        self.drop(doomed)
+        self.leave(list(self.live.values())[place % len(self.live)])
 
     @precondition(lambda self: self.count % 5 == 4)
     @rule()
@@ -158,11 +154,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         for _ in range(sum(r.num_tokens + r.max_tokens for r in self.live.values()) * 6):
-            plan = self.plan()
-            if plan is None:
+            if not self.launch() and not self.flying:
                 break
-            self.take(self.scheduler.commit(plan, self.model.execute(plan)))
-        self.sound()
+            self.land(0)
         assert not self.live, "every admitted request ends"
         assert not self.scheduler.has_work
         ledger = self.scheduler.ledger()
@@ -171,30 +165,66 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.ledger().free == (sum(self.num_blocks) - len(self.num_blocks)) * BLOCK
 
     def plan(self) -> StepPlan | None:
-        oldest = self.scheduler._running[0] if self.scheduler._running else None
+        running = self.scheduler._running
+        nobody_ends = not any(request.has_all_tokens for request in running)
+        oldest = running[0] if running and nobody_ends else None
         plan = self.scheduler.plan()
-        assert (plan is None) == (not self.live)
-        if plan is not None:
-            requests = [row.request for row in plan.rows]
-            assert len(set(map(id, requests))) == len(requests), "a request has two rows"
-            assert oldest is None or oldest in requests, "the oldest running request is in every step"
-            config = self.scheduler.config
-            for row in plan.rows:
-                end = row.start + row.count
-                assert row.samples == (end == row.request.num_tokens)
-                assert row.samples or end % config.chunk_align == 0
+        if plan is None:
+            assert self.flying or not self.live
+            return None
+        requests = [row.request for row in plan.rows]
+        assert len(set(map(id, requests))) == len(requests), "a request has two rows"
+        assert oldest is None or oldest in requests, "the oldest running request is in every step"
+        config = self.scheduler.config
+        for row in plan.rows:
+            end = row.start + row.length
+            assert row.samples == (end == row.request.num_tokens)
+            assert row.samples or end % config.chunk_align == 0
+            assert row.request.num_output < row.request.max_tokens, "a row for a request that has all its tokens"
         return plan
+
+    def launch(self, *, spoil: int | None = None) -> bool:
+        """Plan and run a step; spoil: a row of it that is not finite. False where there is nothing to run."""
+        plan = self.plan()
+        if plan is None:
+            return False
+        bad = None if spoil is None else spoil % len(plan.rows)
+        tokens = self.model.execute(plan)
+        self.scheduler.launch(plan)
+        self.flying.append((plan, tokens, [i != bad for i in range(len(tokens))]))
+        if bad is not None:
+            self.spoilt.add(plan.rows[bad].request.id)
+        self.sound()
+        return True
+
+    def land(self, keep: int) -> None:
+        """Commit the oldest steps but `keep`."""
+        while len(self.flying) > keep:
+            plan, tokens, finite = self.flying.popleft()
+            self.take(self.scheduler.commit(plan, tokens, finite=finite))
+            self.sound()
 
     def take(self, events: list[TokenEvent]) -> None:
         for event in events:
             request = self.live[event.request_id]
+            if event.token is None:
+                assert event.finish is FinishReason.ERROR
+                assert event.error
+                assert request.id in self.spoilt
+                self.drop(request)
+                continue
             output = self.outputs[request.id]
-            assert event.token is not None
             output.append(event.token)
-            assert request.tokens == [*request.prompt, *output]
+            assert [t for t in request.tokens if t != PENDING] == [*request.prompt, *output]
             if event.finish is not None:
                 assert (output, event.finish, event.stop_reason) == run_alone(request)
+                assert PENDING not in request.tokens
                 self.drop(request)
+
+    def leave(self, request: Request) -> None:
+        assert self.scheduler.abort(request.id)
+        assert not self.scheduler.abort(request.id)
+        self.drop(request)
 
     def drop(self, request: Request) -> None:
         assert request.state is RequestState.FINISHED

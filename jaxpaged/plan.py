@@ -1,0 +1,38 @@
+"""What one step computes, as the scheduler decided it. [host half: no jax]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxpaged.buckets import Bucket
+from jaxpaged.request import Request
+
+
+class RowPlan(NamedTuple):
+    """One row of a step: computes tokens[start : start + length] of a request; samples: and then draws the next one."""
+
+    request: Request
+    start: int
+    length: int
+    samples: bool
+
+    @classmethod
+    def of(cls, request: Request, count: int) -> RowPlan:
+        """The row of a request's next `count` tokens."""
+        start, total = request.num_computed, len(request.tokens)
+        assert 0 < count <= total - start, f"{count} tokens from {start} on, of {total}"
+        return cls(request, start, count, start + count == total)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """What one step computes. Rows with one token come first."""
+
+    rows: tuple[RowPlan, ...]
+    bucket: Bucket
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed for requests; the bucket's others are padding."""
+        return sum(row.length for row in self.rows)
