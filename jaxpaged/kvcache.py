@@ -7,7 +7,7 @@ out, `release`. Which request gets blocks, and when, is the scheduler's.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxpaged.blocks import NULL_BLOCK, BlockPool
@@ -90,6 +90,7 @@ class KVCache:
             BlockPool(group.num_blocks, on_evict=index.forget)
             for group, index in zip(groups, self.indexes, strict=True)
         )
+        self._num_held = 0  # entries of all tables together
         self.max_blocks = min(pool.num_blocks for pool in self.pools) - 1
         """Blocks that one request can hold in each group."""
 
@@ -131,6 +132,7 @@ class KVCache:
             for block in hits:
                 pool.share(block)
             request.block_ids.append(array("i", hits))
+            self._num_held += len(hits)
         request.num_computed = match.num_blocks * self.block_size
         assert request.num_computed < request.num_tokens, "the last token must be computed, or there are no logits"
 
@@ -149,6 +151,7 @@ class KVCache:
         for pool, table in zip(self.pools, request.block_ids, strict=True):
             if count:
                 table.extend(pool.allocate(count))
+                self._num_held += count
             assert len(table) * self.block_size >= num_tokens
             for block in table[first:]:
                 assert pool.is_writable(block), f"request {request.id!r} would write to block {block}, not its alone"
@@ -174,6 +177,7 @@ class KVCache:
         for pool, table in zip(self.pools, request.block_ids, strict=bool(request.block_ids)):
             for block in reversed(table):
                 pool.release(block)
+            self._num_held -= len(table)
         request.block_ids = []
         request.num_computed = 0
 
@@ -183,13 +187,11 @@ class KVCache:
             pool.unseal_all()
         assert not any(len(index) for index in self.indexes)
 
-    def ledger(self, running: Iterable[Request], *, max_model_len: int) -> KVLedger:
+    def ledger(self, running: Sequence[Request], *, max_model_len: int) -> KVLedger:
         """Classes of all slots; O(running requests)."""
         size, pools = self.block_size, self.pools
-        tail = contiguous = 0
-        for request in running:
-            contiguous += max_model_len * len(pools)
-            tail += sum(len(table) * size - request.num_computed for table in request.block_ids)
+        contiguous = max_model_len * len(pools) * len(running)
+        tail = self._num_held * size - len(pools) * sum([request.num_computed for request in running])
         shared = sum(pool.num_shared for pool in pools) * size
         live = sum(pool.num_referenced for pool in pools) * size - shared - tail
         assert tail >= 0, f"{tail} tail slots"
@@ -206,6 +208,7 @@ class KVCache:
 
     def check(self, running: Sequence[Request]) -> None:
         """Assert I-POOL and I-OWN for every group, and that every table covers what is computed."""
+        assert self._num_held == sum(len(table) for request in running for table in request.block_ids)
         for group, (pool, index) in enumerate(zip(self.pools, self.indexes, strict=True)):
             pool.check(request.block_ids[group] for request in running)
             index.check()

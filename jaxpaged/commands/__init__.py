@@ -52,6 +52,11 @@ COMMANDS = (
         module="jaxpaged.commands.bench_kernels",
     ),
     Command(
+        words=("bench", "host"),
+        summary="time what a step costs the host, with no device behind it, as JSON",
+        module="jaxpaged.commands.bench_host",
+    ),
+    Command(
         words=("bench", "accuracy"),
         summary="score a text with a smaller KV cache and print how far the logits move as JSON",
         module="jaxpaged.commands.bench_accuracy",
