@@ -1,7 +1,8 @@
 """The engine for asyncio: one thread steps, streams wait without polling.
 
-Commands go to the thread by a queue (it sleeps on the queue when there is no work); outputs come back by
-`call_soon_threadsafe`, one call a step and event loop. Nothing else crosses.
+Commands go to the thread by a queue (it sleeps on the queue when there is no work); tokens come back by
+`call_soon_threadsafe`, one call a step and event loop. Nothing else crosses. Text stays out of that thread: prompts are
+tokenised in others, tokens become text where their stream is read.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import EngineError
 from jaxpaged.outputs import OutputKind
-from jaxpaged.request import RequestOutput, SamplingParams
+from jaxpaged.request import Request, RequestOutput, SamplingParams, TokenEvent
 
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    """Where one request's outputs go: a queue that only its own event loop touches."""
+    """Where one request's tokens go: a queue that only its own event loop touches."""
 
     loop: asyncio.AbstractEventLoop
-    outputs: asyncio.Queue[RequestOutput | BaseException] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[TokenEvent | BaseException] = field(default_factory=asyncio.Queue)
+
+
+_ByLoop = dict[asyncio.AbstractEventLoop, list[tuple[_Stream, TokenEvent | BaseException]]]
 
 
 class AsyncEngine:
@@ -71,21 +75,31 @@ class AsyncEngine:
 
         EngineError if the engine stopped or broke before the end.
         """
+        params = params or SamplingParams()
+        with self._door:
+            self._require_open()
+        ids = await asyncio.to_thread(self.engine.check, prompt, params)
         stream = _Stream(asyncio.get_running_loop())
-        accepted: Future[str] = Future()
-        self._send(lambda: self._submit(stream, accepted, prompt, params, request_id, output_kind))
-        finished = False
+        accepted: Future[Request] = Future()
+        self._send(lambda: self._submit(stream, accepted, ids, params, request_id))
+        ended = False
         try:
-            await asyncio.wrap_future(accepted)
-            while not finished:
-                item = await stream.outputs.get()
-                if isinstance(item, BaseException):
-                    finished = True
-                    raise item
-                finished = item.finished
-                yield item
+            request = await asyncio.wrap_future(accepted)
+            completion = self.engine.completion(
+                request, output_kind, prompt=prompt if isinstance(prompt, str) else None
+            )
+            while not ended:
+                event = await stream.events.get()
+                if isinstance(event, BaseException):
+                    ended = True
+                    raise event
+                if completion.push(event):  # its text has met a stop string; tokens on their way are not waited for
+                    self._send(lambda: self._stop(stream, request.id))
+                ended = completion.finished
+                if ended or output_kind is not OutputKind.FINAL_ONLY:
+                    yield completion.output()
         finally:
-            if not finished:
+            if not ended:
                 with contextlib.suppress(EngineError):
                     self._send(lambda: self._forget(stream, accepted))
 
@@ -119,10 +133,13 @@ class AsyncEngine:
 
     def _send(self, command: Callable[[], None]) -> None:
         with self._door:  # what gets in is run, even while the thread ends
-            if self._closing:
-                state = "closed" if self._failure is None else repr(self._failure)
-                raise _stopped("engine", state, "it takes no requests")
+            self._require_open()
             self._commands.put(command)
+
+    def _require_open(self) -> None:
+        if self._closing:
+            state = "closed" if self._failure is None else repr(self._failure)
+            raise _stopped("engine", state, "it takes no requests")
 
     # From here on: the engine thread.
 
@@ -155,40 +172,44 @@ class AsyncEngine:
         return _CLOSE if command is None else command
 
     def _step(self) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput | BaseException]]] = {}
-        for output in self.engine.step():
-            stream = self._streams.get(output.request_id)
+        by_loop: _ByLoop = {}
+        for event in self.engine.step_tokens():
+            stream = self._streams.get(event.request_id)
             if stream is None:
                 continue
-            by_loop.setdefault(stream.loop, []).append((stream, output))
-            if output.finished:
-                del self._streams[output.request_id]
+            by_loop.setdefault(stream.loop, []).append((stream, event))
+            if event.finish is not None:
+                del self._streams[event.request_id]
         self._deliver(by_loop)
 
     def _submit(
         self,
         stream: _Stream,
-        accepted: Future[str],
-        prompt: str | Sequence[int],
-        params: SamplingParams | None,
+        accepted: Future[Request],
+        ids: tuple[int, ...],
+        params: SamplingParams,
         request_id: str | None,
-        output_kind: OutputKind,
     ) -> None:
         if not accepted.set_running_or_notify_cancel():
             return
         try:
-            identity = self.engine.submit(prompt, params, request_id=request_id, output_kind=output_kind)
+            request = self.engine.enqueue(ids, params, request_id=request_id)
         except Exception as error:
             accepted.set_exception(error)
             return
-        self._streams[identity] = stream
-        accepted.set_result(identity)
+        self._streams[request.id] = stream
+        accepted.set_result(request)
 
-    def _forget(self, stream: _Stream, accepted: Future[str]) -> None:
+    def _stop(self, stream: _Stream, request_id: str) -> None:
+        if self._streams.get(request_id) is stream:  # not another request that took over the id
+            del self._streams[request_id]
+            self.engine.finish(request_id)
+
+    def _forget(self, stream: _Stream, accepted: Future[Request]) -> None:
         if not accepted.done() or accepted.cancelled() or accepted.exception() is not None:
             return
-        request_id = accepted.result()
-        if self._streams.get(request_id) is stream:  # not another request that took over the id
+        request_id = accepted.result().id
+        if self._streams.get(request_id) is stream:
             del self._streams[request_id]
             self.engine.abort(request_id)
 
@@ -203,7 +224,7 @@ class AsyncEngine:
                 if command is not None:
                     with contextlib.suppress(Exception):
                         command()
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput | BaseException]]] = {}
+        by_loop: _ByLoop = {}
         for request_id, stream in self._streams.items():
             with contextlib.suppress(Exception):  # a broken engine may not even abort
                 self.engine.abort(request_id)
@@ -218,9 +239,7 @@ class AsyncEngine:
         self._idle_waiters.clear()
 
     @staticmethod
-    def _deliver(
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput | BaseException]]],
-    ) -> None:
+    def _deliver(by_loop: _ByLoop) -> None:
         for loop, items in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to read
                 loop.call_soon_threadsafe(_put_all, items)
@@ -230,9 +249,9 @@ _NONE = object()
 _CLOSE = object()
 
 
-def _put_all(items: list[tuple[_Stream, RequestOutput | BaseException]]) -> None:
+def _put_all(items: list[tuple[_Stream, TokenEvent | BaseException]]) -> None:
     for stream, item in items:
-        stream.outputs.put_nowait(item)
+        stream.events.put_nowait(item)
 
 
 def _resolve(future: Future[bool], value: bool) -> None:

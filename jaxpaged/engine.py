@@ -124,7 +124,17 @@ class LLMEngine:
         the engine and its other requests are not touched then.
         """
         params = params or SamplingParams()
-        ids = self._ids_of(prompt, params)
+        request = self.enqueue(self._ids_of(prompt, params), params, request_id=request_id)
+        self._completions[request.id] = self.completion(
+            request, output_kind, prompt=prompt if isinstance(prompt, str) else text
+        )
+        return request.id
+
+    def enqueue(self, ids: tuple[int, ...], params: SamplingParams, *, request_id: str | None = None) -> Request:
+        """Queue token ids that `check` returned, for a caller of `step_tokens` who makes text of its events himself.
+
+        Raises what `submit` raises, but for the prompt's content.
+        """
         if request_id is not None and (not isinstance(request_id, str) or not request_id):
             raise RequestError(name="request_id", value=request_id, limit="it must be a string, and not empty")
         number = next(self._numbers)
@@ -142,14 +152,11 @@ class LLMEngine:
             arrival_s=self._clock(),
         )
         self.scheduler.submit(request)
-        self._completions[request.id] = Completion(
-            request,
-            self.tokenizer,
-            prompt=prompt if isinstance(prompt, str) else text,
-            kind=output_kind,
-            clock=self._clock,
-        )
-        return request.id
+        return request
+
+    def completion(self, request: Request, kind: OutputKind, *, prompt: str | None) -> Completion:
+        """The text side of a request of this engine; any thread may use it. prompt: its text, if known."""
+        return Completion(request, self.tokenizer, prompt=prompt, kind=kind, clock=self._clock)
 
     def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> tuple[int, ...]:
         """The prompt's token ids; raises what `submit` would raise for its content, without queueing it."""
@@ -159,6 +166,11 @@ class LLMEngine:
         """End a request now, in any state; its blocks are free at return. False if it was not in flight."""
         self._completions.pop(request_id, None)
         return self.scheduler.abort(request_id)
+
+    def finish(self, request_id: str) -> None:
+        """End a request whose text has met a stop string; nothing is done where it is not in flight."""
+        if self.scheduler.finish(request_id, FinishReason.STOP) is not None:
+            self.metrics.finished += 1
 
     @property
     def has_unfinished(self) -> bool:
@@ -172,9 +184,8 @@ class LLMEngine:
             if completion is None:
                 continue
             if completion.push(event):
-                self.scheduler.finish(event.request_id, FinishReason.STOP)
+                self.finish(event.request_id)
             if completion.finished:
-                self.metrics.finished += 1
                 del self._completions[event.request_id]
             if completion.finished or completion.kind is not OutputKind.FINAL_ONLY:
                 outputs.append(completion.output())
@@ -284,7 +295,7 @@ class LLMEngine:
     def _free_id(self, number: int) -> str:
         """A name for the request of this number; users may have given such names themselves."""
         names = itertools.chain([f"request-{number}"], (f"request-{number}-{i}" for i in itertools.count(1)))
-        return next(name for name in names if name not in self._completions)
+        return next(name for name in names if name not in self.scheduler)
 
     def _ids_of(self, prompt: object, params: SamplingParams) -> tuple[int, ...]:
         """The prompt's token ids, checked, and the parameters checked against the model."""
@@ -307,6 +318,7 @@ class LLMEngine:
         metrics.step_tokens += (computed := plan.num_tokens)
         metrics.padded_tokens += plan.bucket.tokens - computed
         metrics.output_tokens += sum(event.token is not None for event in events)
+        metrics.finished += sum(event.finish is not None for event in events)
         metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start
         ledger = self.scheduler.ledger()
         metrics.held_slots += ledger.live + ledger.shared + ledger.tail

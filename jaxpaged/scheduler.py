@@ -82,6 +82,9 @@ class Scheduler:
         """Seconds since the arrival of the first request in the queue; 0 where none waits."""
         return self._clock() - self._waiting[0].arrival_s if self._waiting else 0.0
 
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._requests
+
     def submit(self, request: Request) -> None:
         """Put a request at the end of the queue.
 
@@ -123,7 +126,7 @@ class Scheduler:
         if not rows:
             assert self._in_flight or not self._requests, "work is left, none in flight, and nothing is scheduled"
             return None
-        rows.sort(key=_is_chunk)  # stable: one-token rows first, each kind by age
+        rows.sort(key=lambda row: row.length > 1)  # stable: one-token rows first, each kind by age
         num_tokens = sum(row.length for row in rows)
         assert num_tokens <= self.config.max_step_tokens
         bucket = self._buckets.fit(num_tokens, len(rows), decode=num_tokens == len(rows))
@@ -380,10 +383,6 @@ class Scheduler:
         self._cache.release(request)
         self._seats.append(request.seat)
         request.seat = -1
-
-
-def _is_chunk(row: RowPlan) -> bool:
-    return row.length > 1
 
 
 def _prompt_tokens(requests: Iterable[Request], limit: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,8 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import EngineError, PromptError
 from jaxpaged.outputs import OutputKind
-from jaxpaged.request import RequestOutput, SamplingParams
+from jaxpaged.request import RequestOutput, SamplingParams, TokenEvent
+from jaxpaged.tokenize import Detokenizer, Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,42 @@ def test_streams_agree_with_the_synchronous_engine(engine: AsyncEngine) -> None:
             assert tuple(t for o in outputs for t in o.outputs[0].token_ids) == final.outputs[0].token_ids
 
     asyncio.run(main())
+
+
+def test_a_stop_string_ends_the_request_below(engine: AsyncEngine) -> None:
+    async def main() -> RequestOutput:
+        whole = (await collect(engine, "class B"))[-1].outputs[0]
+        stop = whole.text[4:7]
+        params = SamplingParams(temperature=0.0, max_tokens=400, ignore_eos=True, stop=stop)
+        finished = engine.engine.metrics.finished
+        last = (await collect(engine, "class B", params))[-1]
+        assert (last.outputs[0].finish_reason, last.outputs[0].stop_reason) == ("stop", stop)
+        assert last.outputs[0].text == whole.text[: whole.text.index(stop)]
+        await asyncio.wait_for(engine.drain(), timeout=2)
+        assert engine.engine.metrics.finished == finished + 1
+        return last
+
+    assert asyncio.run(main()).finished
+
+
+def test_text_is_made_outside_of_the_engine_thread(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[str] = set()
+    encode, push = Tokenizer.encode, Detokenizer.push
+
+    def encoding(self: Tokenizer, *args: Any, **options: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return encode(self, *args, **options)
+
+    def pushing(self: Detokenizer, token: int) -> str:
+        threads.add(threading.current_thread().name)
+        return push(self, token)
+
+    monkeypatch.setattr(Tokenizer, "encode", encoding)
+    monkeypatch.setattr(Detokenizer, "push", pushing)
+    asyncio.run(collect(engine, "class B"))
+    assert "MainThread" in threads  # tokens to text, where the stream is read
+    assert len(threads) == 2  # text to tokens in a worker of asyncio
+    assert "jaxpaged-engine" not in threads
 
 
 def test_leaving_a_stream_aborts_its_request(engine: AsyncEngine) -> None:
@@ -150,11 +188,11 @@ def test_close_ends_what_is_in_flight(core: LLMEngine) -> None:
 def test_a_broken_step_ends_every_stream(core: LLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = AsyncEngine(core)
 
-    def broken() -> list[RequestOutput]:
+    def broken() -> list[TokenEvent]:
         raise RuntimeError("the device is gone")
 
     async def main() -> None:
-        monkeypatch.setattr(core, "step", broken)
+        monkeypatch.setattr(core, "step_tokens", broken)
         with pytest.raises(EngineError) as caught:
             await collect(engine, "a = ", request_id="doomed")
         assert isinstance(caught.value.__cause__, RuntimeError)
