@@ -6,7 +6,7 @@ scheduler may emit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from jaxpaged.errors import ConfigError
@@ -59,6 +59,17 @@ class BucketTable:
             for tokens in _doubling(max(2, min_step_tokens), max_step_tokens)
         )
         return cls(decode=decode, mixed=mixed)
+
+    @property
+    def base(self) -> BucketTable:
+        """The least table that is total over the same steps: everything padded to the largest shapes."""
+        return BucketTable(decode=self.decode[-1:], mixed=self.mixed[-1:])
+
+    def only(self, buckets: Collection[Bucket]) -> BucketTable:
+        """The table of those that are among `buckets`, which hold the base."""
+        kept = [tuple(b for b in kind if b in buckets) for kind in (self.decode, self.mixed)]
+        assert all(bucket in buckets for bucket in self.base), "without the largest shapes some steps would fit nowhere"
+        return BucketTable(decode=kept[0], mixed=kept[1])
 
     @property
     def max_rows(self) -> int:

@@ -64,6 +64,10 @@ class EngineConfig:
     """Folder of compiled programs (default: the user's cache folder; "off": none)."""
     warmup: bool = True
     """Compile every step shape before the first request; without it, each is compiled when first met."""
+    early_start: bool = False
+    """Serve as soon as the largest step shapes are compiled; the others are compiled meanwhile."""
+    bundle: str | None = None
+    """Folder of programs that `jaxpaged compile` made: the start compiles nothing, and sizes left open are its own."""
     async_scheduling: bool = True
     """Launch a step before the results of the one before it are read; the tokens are the same without."""
 
@@ -84,7 +88,7 @@ class EngineConfig:
                 value=self.gpu_memory_utilization,
                 limit="it must be above 0 and at most 1",
             )
-        for name in ("enable_prefix_caching", "warmup", "async_scheduling"):
+        for name in ("enable_prefix_caching", "warmup", "early_start", "async_scheduling"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(name=name, value=value, limit="it must be True or False")
         check_word("dtype", self.dtype, ("auto", "float32", "bfloat16"))
@@ -114,6 +118,8 @@ class ResolvedConfig:
     seed: int
     compile_cache: Path | None
     warmup: bool
+    early_start: bool
+    bundle: Path | None
     async_scheduling: bool
     reasons: Mapping[str, str] = field(default_factory=dict)
 

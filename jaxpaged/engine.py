@@ -15,6 +15,7 @@ import jax
 
 from jaxpaged.batch import Packer
 from jaxpaged.buckets import BucketTable
+from jaxpaged.bundle import Bundle, read_bundle
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig
 from jaxpaged.errors import EngineError, ParameterError, RequestError
 from jaxpaged.memory import Device, claim_share, gib, resolve, resolve_combination, resolve_dtype, this_device
@@ -27,7 +28,7 @@ from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParam
 from jaxpaged.runner import ModelRunner, StepResult
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
-from jaxpaged.warmup import CompileCounter, use_compile_cache, warm_up
+from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from pallas_kernels.backend import Backend
 
@@ -50,6 +51,9 @@ class LLMEngine:
     ) -> None:
         began = time.monotonic()
         asked = config or EngineConfig()
+        bundle = None if asked.bundle is None else read_bundle(asked.bundle)
+        if bundle is not None:
+            asked = bundle.apply(asked)
         self._clock = clock
         self._compiles = CompileCounter()
         self.metrics = EngineMetrics()
@@ -67,14 +71,20 @@ class LLMEngine:
             self.device = this_device()  # what is free now
         self.weight_bytes = sum(leaf.nbytes for leaf in model.leaves)
         resolved = resolve(asked, model_config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)
-        self._assemble(model, resolved, why)
+        if bundle is not None:
+            resolved, why = bundle.explain(resolved), "the bundle's"
         self._cache_folder = use_compile_cache(resolved.compile_cache)
-        if resolved.warmup:
+        self._assemble(model, resolved, why, bundle)
+        self._early: EarlyStart | None = None
+        if resolved.warmup and resolved.early_start:
+            self._early = EarlyStart(self.runner, self.buckets, progress=progress)
+            self.scheduler.buckets = self.buckets.base
+        elif resolved.warmup:
             warm_up(self.runner, self.buckets, progress=progress)
         self.metrics.compiles_at_start = self._compiles.count
         self.startup_s = time.monotonic() - began
 
-    def _assemble(self, model: LoadedModel, config: ResolvedConfig, dtype_reason: str) -> None:
+    def _assemble(self, model: LoadedModel, config: ResolvedConfig, dtype_reason: str, bundle: Bundle | None) -> None:
         self.config = config
         self.model_config = model.config
         self._dtype_reason = dtype_reason
@@ -97,7 +107,7 @@ class LLMEngine:
             self.buckets,
             clock=self._clock,
         )
-        self.runner = ModelRunner(model, config)
+        self.runner = ModelRunner(model, config, bundle=bundle)
         self._packer = Packer(
             num_seats=config.num_seats,
             table_width=config.table_width,
@@ -197,12 +207,23 @@ class LLMEngine:
         With `async_scheduling` a step is on its way before the one before it is committed, so the device does not wait
         for the host; a request that turns out to have ended computes one token more, which is dropped.
         """
+        if self._early is not None:
+            self._take_programs(self._early)
         launched = len(self._in_flight) < 2 and self._launch()  # two: an earlier commit was interrupted
         keep = 1 if launched and self.config.async_scheduling else 0
         events: list[TokenEvent] = []
         while len(self._in_flight) > keep:
             events += self._commit()
         return events
+
+    def _take_programs(self, early: EarlyStart) -> None:
+        """Use the step shapes that were compiled since."""
+        table = early.grown()
+        if table is not None:
+            self.scheduler.buckets = table
+        self.metrics.compiles_at_start = self._compiles.count  # none of these is one that a step waits for
+        if early.done:
+            self._early = None
 
     def _launch(self) -> bool:
         """Send the next step on its way; False where nothing can be computed before a commit."""
@@ -274,7 +295,10 @@ class LLMEngine:
             ("step", f"up to {config.max_num_batched_tokens:,} tokens, {len(list(self.buckets))} buckets"),
             ("attention", f"{config.attention_backend}: {reasons['attention_backend']}"),
             ("prefix cache", "on" if config.enable_prefix_caching else "off"),
-            ("compile cache", str(self._cache_folder or "off")),
+            (
+                "programs",
+                f"of the bundle {config.bundle}" if config.bundle else f"compile cache {self._cache_folder or 'off'}",
+            ),
             ("ready in", f"{self.startup_s:.1f} s, {self.metrics.compiles_at_start} programs compiled or loaded"),
         ]
 

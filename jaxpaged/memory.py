@@ -5,8 +5,10 @@ Owns the arithmetic that turns an `EngineConfig` into a `ResolvedConfig`; every 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,6 +189,8 @@ def resolve(
         seed=config.seed,
         compile_cache=cache,
         warmup=config.warmup,
+        early_start=config.early_start,
+        bundle=None if config.bundle is None else Path(config.bundle),
         async_scheduling=config.async_scheduling,
         reasons=reasons,
     )
@@ -327,3 +331,13 @@ def _cpuinfo() -> dict[str, str]:
         return {}
     pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
     return {key.strip(): value for key, value in pairs}
+
+
+def machine_digest() -> str:
+    """A name for this kind of CPU: programs for one have crashed on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = "".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
+    except OSError:
+        cpu = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {cpu}".encode()).hexdigest()[:12]

@@ -7,7 +7,7 @@ nothing of the policy. Everything traced here is a pure function of arrays; the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +19,13 @@ from jax import Array, lax
 
 from jaxpaged.batch import StepInputs, StepLayout, unpack
 from jaxpaged.buckets import Bucket
+from jaxpaged.bundle import Bundle, fingerprint_of
 from jaxpaged.config import ResolvedConfig
 from jaxpaged.errors import EngineError
+from jaxpaged.memory import machine_digest
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, make_context, unflatten
-from jaxpaged.models.kv import KVPool, make_pool
+from jaxpaged.models.kv import KVPool, make_pool, pool_specs
 from jaxpaged.request import MAX_BIASES, PENDING, Logprob
 from jaxpaged.sampler import Sampled, SamplingRows, sample
 from jaxpaged.tuning import user_tuning
@@ -76,16 +78,21 @@ class StepResult:
 class ModelRunner:
     """Runs steps. `execute` launches one and hands the pool on; it never looks at the result."""
 
-    def __init__(self, model: LoadedModel, config: ResolvedConfig) -> None:
+    def __init__(self, model: LoadedModel, config: ResolvedConfig, *, bundle: Bundle | None = None) -> None:
+        """bundle: where programs come from, instead of being compiled. Raises ConfigError for one made elsewhere."""
         self.model = model
         self.config = config
         self.leaves = model.leaves
         self.backend = Backend(config.attention_backend)
         self.tuning = user_tuning()
+        self.fingerprint = fingerprint_of(model, tuning=self.tuning, machine=machine_digest())
+        if bundle is not None:
+            bundle.check(self.fingerprint)
+        self._bundle = bundle
+        self.programs: dict[str, jax.stages.Compiled] = {}
+        """All that was compiled or loaded so far, by name."""
         self.pool: KVPool = self._empty_pool()
         self._last_tokens = self._no_tokens()
-        self._steps: dict[Bucket, jax.stages.Compiled] = {}
-        self._samplers: dict[int, jax.stages.Compiled] = {}
         self._unused: dict[int, tuple[jax.Array, jax.Array, jax.Array]] = {}
 
     def layout(self, bucket: Bucket) -> StepLayout:
@@ -95,40 +102,51 @@ class ModelRunner:
 
     def compile(self, bucket: Bucket) -> jax.stages.Compiled:
         """Compile what a step of `bucket` runs, once, without running it. May be called from several threads."""
-        if bucket not in self._steps:
-            layout = self.layout(bucket)
-            step = partial(
-                run_model,
-                graphdef=self.model.graphdef,
-                config=self.model.config,
-                layout=layout,
-                backend=self.backend,
-                block_size=self.config.block_size,
-                tuning=self.tuning,
-            )
-            arrays = (self.leaves, self.pool, self._last_tokens)
-            held = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), arrays)
-            ints = _abstract(((layout.num_ints,), jnp.int32))
-            self._steps[bucket] = jax.jit(step, donate_argnums=1).lower(*held, *ints).compile()
-        return self._steps[bucket]
+        name = f"step-{bucket.tokens}x{bucket.rows}"
+        if name in self.programs:
+            return self.programs[name]
+        layout = self.layout(bucket)
+        step = partial(
+            run_model,
+            graphdef=self.model.graphdef,
+            config=self.model.config,
+            layout=layout,
+            backend=self.backend,
+            block_size=self.config.block_size,
+            tuning=self.tuning,
+        )
+        arguments = (*_shapes((self.leaves, self.pool, self._last_tokens)), _int32(layout.num_ints))
+        return self._program(name, step, arguments, donate=1, results=(self.pool, 0, (0, 0), _ROWS))
 
     def compile_sampler(self, rows: int) -> jax.stages.Compiled:
         """Compile the sampler of `rows` rows, once; all buckets of as many rows share it. Any thread may call it."""
-        if rows not in self._samplers:
-            options = SamplingRows._make(_abstract(*(((rows,), dtype) for dtype in _ROW_DTYPES)))
-            last_tokens, last, seats, logits, *edits = _abstract(
-                (self._last_tokens.shape, jnp.int32),
-                ((rows,), jnp.int32),
-                ((rows,), jnp.int32),
-                ((rows, self.model.config.vocab), jnp.float32),
-                ((rows, self.config.max_model_len), jnp.int32),
-                ((rows, MAX_BIASES), jnp.int32),
-                ((rows, MAX_BIASES), jnp.float32),
-            )
-            self._unused_for(rows)
-            drawn = jax.jit(draw, donate_argnums=0).lower(last_tokens, (last, seats), logits, options, *edits)
-            self._samplers[rows] = drawn.compile()
-        return self._samplers[rows]
+        name = f"sampler-{rows}"
+        if name in self.programs:
+            return self.programs[name]
+        of, config = jax.ShapeDtypeStruct, self.config
+        options = SamplingRows._make(of((rows,), dtype) for dtype in _ROW_DTYPES)
+        arguments = (
+            _int32(*self._last_tokens.shape),
+            (_int32(rows), _int32(rows)),
+            of((rows, self.model.config.vocab), jnp.float32),
+            options,
+            _int32(rows, config.max_model_len),
+            _int32(rows, MAX_BIASES),
+            of((rows, MAX_BIASES), jnp.float32),
+        )
+        self._unused_for(rows)
+        return self._program(name, draw, arguments, donate=0, results=(0, _SAMPLED))
+
+    def _program(
+        self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...], *, donate: int | None, results: Any
+    ) -> jax.stages.Compiled:
+        """Load or compile a program. results: a tree of the form that it gives."""
+        if self._bundle is not None:
+            program = self._bundle.load(name, arguments, results)
+        else:
+            program = jax.jit(function, donate_argnums=donate).lower(*arguments).compile()
+        self.programs[name] = program
+        return program
 
     def execute(self, inputs: StepInputs, bucket: Bucket) -> StepResult:
         """Launch one step. Returns at once where the device computes asynchronously.
@@ -170,17 +188,16 @@ class ModelRunner:
 
     def _empty_pool(self) -> KVPool:
         config = self.config
-        return make_pool(
-            self.model.config,
-            self.backend,
-            num_blocks=config.num_blocks,
-            block_size=config.block_size,
-            dtype=config.kv_cache_dtype,
+        sizes = {"num_blocks": config.num_blocks, "block_size": config.block_size, "dtype": config.kv_cache_dtype}
+        form = tuple(spec.abstract() for spec in pool_specs(self.model.config, self.backend, **sizes))
+        make = self.programs.get("pool") or self._program(
+            "pool", partial(make_pool, self.model.config, self.backend, **sizes), (), donate=None, results=form
         )
+        return make()
 
     def _no_tokens(self) -> Array:
         """i32[seats + 1]: a token for every seat, and one for padding rows."""
-        return jnp.zeros(self.config.num_seats + 1, jnp.int32)
+        return jax.device_put(np.zeros(self.config.num_seats + 1, np.int32))
 
     def _unused_for(self, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Device-resident stand-ins for the options that no row of a step uses: nothing to transfer."""
@@ -197,8 +214,16 @@ _FLOAT_OPTIONS = frozenset({"temperature", "top_p", "min_p", "presence", "freque
 _ROW_DTYPES = tuple(jnp.float32 if name in _FLOAT_OPTIONS else jnp.int32 for name in SamplingRows._fields)
 
 
-def _abstract(*arrays: tuple[tuple[int, ...], Any]) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arrays]
+_ROWS = SamplingRows._make([0] * len(SamplingRows._fields))
+_SAMPLED = Sampled._make([0] * len(Sampled._fields))
+
+
+def _shapes(arrays: Any) -> Any:
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), arrays)
+
+
+def _int32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
 def run_model(

@@ -54,7 +54,7 @@ class Scheduler:
         self.num_preemptions = 0
         self.num_prompt_tokens = 0  # of admitted requests, once each
         self.num_cached_tokens = 0  # of these, served by the prefix cache
-        self._buckets = buckets
+        self.buckets = buckets
         self._clock = clock
         self._cache = KVCache(groups, prefix_caching=config.prefix_caching, dtype=config.kv_dtype)
         self._requests: dict[str, Request] = {}  # oldest first
@@ -129,7 +129,7 @@ class Scheduler:
         rows.sort(key=lambda row: row.length > 1)  # stable: one-token rows first, each kind by age
         num_tokens = sum(row.length for row in rows)
         assert num_tokens <= self.config.max_step_tokens
-        bucket = self._buckets.fit(num_tokens, len(rows), decode=num_tokens == len(rows))
+        bucket = self.buckets.fit(num_tokens, len(rows), decode=num_tokens == len(rows))
         self._plan = StepPlan(rows=tuple(rows), bucket=bucket)
         return self._plan
 

@@ -5,9 +5,8 @@ Owns the persistent compile cache's place and the count of compilations; after `
 
 from __future__ import annotations
 
-import hashlib
+import atexit
 import os
-import platform
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -19,7 +18,8 @@ from jax import monitoring
 from jax.experimental.compilation_cache import compilation_cache
 from tqdm import tqdm
 
-from jaxpaged.buckets import Bucket
+from jaxpaged.buckets import Bucket, BucketTable
+from jaxpaged.memory import machine_digest
 from jaxpaged.runner import ModelRunner
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -45,7 +45,7 @@ def use_compile_cache(folder: Path | None) -> Path | None:
     A folder shared between jaxlib versions or CPU kinds has crashed processes, hence the name. An unwritable folder is
     no reason to fail: programs are then compiled each time.
     """
-    name = f"jaxlib-{version('jaxlib')}-{_machine_digest()}"
+    name = f"jaxlib-{version('jaxlib')}-{machine_digest()}"
     chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
     if chosen and Path(chosen).name != name:
         return Path(chosen)
@@ -63,13 +63,13 @@ def use_compile_cache(folder: Path | None) -> Path | None:
 def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: bool) -> int:
     """Compile the step of every bucket and every sampler, the largest first; returns how many programs there are.
 
-    Two at a time: XLA compiles outside of Python's lock, and tracing the next one meanwhile keeps it busy.
+    Several at a time: XLA compiles outside of Python's lock, and tracing the next one meanwhile keeps it busy.
     """
-    order = sorted(buckets, key=lambda bucket: (bucket.tokens, bucket.rows), reverse=True)
+    order = _largest_first(buckets)
     jobs = [partial(runner.compile, bucket) for bucket in order]
     jobs += [partial(runner.compile_sampler, rows) for rows in sorted({bucket.rows for bucket in order}, reverse=True)]
     with (
-        ThreadPoolExecutor(max_workers=2, thread_name_prefix="compile") as pool,
+        ThreadPoolExecutor(max_workers=_workers(), thread_name_prefix="compile") as pool,
         tqdm(total=len(jobs), desc="compiling", unit="program", disable=not progress, leave=False) as bar,
     ):
         try:
@@ -82,6 +82,51 @@ def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: bool) -
     return len(jobs)
 
 
+class EarlyStart:
+    """Lets an engine serve as soon as the largest shapes are compiled; the others come while it does.
+
+    Blocks until the base of `table` is compiled. `grown` then tells the tables that are ready as they grow.
+    """
+
+    def __init__(self, runner: ModelRunner, table: BucketTable, *, progress: bool) -> None:
+        warm_up(runner, table.base, progress=progress)
+        self._table = table
+        self._ready = set(table.base)
+        rest = [bucket for bucket in _largest_first(table) if bucket not in self._ready]
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
+        self._jobs = {pool.submit(_compile_both, runner, bucket): bucket for bucket in rest}
+        pool.shutdown(wait=False)
+        atexit.register(pool.shutdown, wait=False, cancel_futures=True)  # nobody waits for programs nobody will run
+
+    @property
+    def done(self) -> bool:
+        """Whether every program is there."""
+        return not self._jobs
+
+    def grown(self) -> BucketTable | None:
+        """The table that is ready, where that is more than at the last call. Raises what a compilation raised."""
+        ended = [job for job in self._jobs if job.done()]
+        for job in ended:
+            bucket = self._jobs.pop(job)
+            job.result()
+            self._ready.add(bucket)
+        return self._table.only(self._ready) if ended else None
+
+
+def _compile_both(runner: ModelRunner, bucket: Bucket) -> None:
+    runner.compile(bucket)
+    runner.compile_sampler(bucket.rows)
+
+
+def _largest_first(buckets: Iterable[Bucket]) -> list[Bucket]:
+    return sorted(buckets, key=lambda bucket: (bucket.tokens, bucket.rows), reverse=True)
+
+
+def _workers() -> int:
+    """Compilations at a time; each keeps about a core busy, and memory for a few is little."""
+    return min(8, max(2, os.cpu_count() or 1))
+
+
 def _writable(folder: Path) -> Path | None:
     """The folder, made where it was missing; None where nothing can be written there."""
     try:
@@ -89,12 +134,3 @@ def _writable(folder: Path) -> Path | None:
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
-
-
-def _machine_digest() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = "".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
-    except OSError:
-        cpu = platform.processor()
-    return hashlib.sha256(f"{platform.machine()} {cpu}".encode()).hexdigest()[:12]

@@ -37,6 +37,11 @@ COMMANDS = (
     ),
     Command(words=("chat",), summary="talk with a model in the terminal", module="jaxpaged.commands.chat"),
     Command(
+        words=("compile",),
+        summary="write a model's compiled programs to a folder, for engines that start at once",
+        module="jaxpaged.commands.compile",
+    ),
+    Command(
         words=("bench", "throughput"),
         summary="serve a trace as fast as possible and print the figures as JSON",
         module="jaxpaged.commands.bench_throughput",

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(LatencyOptions, argv, prog="jaxpaged bench latency")
     options.check()
     config = options.engine
-    if config.max_num_seqs is None:
+    if config.max_num_seqs is None and config.bundle is None:
         config = replace(config, max_num_seqs=max(8, options.batch_size))
     engine = bench_engine(config, options.random_weights, quiet=options.quiet)
     from jaxpaged.bench.latency import measure  # starts jax

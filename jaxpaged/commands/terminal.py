@@ -27,7 +27,7 @@ def start_engine(config: EngineConfig, *, quiet: bool) -> LLMEngine:
 
     engine = LLMEngine(config, progress=not quiet)
     if not quiet:
-        say(table([*engine.describe(), *([] if config.warmup else [_COMPILING_LATER])]))
+        say(table([*engine.describe(), *([] if config.warmup or config.bundle else [_COMPILING_LATER])]))
     return engine
 
 
@@ -36,7 +36,7 @@ def for_few(config: EngineConfig, num_requests: int) -> EngineConfig:
 
     No fewer than 8 rows: from there on a row's bits do not depend on the number of rows.
     """
-    if config.max_num_seqs is not None or num_requests > _FEW_ROWS:
+    if config.max_num_seqs is not None or config.bundle is not None or num_requests > _FEW_ROWS:
         return config
     return replace(config, max_num_seqs=_FEW_ROWS)
 

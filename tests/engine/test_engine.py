@@ -66,18 +66,19 @@ def test_a_pool_that_a_step_took_is_named_and_made_anew(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     before = run(engine, "import os")
-    steps = dict(engine.runner._steps)
+    programs = dict(engine.runner.programs)
 
     def fail(leaves: Any, pool: Any, *_: Any) -> Any:
         for array in jax.tree.leaves(pool):
             array.delete()
         raise failure
 
-    monkeypatch.setattr(engine.runner, "_steps", dict.fromkeys(steps, fail))
+    failing = {name: fail if name.startswith("step") else program for name, program in programs.items()}
+    monkeypatch.setattr(engine.runner, "programs", failing)
     request_id = engine.submit("import sys", GREEDY)
     with pytest.raises(type(failure)):
         engine.step()
-    monkeypatch.setattr(engine.runner, "_steps", steps)
+    monkeypatch.setattr(engine.runner, "programs", programs)
     with pytest.raises(EngineError, match=r"KV pool is 'lost'.*rebuild_pool"):
         engine.step()
     with pytest.raises(EngineError, match="no request in flight"):

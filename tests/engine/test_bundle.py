@@ -1,0 +1,143 @@
+"""Programs compiled beforehand: a start from a bundle traces and compiles nothing, and a mismatch is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jaxpaged_server.cli import main
+
+from jaxpaged.bundle import read_bundle, write_bundle
+from jaxpaged.config import EngineConfig
+from jaxpaged.engine import LLMEngine
+from jaxpaged.errors import ConfigError
+from jaxpaged.outputs import OutputKind
+from jaxpaged.request import SamplingParams
+
+SIZES: dict[str, Any] = {"max_num_seqs": 8, "max_model_len": 128, "max_num_batched_tokens": 128}
+PARAMS = SamplingParams(temperature=0.8, seed=1, max_tokens=8, ignore_eos=True, presence_penalty=0.5, logprobs=1)
+CHILD = """
+import json, sys
+from jax import monitoring
+seen = []
+monitoring.register_event_duration_secs_listener(lambda event, *_, **__: seen.append(event))
+from jaxpaged.config import EngineConfig
+from jaxpaged.engine import LLMEngine
+from jaxpaged.outputs import OutputKind
+from jaxpaged.request import SamplingParams
+params = SamplingParams(temperature=0.8, seed=1, max_tokens=8, ignore_eos=True, presence_penalty=0.5, logprobs=1)
+engine = LLMEngine(EngineConfig(bundle=sys.argv[1], warmup=sys.argv[2] == "warm"))
+engine.submit("def add(a, b):", params, output_kind=OutputKind.FINAL_ONLY)
+done = []
+while engine.has_unfinished:
+    done += engine.step()
+compiled = [event for event in seen if event.startswith("/jax/core/compile")]
+print(json.dumps([compiled, done[0].outputs[0].token_ids, engine.config.max_num_seqs, engine.config.num_blocks]))
+"""
+
+
+@pytest.fixture(scope="module")
+def engine() -> LLMEngine:
+    return LLMEngine(EngineConfig(dtype="float32", compile_cache="off", **SIZES))
+
+
+@pytest.fixture(scope="module")
+def bundle(engine: LLMEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles") / "deep" / "tiny"
+    runner = engine.runner
+    assert write_bundle(folder, runner.programs, fingerprint=runner.fingerprint, config=engine.config) > 10**5
+    assert {path.name for path in folder.parent.iterdir()} == {"tiny"}  # nothing half-written beside it
+    return folder
+
+
+@pytest.mark.parametrize("warm", ["warm", "lazy"])
+def test_a_start_from_a_bundle_traces_and_compiles_nothing(engine: LLMEngine, bundle: Path, warm: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", CHILD, str(bundle), warm], capture_output=True, text=True, check=True)
+    compiled, tokens, rows, blocks = json.loads(ran.stdout)
+    assert compiled == []
+    engine.submit("def add(a, b):", PARAMS, output_kind=OutputKind.FINAL_ONLY)
+    done = []
+    while engine.has_unfinished:
+        done += engine.step()
+    assert tokens == list(done[0].outputs[0].token_ids)
+    assert (rows, blocks) == (8, engine.config.num_blocks)
+
+
+def test_what_is_left_open_is_the_bundles_and_what_differs_is_refused(bundle: Path) -> None:
+    applied = read_bundle(bundle).apply(EngineConfig(max_num_seqs=8))
+    assert (applied.max_model_len, applied.dtype, applied.kv_cache_dtype) == (128, "float32", "auto")
+    with pytest.raises(ConfigError, match=r"max_num_seqs is 4: the bundle .* was compiled for 8"):
+        LLMEngine(EngineConfig(bundle=str(bundle), max_num_seqs=4))
+
+
+def test_another_place_is_named(bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    index = json.loads((copy / "bundle.json").read_text())
+    index["fingerprint"]["jaxlib"] = "0.9.9"
+    (copy / "bundle.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match=r"jaxlib of the bundle .* is '0\.9\.9': here it is '.*Compile it anew"):
+        LLMEngine(EngineConfig(bundle=str(copy)))
+
+
+def test_a_damaged_or_missing_program_is_named(bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    (copy / "step-8x8.bin").write_bytes(b"nothing")
+    (copy / "step-128x8.bin").unlink()
+    loaded = LLMEngine(EngineConfig(bundle=str(copy), warmup=False))
+    buckets = {(bucket.tokens, bucket.rows): bucket for bucket in loaded.buckets}
+    with pytest.raises(ConfigError, match=r"step-8x8\.bin.*damaged"):
+        loaded.runner.compile(buckets[8, 8])
+    with pytest.raises(ConfigError, match=r"step-128x8\.bin.*No such file"):
+        loaded.runner.compile(buckets[128, 8])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "bundle.json: No such file"), ("[]", "it is no bundle"), ('{"format": 99}', "its format is 99")],
+)
+def test_a_folder_that_is_no_bundle(tmp_path: Path, content: str | None, told: str) -> None:
+    if content is not None:
+        (tmp_path / "bundle.json").write_text(content)
+    with pytest.raises(ConfigError, match=told):
+        read_bundle(tmp_path)
+
+
+def test_a_folder_with_other_things_is_left_alone(engine: LLMEngine, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="it is there and no bundle"):
+        write_bundle(tmp_path, engine.runner.programs, fingerprint={}, config=engine.config)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("somewhere --model elsewhere -o x", "--model is 'elsewhere': the command names somewhere, too"),
+        ("-o x --bundle y", "--bundle is 'y': this command makes bundles"),
+        ("no-such-folder -o x", "no-such-folder"),
+    ],
+)
+def test_commands_that_cannot_be(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", *line.split()]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_early_start_serves_with_the_largest_shapes_and_then_with_all() -> None:
+    early = LLMEngine(EngineConfig(dtype="float32", compile_cache="off", early_start=True, **SIZES))
+    assert {"step-8x8", "step-128x8", "sampler-8", "pool"} <= set(early.runner.programs)
+    early.submit("def add(a, b):", PARAMS, output_kind=OutputKind.FINAL_ONLY)
+    while early.has_unfinished:
+        early.step()
+    while early._early is not None:
+        early.submit("x", PARAMS)
+        while early.has_unfinished:
+            early.step()
+    assert list(early.scheduler.buckets) == list(early.buckets)
+    assert early.metrics.compiles_after_ready == 0
