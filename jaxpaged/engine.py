@@ -92,7 +92,8 @@ class LLMEngine:
             max_rows=config.max_num_seqs, max_step_tokens=config.max_num_batched_tokens, min_rows=config.min_rows
         )
         groups = [
-            KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks) for _ in model.config.kv_groups()
+            KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks, window=group.window)
+            for group in model.config.kv_groups()
         ]
         self.scheduler = Scheduler(
             SchedulerConfig(
@@ -344,10 +345,7 @@ class LLMEngine:
         metrics.output_tokens += sum(event.token is not None for event in events)
         metrics.finished += sum(event.finish is not None for event in events)
         metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start
-        ledger = self.scheduler.ledger()
-        metrics.held_slots += ledger.live + ledger.shared + ledger.tail
-        metrics.wasted_slots += ledger.tail
-        metrics.contiguous_slots += ledger.contiguous
+        metrics.add_ledger(self.scheduler.ledger())
         metrics.preemptions = self.scheduler.num_preemptions
         metrics.prompt_tokens = self.scheduler.num_prompt_tokens
         metrics.cached_tokens = self.scheduler.num_cached_tokens

@@ -41,22 +41,31 @@ class KVGroupSpec:
 class KVLedger:
     """Every slot (token place) of all pools, in exactly one class; `total` is the sum of the classes.
 
-    live: holds a token of one request. shared: holds a token of several requests, counted once. tail: held by a request
-    but without a token yet. cached: holds a token of nobody, kept for prefix hits. free, null: hold nothing.
-    Beside the classes, `contiguous`: slots that a max-length reservation for each running request would hold.
+    live: holds a token of one request. behind: likewise, but no later token of that request sees it, since all layers
+    of its group have windows. shared: holds a token of several requests, counted once. tail: held by a request but
+    without a token yet. cached: holds a token of nobody, kept for prefix hits. free, null: hold nothing.
+    Beside the classes, `tokens`: of all running requests, in each group, shared ones as often as they are shared; and
+    `contiguous`: slots that a max-length reservation for each running request would hold.
     """
 
     live: int
+    behind: int
     shared: int
     tail: int
     cached: int
     free: int
     null: int
+    tokens: int
     contiguous: int
 
     @property
+    def held(self) -> int:
+        """Slots that running requests keep from others."""
+        return self.live + self.behind + self.shared + self.tail
+
+    @property
     def total(self) -> int:
-        return self.live + self.shared + self.tail + self.cached + self.free + self.null
+        return self.held + self.cached + self.free + self.null
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +94,7 @@ class KVCache:
         self.block_size = sizes[0]
         self.prefix_caching = prefix_caching
         self._dtype = dtype
+        self._windows = tuple(group.window for group in groups)
         self.indexes = tuple(PrefixIndex(self.block_size) for _ in groups)
         self.pools = tuple(
             BlockPool(group.num_blocks, on_evict=index.forget)
@@ -188,23 +198,41 @@ class KVCache:
         assert not any(len(index) for index in self.indexes)
 
     def ledger(self, running: Sequence[Request], *, max_model_len: int) -> KVLedger:
-        """Classes of all slots; O(running requests)."""
+        """Classes of all slots; O(running requests), and O(their blocks behind it) in groups with a window."""
         size, pools = self.block_size, self.pools
-        contiguous = max_model_len * len(pools) * len(running)
-        tail = self._num_held * size - len(pools) * sum([request.num_computed for request in running])
+        tokens = len(pools) * sum([request.num_computed for request in running])
+        tail = self._num_held * size - tokens
         shared = sum(pool.num_shared for pool in pools) * size
-        live = sum(pool.num_referenced for pool in pools) * size - shared - tail
+        behind = sum(
+            self._behind(group, window, running) for group, window in enumerate(self._windows) if window is not None
+        )
+        live = sum(pool.num_referenced for pool in pools) * size - shared - tail - behind
         assert tail >= 0, f"{tail} tail slots"
         assert live >= 0, f"{live} live slots"
         return KVLedger(
             live=live,
+            behind=behind,
             shared=shared,
             tail=tail,
             cached=sum(pool.num_cached for pool in pools) * size,
             free=sum(pool.num_free for pool in pools) * size,
             null=len(pools) * size,
-            contiguous=contiguous,
+            tokens=tokens,
+            contiguous=max_model_len * len(pools) * len(running),
         )
+
+    def _behind(self, group: int, window: int, running: Sequence[Request]) -> int:
+        """Slots of one group with tokens of one request that its next token, and so no later one, sees."""
+        size, pool = self.block_size, self.pools[group]
+        total = 0
+        for request in running:
+            unseen = max(
+                0, request.num_computed - window + 1
+            )  # the next one sees the window's tokens, itself among them
+            for i in range(-(-unseen // size)):
+                if pool.references(request.block_ids[group][i]) == 1:
+                    total += min(size, unseen - i * size)
+        return total
 
     def check(self, running: Sequence[Request]) -> None:
         """Assert I-POOL and I-OWN for every group, and that every table covers what is computed."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxpaged.kvcache import KVLedger
+
 
 @dataclass(slots=True, kw_only=True)
 class EngineMetrics:
@@ -19,8 +21,13 @@ class EngineMetrics:
     preemptions: int = 0
     compiles_at_start: int = 0
     compiles_after_ready: int = 0
-    held_slots: int = 0  # summed over steps: slots of blocks held by running requests
-    wasted_slots: int = 0  # summed over steps: of these, slots that hold no token
+    live_slots: int = 0  # this and the next ones: the ledger's classes, summed over steps
+    behind_slots: int = 0
+    shared_slots: int = 0
+    tail_slots: int = 0
+    cached_slots: int = 0
+    free_slots: int = 0
+    held_tokens: int = 0  # summed over steps: tokens of running requests, shared ones as often as they are shared
     contiguous_slots: int = 0  # summed over steps: what max-length reservations for the same requests would hold
     plan_s: float = 0.0
     pack_s: float = 0.0
@@ -34,12 +41,37 @@ class EngineMetrics:
         return self.padded_tokens / max(1, self.padded_tokens + self.step_tokens)
 
     @property
+    def held_slots(self) -> int:
+        """Summed over steps: slots of blocks held by running requests."""
+        return self.live_slots + self.behind_slots + self.shared_slots + self.tail_slots
+
+    @property
     def kv_waste(self) -> float:
         """Share of the held slots that hold no token, over all steps."""
-        return self.wasted_slots / max(1, self.held_slots)
+        return self.tail_slots / max(1, self.held_slots)
 
     @property
     def contiguous_waste(self) -> float:
         """The same share for an allocator that reserves the longest context for each request."""
-        used = self.held_slots - self.wasted_slots
-        return 1 - used / max(1, self.contiguous_slots) if self.contiguous_slots else 0.0
+        return 1 - self.held_tokens / max(1, self.contiguous_slots) if self.contiguous_slots else 0.0
+
+    @property
+    def waste_cut(self) -> float:
+        """Share of that allocator's wasted slots that are not wasted here."""
+        return 1 - self.tail_slots / max(1, self.contiguous_slots - self.held_tokens)
+
+    def add_ledger(self, ledger: KVLedger) -> None:
+        """Count one step's slots."""
+        self.live_slots += ledger.live
+        self.behind_slots += ledger.behind
+        self.shared_slots += ledger.shared
+        self.tail_slots += ledger.tail
+        self.cached_slots += ledger.cached
+        self.free_slots += ledger.free
+        self.held_tokens += ledger.tokens
+        self.contiguous_slots += ledger.contiguous
+
+    def mean_slots(self) -> dict[str, float]:
+        """Slots of each class of the ledger, a mean over the steps."""
+        classes = ("live", "behind", "shared", "tail", "cached", "free")
+        return {name: round(getattr(self, f"{name}_slots") / max(1, self.steps), 1) for name in classes}

@@ -193,3 +193,29 @@ def check_blocks_lie_apart(scheduler: Scheduler) -> None:
                     assert places[block] == i, f"block {block} is at two places"
                     assert (i + 1) * size <= request.num_computed, f"block {block} is shared, but not full"
                 places[block] = i
+
+
+def count_slots(scheduler: Scheduler, windows: Sequence[int | None]) -> dict[str, int]:
+    """The ledger's classes by brute force: every slot of every pool is looked at by itself."""
+    size = scheduler._cache.block_size
+    found: dict[str, int] = dict.fromkeys(("live", "behind", "shared", "tail", "cached", "free", "null"), 0)
+    for group, (pool, window) in enumerate(zip(scheduler._cache.pools, windows, strict=True)):
+        free = set(pool._free)
+        for block in range(pool.num_blocks):
+            holders = [
+                (request, request.block_ids[group].index(block))
+                for request in scheduler._running
+                if block in request.block_ids[group]
+            ]
+            for offset in range(size):
+                if len(holders) > 1:
+                    name = "shared"
+                elif holders:
+                    request, place = holders[0]
+                    position, computed = place * size + offset, request.num_computed
+                    seen = window is None or position > computed - window
+                    name = "tail" if position >= computed else "live" if seen else "behind"
+                else:
+                    name = "null" if block == 0 else "free" if block in free else "cached"
+                found[name] += 1
+    return found

@@ -139,6 +139,8 @@ def _counters(metrics: EngineMetrics, before: EngineMetrics) -> dict[str, Any]:
         "padding_share": round(spent.padding_share, 4),
         "kv_waste": round(spent.kv_waste, 4),
         "kv_waste_contiguous": round(spent.contiguous_waste, 4),
+        "kv_waste_cut": round(spent.waste_cut, 4),
+        "kv_slots": spent.mean_slots(),
         "compiles_at_start": metrics.compiles_at_start,
         "compiles_after_ready": metrics.compiles_after_ready,
         **{

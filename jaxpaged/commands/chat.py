@@ -28,7 +28,7 @@ class ChatOptions:
     """What the model is told before the conversation."""
     quiet: Switch = False
     """No start-up table."""
-    engine: EngineFlags = field(default_factory=EngineConfig)
+    engine: EngineFlags = field(default_factory=lambda: EngineConfig(early_start=True))
     """As in `LLM(...)`; names and meanings are vLLM's."""
     sampling: SamplingFlags = field(default_factory=lambda: SamplingParams(temperature=0.7, max_tokens=None))
     """As in `SamplingParams(...)`; names and meanings are vLLM\'s."""

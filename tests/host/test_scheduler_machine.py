@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 
 import pytest
-from host_model import VOCAB, ShadowModel, check_blocks_lie_apart, make_request, run_alone
+from host_model import VOCAB, ShadowModel, check_blocks_lie_apart, count_slots, make_request, run_alone
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,6 +21,7 @@ from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 
 BLOCK = 4
 LONGEST = 30
+LEDGER_CLASSES = ("live", "behind", "shared", "tail", "cached", "free", "null")
 SHAPES = st.tuples(
     st.integers(6, 12),  # blocks
     st.sampled_from([1, 2, 3, 4, 4]),  # rows
@@ -50,7 +51,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         num_blocks = [blocks + group for group in range(groups)]
         buckets = BucketTable.build(max_rows=rows, max_step_tokens=tokens, min_rows=min(rows, 2), min_step_tokens=8)
-        self.scheduler = Scheduler(config, [KVGroupSpec(block_size=BLOCK, num_blocks=n) for n in num_blocks], buckets)
+        self.windows = (None, 5)[:groups]
+        specs = [
+            KVGroupSpec(block_size=BLOCK, num_blocks=n, window=window)
+            for n, window in zip(num_blocks, self.windows, strict=True)
+        ]
+        self.scheduler = Scheduler(config, specs, buckets)
         self.model = ShadowModel(self.scheduler, block_size=BLOCK, num_blocks=num_blocks, max_model_len=LONGEST)
         self.num_blocks = num_blocks
         self.ahead = ahead
@@ -135,6 +141,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     def reset(self) -> None:
         self.scheduler.reset_prefix_cache()
 
+    @precondition(lambda self: self.live)
+    @rule()
+    def ledger_is_exact(self) -> None:
+        ledger = self.scheduler.ledger()
+        assert count_slots(self.scheduler, self.windows) == {name: getattr(ledger, name) for name in LEDGER_CLASSES}
+        assert ledger.tokens == len(self.windows) * sum(r.num_computed for r in self.scheduler._running)
+
     @invariant()
     def sound(self) -> None:
         if not hasattr(self, "scheduler"):
@@ -147,7 +160,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert ledger.contiguous == scheduler.num_running * LONGEST * len(self.num_blocks)
         if not scheduler.config.prefix_caching:
             assert ledger.cached == ledger.shared == 0
-            assert ledger.live == len(self.num_blocks) * sum(r.num_computed for r in scheduler._running)
+            assert ledger.live + ledger.behind == ledger.tokens
         self.model.poison()
 
     def teardown(self) -> None:
