@@ -17,6 +17,7 @@ from jaxpaged.engine import LLMEngine
 from jaxpaged.tiny.corpus import read_corpus
 
 OUTPUT = 6
+BLOCKS = {"float32": 129, "bfloat16": 400}  # those of test_bundled and test_compile: the same programs
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_logits_bits(dtype: Any, kv_cache_dtype: Any, programs: str) -> None:
             max_model_len=512,
             max_num_seqs=16,
             max_num_batched_tokens=256,
-            num_gpu_blocks_override=400,
+            num_gpu_blocks_override=BLOCKS[dtype],
             compile_cache=programs,
             warmup=False,
         )
