@@ -25,7 +25,7 @@ QUIET = {"disable": True}
 
 
 @pytest.fixture(scope="module")
-def engine() -> LLMEngine:
+def engine(programs: str) -> LLMEngine:
     return LLMEngine(
         EngineConfig(
             dtype="float32",
@@ -33,7 +33,7 @@ def engine() -> LLMEngine:
             max_num_seqs=8,
             max_num_batched_tokens=128,
             num_gpu_blocks_override=CONTEXT // 64 + 1,
-            compile_cache="off",
+            compile_cache=programs,
             warmup=False,
         )
     )

@@ -20,10 +20,15 @@ from jaxpaged.tokenize import Detokenizer, Tokenizer
 
 
 @pytest.fixture(scope="module")
-def core() -> LLMEngine:
+def core(programs: str) -> LLMEngine:
     return LLMEngine(
         EngineConfig(
-            dtype="float32", max_model_len=512, max_num_seqs=8, max_num_batched_tokens=128, compile_cache="off"
+            dtype="float32",
+            max_model_len=512,
+            max_num_seqs=8,
+            max_num_batched_tokens=128,
+            num_gpu_blocks_override=80,
+            compile_cache=programs,
         )
     )
 

@@ -17,6 +17,7 @@ from jaxpaged.engine import LLMEngine
 from jaxpaged.tiny.corpus import read_corpus
 
 OUTPUT = 6
+BLOCKS = {"float32": 129, "bfloat16": 400}  # those of test_bundled and test_compile: the same programs
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ OUTPUT = 6
         pytest.param("float32", "fp8", marks=pytest.mark.slow),  # encoded and decoded by the same code as int8
     ],
 )
-def test_logits_bits(dtype: Any, kv_cache_dtype: Any) -> None:
+def test_logits_bits(dtype: Any, kv_cache_dtype: Any, programs: str) -> None:
     engine = LLMEngine(
         EngineConfig(
             dtype=dtype,
@@ -36,8 +37,8 @@ def test_logits_bits(dtype: Any, kv_cache_dtype: Any) -> None:
             max_model_len=512,
             max_num_seqs=16,
             max_num_batched_tokens=256,
-            num_gpu_blocks_override=129,
-            compile_cache="off",
+            num_gpu_blocks_override=BLOCKS[dtype],
+            compile_cache=programs,
             warmup=False,
         )
     )

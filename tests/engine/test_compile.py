@@ -14,15 +14,15 @@ from jaxpaged.request import SamplingParams
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def engine(request: pytest.FixtureRequest) -> LLMEngine:
+def engine(request: pytest.FixtureRequest, programs: str) -> LLMEngine:
     return LLMEngine(
         EngineConfig(
             dtype=request.param,
             max_model_len=512,
             max_num_seqs=16,
             max_num_batched_tokens=256,
-            num_gpu_blocks_override=1000,
-            compile_cache="off",
+            num_gpu_blocks_override=400,
+            compile_cache=programs,
         )
     )
 
@@ -66,7 +66,7 @@ def test_no_step_copies_pool_or_weights(engine: LLMEngine) -> None:
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8"])
-def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any) -> None:
+def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any, programs: str) -> None:
     engine = LLMEngine(
         EngineConfig(
             dtype="float32",
@@ -74,8 +74,8 @@ def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any) -> None:
             max_model_len=512,
             max_num_seqs=8,
             max_num_batched_tokens=128,
-            num_gpu_blocks_override=4000,
-            compile_cache="off",
+            num_gpu_blocks_override=1000,
+            compile_cache=programs,
             warmup=False,
         )
     )

@@ -16,16 +16,16 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
-def engine() -> LLMEngine:
+def engine(programs: str) -> LLMEngine:
     return LLMEngine(
         EngineConfig(
             dtype="float32",
             kv_cache_dtype="int8",
-            max_model_len=256,
+            max_model_len=512,
             max_num_seqs=8,
             max_num_batched_tokens=128,
-            num_gpu_blocks_override=20,
-            compile_cache="off",
+            num_gpu_blocks_override=1000,
+            compile_cache=programs,
             warmup=False,
         )
     )
@@ -45,7 +45,7 @@ def test_the_start_up_table_tells_the_kv_cache(engine: LLMEngine) -> None:
     # 6 layers, keys and values of 2 heads, each 64 bytes and a scale of 4
     assert engine.kv_bytes_per_token == 6 * 2 * 2 * (64 + 4) == 1632
     assert rows["KV cache"] == "int8, 1,632 bytes a token: asked for; a scale per token and head"
-    assert sum(layer.nbytes for layer in engine.runner.pool) == engine.kv_bytes_per_token * 20 * 64
+    assert sum(layer.nbytes for layer in engine.runner.pool) == engine.kv_bytes_per_token * 1000 * 64
 
 
 def test_names_of_requests_never_meet(engine: LLMEngine) -> None:

@@ -34,7 +34,7 @@ def kv_cache_dtype(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
-def engine(kv_cache_dtype: Any) -> LLMEngine:
+def engine(kv_cache_dtype: Any, programs: str) -> LLMEngine:
     return LLMEngine(
         EngineConfig(
             dtype="float32",
@@ -44,7 +44,7 @@ def engine(kv_cache_dtype: Any) -> LLMEngine:
             max_num_batched_tokens=256,
             num_gpu_blocks_override=129,
             block_size=BLOCK,
-            compile_cache="off",
+            compile_cache=programs,
         )
     )
 
