@@ -48,8 +48,8 @@ class EngineConfig:
     """Tokens computed in one step at most (default: 512 on CPU, 2048 on a GPU)."""
     block_size: int | None = None
     """Tokens per KV block (default: what the attention backend likes)."""
-    gpu_memory_utilization: float = 0.9
-    """Share of a GPU's memory that weights, KV cache and steps may take together."""
+    gpu_memory_utilization: float | None = None
+    """Share of a GPU's memory for weights, KV cache and steps together (default: 0.9); without effect on a CPU."""
     kv_cache_memory_bytes: int | None = None
     """Bytes of the KV cache (default: from the device's memory)."""
     num_gpu_blocks_override: int | None = None
@@ -82,7 +82,7 @@ class EngineConfig:
             raise ConfigError(name="block_size", value=self.block_size, limit="it must be a power of two")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ConfigError(name="seed", value=self.seed, limit="it must be a whole number")
-        if not isinstance(self.gpu_memory_utilization, int | float) or not 0 < self.gpu_memory_utilization <= 1:
+        if not isinstance(self.memory_share, int | float) or not 0 < self.memory_share <= 1:
             raise ConfigError(
                 name="gpu_memory_utilization",
                 value=self.gpu_memory_utilization,
@@ -96,6 +96,11 @@ class EngineConfig:
         check_word("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_DTYPES))
         object.__setattr__(self, "kv_cache_dtype", kv_cache_dtype)
         check_word("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton"))
+
+    @property
+    def memory_share(self) -> float:
+        """The share of a GPU's memory, asked for or not."""
+        return 0.9 if self.gpu_memory_utilization is None else self.gpu_memory_utilization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ class LLMEngine:
         self._clock = clock
         self._compiles = CompileCounter()
         self.metrics = EngineMetrics()
-        claim_share(asked.gpu_memory_utilization)
+        claim_share(asked.memory_share)
         self.device = this_device()
         model_config = model.config if model else read_model_config(asked.model)
         text_from = asked.tokenizer or (None if model else asked.model)

@@ -169,6 +169,8 @@ def resolve(
     num_blocks, reasons["num_blocks"] = _num_blocks(
         config, model, device, choice, weight_bytes, rows, tokens, max_model_len
     )
+    if on_cpu and config.gpu_memory_utilization is not None:
+        reasons["num_blocks"] += "; gpu_memory_utilization is for GPUs and has no effect here"
     if config.max_model_len is None and (num_blocks - 1) * block_size < max_model_len:
         max_model_len = (num_blocks - 1) * block_size
         reasons["max_model_len"] = f"what the KV cache holds; the model's is {model.max_positions:,}"
@@ -248,7 +250,7 @@ def _num_blocks(
         name, value = "free memory", device.free_bytes
     else:
         share = min(
-            int(device.total_bytes * config.gpu_memory_utilization),
+            int(device.total_bytes * config.memory_share),
             device.limit_bytes,
             weight_bytes + device.free_bytes,  # others of this process may hold some
         )
@@ -256,7 +258,7 @@ def _num_blocks(
         budget = share - weight_bytes - step
         blocks = budget // per_block
         why = f"{gib(share)} of the card's {gib(device.total_bytes)}, less weights and step"
-        name, value = "gpu_memory_utilization", config.gpu_memory_utilization
+        name, value = "gpu_memory_utilization", config.memory_share
     if low < blocks < high:
         blocks, why = low, f"2 GiB of {choice.kv_cache_dtype} keys a layer: the GPU kernels address no 2 to 4"
     if blocks < 2:

@@ -5,21 +5,28 @@ A table is a json file of one list per section. An entry says when it holds and 
     {"ragged_attention": [{"when": {"kind": "H200", "head_dim": 128}, "use": {"q_tile": 16, "num_warps": 4}}]}
 
 Conditions of `when` name facts of a call and must all hold. `kind` holds where its text is part of the device's kind;
-`max_NAME` where the fact NAME is at most the number; others where they are equal. A list means any of its members.
+`max_NAME` and `min_NAME` where the fact NAME is at most and at least the number; others where they are equal. A list
+means any of its members.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pallas_kernels.section import Bounds, Fact, Section
 from pallas_kernels.target import Target
 
 SECTIONS = ("device", "ragged_attention", "write_kv", "grouped_matmul")
-Fact = str | int
+DEVICE = Section(
+    name="device",
+    words={},
+    numbers=(),
+    values={"compute_units": Bounds(least=1, most=4096, power_of_two=False)},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +64,16 @@ NO_TUNING = Table()
 
 
 def _holds(name: str, wanted: tuple[Fact, ...], facts: Mapping[str, Fact], section: str) -> bool:
-    fact_name = name.removeprefix("max_")
+    fact_name = name.removeprefix("max_").removeprefix("min_")
     if fact_name not in facts:
         raise ValueError(f"{section} has no fact for the condition {name!r}: it knows {', '.join(facts)}")
     fact = facts[fact_name]
     if fact_name == "kind":
         return any(str(part).lower() in str(fact).lower() for part in wanted)
-    if name != fact_name:
-        return any(isinstance(most, int) and isinstance(fact, int) and fact <= most for most in wanted)
-    return fact in wanted
+    if name == fact_name:
+        return fact in wanted
+    sign = 1 if name.startswith("max_") else -1
+    return any(isinstance(bound, int) and isinstance(fact, int) and sign * fact <= sign * bound for bound in wanted)
 
 
 def choose(table: Table, section: str, facts: Mapping[str, Fact]) -> dict[str, int]:
@@ -87,9 +95,19 @@ def load_table(path: Path) -> Table:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
             raise ValueError(f"it holds a {type(raw).__name__}: it must be an object of sections")
-        return Table(entries=tuple(_entry(section, line) for section, lines in raw.items() for line in lines))
+        return Table(entries=tuple(entry for section, lines in raw.items() for entry in _entries(section, lines)))
     except (TypeError, ValueError) as error:  # what json raises is a ValueError
         raise ValueError(f"tuning table {path}: {error}") from error
+
+
+def _entries(section: str, lines: Any) -> Iterator[Entry]:
+    if section not in SECTIONS:
+        raise ValueError(f"section is {section!r}: it must be one of {', '.join(SECTIONS)}")
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield _entry(section, line)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"entry {number} of {error}") from error
 
 
 def _entry(section: str, line: Any) -> Entry:

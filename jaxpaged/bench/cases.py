@@ -136,11 +136,11 @@ _LLAMA_8B = (
 
 FULL: tuple[Case, ...] = (
     *_attention(),
-    *(WriteCase(name=f"tokens{tokens}", tokens=tokens) for tokens in (64, 256, 2048)),
+    *(WriteCase(name=f"tokens{tokens}", tokens=tokens) for tokens in (64, 256, 512, 2048)),
     *(WriteCase(name=f"tokens256-{dtype}", tokens=256, dtype=dtype) for dtype in ("int8", "float8_e4m3fn")),
     *(
         GroupedCase(name=f"mixtral-{part}-tokens{tokens}", rows=2 * tokens, width=width, height=height)
-        for tokens in (1, 8, 64, 2048)
+        for tokens in (1, 8, 64, 256, 2048)
         for part, width, height in (("gate_up", 4096, 28672), ("down", 14336, 4096))
     ),
     *(

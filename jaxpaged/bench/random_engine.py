@@ -28,7 +28,7 @@ def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) 
             limit=f"--model {options.model} names another model",
             fix="Give one of the two",
         )
-    claim_share(options.gpu_memory_utilization)
+    claim_share(options.memory_share)
     config, device = shape_config(shape), this_device()
     model = read_config(config)
     dtype, _ = resolve_dtype(options.dtype, model.dtype, device)

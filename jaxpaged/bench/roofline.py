@@ -1,10 +1,11 @@
 """The least time that a device needs for a model's work: bytes over bandwidth, operations over rate. [no jax]
 
 A step of B rows reads every weight once (of the experts, those that some token goes to) and each row's keys and values,
-and multiplies each token with each weight it meets:
+and multiplies each token with each weight it meets, those of the head only for the rows that sample:
 
-    seconds = max(weight bytes / bandwidth, 2 * weights * tokens / rate) + KV bytes / bandwidth
+    seconds = max((weight bytes + KV bytes) / bandwidth, (operations of weights + of attention) / rate)
 
+So memory and arithmetic are taken to overlap wholly: no order of kernels is assumed, and no step can be faster.
 Weights are counted without the input embedding and with the output head. An expert that B tokens choose k of X from is
 untouched with probability (1 - k / X) ** B, if all are equally likely. GB are 1e9 bytes, TFLOP 1e12 operations, a
 multiply-add is two.
@@ -12,6 +13,8 @@ multiply-add is two.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -60,12 +63,13 @@ SHEETS = (
     _sheet("MI355X", 8000, 2517),
     _sheet("gfx942", 5300, 1307),  # what some drivers call an MI300X
 )
-"""The vendors' data sheets, dense and without sparsity. The first whose name is part of the device's kind holds."""
+"""The vendors' data sheets, dense and without sparsity. The first whose name is among the words of the device's kind
+holds: GH200 is none of them, since it comes with two kinds of memory, and its sheet was not at hand."""
 
 
 def sheet_of(kind: str) -> Rates | None:
     """The data sheet of a device by JAX's name for it ("NVIDIA H200"); None for one not in the list."""
-    return next((sheet for sheet in SHEETS if sheet.name.lower() in kind.lower()), None)
+    return next((s for s in SHEETS if re.search(rf"\b{re.escape(s.name)}\b", kind, flags=re.IGNORECASE)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +82,9 @@ class StepWork:
     attention_flops: float
 
     def seconds(self, rates: Rates) -> float:
-        """Weights and their dots overlap, the KV is read beside them (formula above)."""
-        weights = rates.seconds(num_bytes=self.weight_bytes, flops=self.weight_flops)
-        return weights + rates.seconds(num_bytes=self.kv_bytes, flops=self.attention_flops)
+        """All bytes over the bandwidth or all operations over the rate, whichever takes longer."""
+        num_bytes, flops = self.weight_bytes + self.kv_bytes, self.weight_flops + self.attention_flops
+        return rates.seconds(num_bytes=num_bytes, flops=flops)
 
 
 def touched_experts(experts: int, top_k: int, tokens: float) -> float:
@@ -88,19 +92,28 @@ def touched_experts(experts: int, top_k: int, tokens: float) -> float:
     return experts * (1 - (1 - top_k / experts) ** tokens)
 
 
-def weights_of(config: ModelConfig) -> tuple[float, float]:
-    """Weights that every token meets, and weights of one expert in all layers together (0 without experts)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """How many a model has. layers: those that every token meets; head: the output's; expert: of one, in all layers."""
+
+    layers: float
+    head: float
+    expert: float
+
+
+def weights_of(config: ModelConfig) -> Weights:
+    """The weights that products meet; norms and the input embedding are nothing beside them."""
     qkv = (config.heads + 2 * config.kv_heads) * config.head_dim * config.embed
     attention = qkv + config.heads * config.head_dim * config.embed
-    shared, expert = float(config.vocab * config.embed), 0.0
+    layers = expert = 0.0
     for layer in config.layers:
-        shared += attention
+        layers += attention
         if layer.moe is None:
-            shared += 3 * config.ffn * config.embed
+            layers += 3 * config.ffn * config.embed
         else:
-            shared += layer.moe.experts * config.embed
+            layers += layer.moe.experts * config.embed
             expert += 3 * layer.moe.ffn * config.embed
-    return shared, expert
+    return Weights(layers=layers, head=float(config.vocab * config.embed), expert=expert)
 
 
 def kv_bytes_of_token(config: ModelConfig, dtype: str) -> int:
@@ -109,22 +122,44 @@ def kv_bytes_of_token(config: ModelConfig, dtype: str) -> int:
     return 2 * config.kv_heads * head
 
 
-def step_work(
-    config: ModelConfig, *, rows: int, context: float, dtype: str, kv_dtype: str, tokens_per_row: int = 1
-) -> StepWork:
-    """A step of `rows` rows with `tokens_per_row` tokens each; a token sees `context` tokens (less behind a window).
+def mean_seen(config: ModelConfig, *, first: float, last: float) -> float:
+    """Keys that a token sees in all layers together: the mean over contexts from `first` to `last`, to half a key."""
 
-    The head is counted for every token, as published figures do.
+    def seen(window: float) -> float:
+        if last <= first:
+            return min(first, window)
+        growing = max(0.0, min(last, window) - first)  # contexts before the window is full
+        full = last - first - growing
+        return (growing * (first + growing / 2) + full * min(window, last)) / (last - first)
+
+    return sum(seen(math.inf if layer.window is None else layer.window) for layer in config.layers)
+
+
+def step_work(
+    config: ModelConfig,
+    *,
+    rows: int,
+    context: float,
+    dtype: str,
+    kv_dtype: str,
+    tokens_per_row: int = 1,
+    sampled: float | None = None,
+) -> StepWork:
+    """A step of `rows` rows, each with `tokens_per_row` tokens at the end of `context`, the keys of a row read once.
+
+    sampled: rows that need logits; None: all.
     """
     tokens = rows * tokens_per_row
-    shared, expert = weights_of(config)
+    weights = weights_of(config)
     moe = next((layer.moe for layer in config.layers if layer.moe), None)
     touched = touched_experts(moe.experts, moe.top_k, tokens) if moe else 0.0
-    seen = sum(context if layer.window is None else min(context, layer.window) for layer in config.layers)
+    read = mean_seen(config, first=context, last=context)
+    seen = mean_seen(config, first=context - tokens_per_row + 1, last=context)
+    met = tokens * (weights.layers + weights.expert * (moe.top_k if moe else 0))
     return StepWork(
-        weight_bytes=(shared + expert * touched) * _ITEMSIZES[dtype],
-        kv_bytes=rows * seen * kv_bytes_of_token(config, kv_dtype),
-        weight_flops=2 * tokens * (shared + expert * (moe.top_k if moe else 0)),
+        weight_bytes=(weights.layers + weights.head + weights.expert * touched) * _ITEMSIZES[dtype],
+        kv_bytes=rows * read * kv_bytes_of_token(config, kv_dtype),
+        weight_flops=2 * (met + (rows if sampled is None else sampled) * weights.head),
         attention_flops=4 * tokens * seen * config.heads * config.head_dim,
     )
 
@@ -135,9 +170,13 @@ def decode_seconds(config: ModelConfig, rates: Rates, *, rows: int, context: flo
 
 
 def prefill_seconds(config: ModelConfig, rates: Rates, *, tokens: int, length: int, dtype: str) -> float:
-    """The least time to compute `tokens` tokens of prompts of `length`: compute-bound from some hundred tokens on."""
-    work = step_work(config, rows=1, tokens_per_row=tokens, context=(length + 1) / 2, dtype=dtype, kv_dtype="bfloat16")
-    flops = work.weight_flops + work.attention_flops
+    """The least time to compute `tokens` tokens of prompts of `length`, each of which samples once.
+
+    Weights are read once, as if all were one step; compute-bound from some hundred tokens on.
+    """
+    prompts = tokens / length
+    work = step_work(config, rows=1, tokens_per_row=length, context=length, dtype=dtype, kv_dtype="bfloat16", sampled=1)
+    flops = prompts * (work.weight_flops + work.attention_flops)
     return rates.seconds(num_bytes=work.weight_bytes, flops=flops)
 
 
@@ -146,12 +185,15 @@ def offline_seconds(
 ) -> float:
     """The least time for many requests at once, batches so large that reading weights costs nothing.
 
-    Additive: every token's dots and attention at the device's rate, plus the KV that the decode steps read.
+    Prompts of some requests are computed beside the decode steps of others, so all operations overlap with the reading
+    of KV. The first output token comes with the prompt, and the last is not computed on.
     """
-    decode_context = input_len + output_len / 2
-    per_token = step_work(config, rows=1, context=0, dtype="bfloat16", kv_dtype=kv_dtype).weight_flops
-    prompt = step_work(config, rows=1, context=input_len / 2, dtype="bfloat16", kv_dtype=kv_dtype)
-    decode = step_work(config, rows=1, context=decode_context, dtype="bfloat16", kv_dtype=kv_dtype)
-    flops = per_token * (input_len + output_len)
-    flops += prompt.attention_flops * input_len + decode.attention_flops * output_len
-    return requests * (flops / (rates.tflop_s * 1e12) + decode.kv_bytes * output_len / (rates.gb_s * 1e9))
+    weights = weights_of(config)
+    moe = next((layer.moe for layer in config.layers if layer.moe), None)
+    steps = max(output_len - 1, 0)
+    prompt = input_len * mean_seen(config, first=1, last=input_len)
+    decode = steps * mean_seen(config, first=input_len + 1, last=input_len + max(steps, 1))
+    flops = 2 * (input_len + steps) * (weights.layers + weights.expert * (moe.top_k if moe else 0))
+    flops += 2 * output_len * weights.head
+    flops += 4 * (prompt + decode) * config.heads * config.head_dim
+    return requests * rates.seconds(num_bytes=decode * kv_bytes_of_token(config, kv_dtype), flops=flops)

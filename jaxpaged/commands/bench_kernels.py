@@ -27,7 +27,7 @@ class KernelsOptions:
     backend: AttentionBackend = "auto"
     """Which implementations are timed."""
     tune: Switch = False
-    """Search tile sizes, warps and stages for this device and write them as a tuning table; needs a GPU."""
+    """Search tiles, warps and stages of the ops that have them (not linear) and write a tuning table; needs a GPU."""
     output: OptionalPath = None
     """With --tune: where the table is written (default: the user's, which the engine reads)."""
     quiet: Switch = False
@@ -43,13 +43,14 @@ def main(argv: Sequence[str]) -> int:
     from jaxpaged.bench.kernels import measure  # starts jax
     from jaxpaged.bench.programs import machine_dtype
     from jaxpaged.bench.rates import device_rates
-    from jaxpaged.bench.tune import require_gpu, tune
+    from jaxpaged.bench.tune import require_gpu, tunable, tune
     from jaxpaged.tuning import tuning_path, user_tuning
     from pallas_kernels.backend import choose_backend
     from pallas_kernels.target import current_target
 
     if options.tune:
         require_gpu(options.backend)
+        cases = tunable(cases)
     if not options.quick and current_target().platform == "cpu":
         raise ConfigError(
             name="--quick",
@@ -60,14 +61,15 @@ def main(argv: Sequence[str]) -> int:
     backend, _ = choose_backend(current_target().platform, options.backend)
     rates = device_rates(dtype=machine_dtype())
     progress = progress_options(quiet=options.quiet)
-    failed = 0
+    failed = total = 0
     if options.tune:
         rows = tune(cases, backend, rates, path=options.output or tuning_path(), progress=progress)
     else:
         rows = measure(cases, backend, rates, progress=progress, tuning=user_tuning())
     for row in rows:
+        total += 1
         failed += "error" in row
         write(json.dumps(row) + "\n")
     if failed:
-        say(f"{failed} of {len(cases)} cases could not be timed; their rows say why")
+        say(f"{failed} of {total} rows hold an error instead of times")
     return int(failed > 0)

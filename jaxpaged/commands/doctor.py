@@ -105,7 +105,13 @@ def _devices(facts: Facts) -> list[tuple[str, str]]:
         (f"{device.platform} {i}", f"{device.kind}, {_size(device.memory_bytes)}")
         for i, device in enumerate(probe.devices)
     ]
-    return [*rows, ("--dtype auto", f"{probe.dtype}: {probe.dtype_reason}")] if rows else [("none", probe.error)]
+    if not rows:
+        return [("none", probe.error)]
+    rows.append(("--dtype auto", f"{probe.dtype}: {probe.dtype_reason}"))
+    if (tuning := probe.tuning) is not None:
+        state = "NOT usable" if tuning.error else f"{tuning.entries} entries"
+        rows.append(("tuning table", f"{tuning.path}, {state}" if tuning.error or tuning.entries else "none"))
+    return rows
 
 
 def _self_test(facts: Facts) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ def judge(facts: Facts) -> tuple[Finding, ...]:
         _devices,
         _environment,
         _folders,
+        _tuning,
         _self_test,
     )
     found = [finding for rule in rules for finding in rule(facts)]
@@ -225,6 +226,12 @@ def _folders(facts: Facts) -> Iterator[Finding]:
                 f"at least {LEAST_FREE_BYTES / 2**20:.0f} are needed",
                 f"Delete from it what is old, {place}",
             )
+
+
+def _tuning(facts: Facts) -> Iterator[Finding]:
+    tuning = facts.probe.tuning
+    if tuning is not None and tuning.error:
+        yield _error(f"no engine starts: {tuning.error}", tuning.fix)
 
 
 def _self_test(facts: Facts) -> Iterator[Finding]:

@@ -39,6 +39,16 @@ class OpFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TuningFact:
+    """The user's tuning table: its file and how many entries it has, or why it cannot be used, and the fix."""
+
+    path: str
+    entries: int = 0
+    error: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """An op's backend against the reference in float32: largest difference, in units of the largest value there."""
 
@@ -79,6 +89,7 @@ class Probe:
     dtype_reason: str = ""
     devices: tuple[DeviceFact, ...] = ()
     ops: tuple[OpFact, ...] = ()
+    tuning: TuningFact | None = None
     checks: tuple[Check, ...] = ()
     generation: Generation | None = None
 
@@ -126,7 +137,7 @@ def read_lines(lines: Sequence[str], *, status: int | None, log: str) -> Probe:
         ending, error = "done", ""
     else:
         ending, error = "crashed", f"{_how(status)}: {_tail(log)}"
-    generation = found.get("generation", [None])[0]
+    generation, tuning = (found.get(part, [None])[0] for part in ("generation", "tuning"))
     return Probe(
         status=ending,
         error=error,
@@ -136,6 +147,7 @@ def read_lines(lines: Sequence[str], *, status: int | None, log: str) -> Probe:
         dtype_reason=devices.get("dtype_reason", ""),
         devices=tuple(DeviceFact(**device) for device in devices.get("devices", ())),
         ops=tuple(OpFact(**op) for op in found.get("op", ())),
+        tuning=None if tuning is None else TuningFact(**tuning),
         checks=tuple(Check(**check) for check in found.get("check", ())),
         generation=None
         if generation is None

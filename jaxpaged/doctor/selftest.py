@@ -18,9 +18,11 @@ import numpy as np
 from jax import Array
 
 from jaxpaged.doctor.probe import LINE_MARK
+from jaxpaged.errors import ConfigError
 from jaxpaged.llm import LLM
 from jaxpaged.memory import resolve_dtype, this_device
 from jaxpaged.request import RequestOutput, SamplingParams
+from jaxpaged.tuning import tuning_path, user_tuning
 from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.layer_pool import LayerPool, decode
@@ -68,13 +70,28 @@ def main(argv: Sequence[str]) -> int:
         for op in ("ragged_attention", "write_kv", "grouped_matmul"):
             tell("op", op=op, backend=str(backend), why=why)
         tell("op", op="linear", backend="xla", why="dense products are XLA's own dots on every platform")
+        tuned = tell_tuning()
         if "--quick" not in argv:
             try_ops(backend, device.platform, ["float32"] if dtype == "float32" else ["float32", dtype])
-            try_model(backend)
+            if tuned:  # else no engine starts, for a reason that is told
+                try_model(backend)
     except Exception as error:  # whatever it is, the parent says it
         tell("failed", error=f"{type(error).__name__}: {error}".rstrip(": "))
         return 1
     return 0
+
+
+def tell_tuning() -> bool:
+    """Tell of the user's tuning table; returns whether an engine could use it."""
+    path = tuning_path()
+    try:
+        table = user_tuning()
+    except ConfigError as error:
+        what = f"{error.name} is {error.value!r}: {error.limit}"
+        tell("tuning", path=str(path), error=what, fix=error.fix)
+        return False
+    tell("tuning", path=str(path), entries=len(table.entries))
+    return True
 
 
 def try_ops(backend: Backend, platform: str, dtypes: Sequence[str]) -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pallas_kernels.section import STAGES, TILE, WARPS, Bounds, Section
 from pallas_kernels.target import Target
 from pallas_kernels.tuning import NO_TUNING, Table, choose, facts_of, merged, shipped_table
 
-SECTION = "grouped_matmul"
+SECTION = Section(
+    name="grouped_matmul",
+    words={"dtype": ("float32", "bfloat16", "float16")},
+    numbers=("rows", "share", "experts", "outs", "ins"),
+    values={
+        "row_tile": TILE,
+        "out_tile": TILE,
+        "in_tile": TILE,
+        "band": Bounds(least=1, most=1024),
+        "num_warps": WARPS,
+        "num_stages": STAGES,
+    },
+)
 SHIPPED = shipped_table(Path(__file__).parent)
 
 
@@ -24,13 +37,7 @@ class Tuning:
     num_stages: int
 
     def __post_init__(self) -> None:
-        least = {"row_tile": 16, "out_tile": 16, "in_tile": 16, "band": 1, "num_warps": 1}
-        for field, bound in least.items():
-            value = getattr(self, field)
-            if value < bound or value & (value - 1):
-                raise ValueError(f"tuning of {SECTION}: {field} is {value}: it must be a power of two >= {bound}")
-        if self.num_stages < 1:
-            raise ValueError(f"tuning of {SECTION}: num_stages is {self.num_stages}: it must be >= 1")
+        SECTION.check(asdict(self))
 
 
 def tuning_for(
@@ -42,7 +49,6 @@ def tuning_for(
     rows when all get the same. Raises ValueError for an entry that is no tuning, LookupError when none fits.
     """
     facts = facts_of(target, rows=rows, share=-(-rows // experts), experts=experts, outs=outs, ins=ins, dtype=dtype)
-    values = choose(merged(table, SHIPPED), SECTION, facts)
-    if odd := {field.name for field in fields(Tuning)} ^ set(values):
-        raise ValueError(f"tuning of {SECTION} {values}: {', '.join(sorted(odd))} missing or unknown")
+    values = choose(merged(table, SHIPPED), SECTION.name, facts)
+    SECTION.check(values)
     return Tuning(**values)

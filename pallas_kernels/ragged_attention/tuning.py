@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pallas_kernels.launch import next_power_of_two
+from pallas_kernels.pool_spec import DTYPES
+from pallas_kernels.section import STAGES, TILE, WARPS, Bounds, Section
 from pallas_kernels.target import Target
 from pallas_kernels.tuning import NO_TUNING, Table, choose, compute_units, facts_of, merged, shipped_table
 
-SECTION = "ragged_attention"
 CASES = ("decode", "mixed", "prefill")
 PREFILL_TOKENS_PER_ROW = 64
 MIN_TILES_PER_SPLIT = 4
 MAX_SPLITS = 64
+_SPLITS = Bounds(least=1, most=MAX_SPLITS)
+SECTION = Section(
+    name="ragged_attention",
+    words={"case": CASES, "dtype": DTYPES},
+    numbers=("head_dim", "group"),
+    values={
+        "q_tile": TILE,
+        "kv_tile": TILE,
+        "num_warps": WARPS,
+        "num_stages": STAGES,
+        "waves": Bounds(least=1, most=64, power_of_two=False),
+    },
+    optional=("waves",),
+)
 SHIPPED = shipped_table(Path(__file__).parent)
 
 
@@ -29,13 +44,10 @@ class Tuning:
     num_splits: int = 1  # decode: programs that share one row's keys; no value of a table, it follows the shapes
 
     def __post_init__(self) -> None:
-        for field, least in (("q_tile", 16), ("kv_tile", 16), ("num_splits", 1), ("num_warps", 1)):
-            value = getattr(self, field)
-            if value < least or value & (value - 1):
-                raise ValueError(f"Tuning.{field} is {value}: it must be a power of two >= {least}")
-        for field in ("num_stages", "waves"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"Tuning.{field} is {getattr(self, field)}: it must be >= 1")
+        values = asdict(self)
+        splits = values.pop("num_splits")
+        SECTION.check(values)
+        assert _SPLITS.hold(splits), f"{splits} splits, must be {_SPLITS}"
 
 
 def case_of(num_tokens: int, num_rows: int) -> str:
@@ -72,10 +84,8 @@ def tuning_for(
     if case not in CASES:
         raise ValueError(f"case is {case!r}: it must be one of {', '.join(CASES)}")
     facts = facts_of(target, case=case, head_dim=head_dim, group=group, dtype=dtype)
-    values = choose(merged(table, SHIPPED), SECTION, facts)
-    allowed = {"q_tile", "kv_tile", "num_warps", "num_stages", "waves"}
-    if missing := allowed - {"waves"} - set(values) or set(values) - allowed:
-        raise ValueError(f"tuning of {SECTION} {values}: {', '.join(sorted(missing))} missing or unknown")
+    values = choose(merged(table, SHIPPED), SECTION.name, facts)
+    SECTION.check(values)
     tuning = Tuning(**values)
     if case != "decode":
         return tuning

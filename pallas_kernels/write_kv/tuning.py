@@ -5,13 +5,20 @@ Not measured: few tokens a program in decode, so that a small step still has pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pallas_kernels.pool_spec import DTYPES
+from pallas_kernels.section import WARPS, Bounds, Section
 from pallas_kernels.target import Target
 from pallas_kernels.tuning import NO_TUNING, Table, choose, facts_of, merged, shipped_table
 
-SECTION = "write_kv"
+SECTION = Section(
+    name="write_kv",
+    words={"dtype": DTYPES},
+    numbers=("tokens", "head_dim"),
+    values={"token_tile": Bounds(least=1, most=1024), "num_warps": WARPS},
+)
 SHIPPED = shipped_table(Path(__file__).parent)
 
 
@@ -23,10 +30,7 @@ class Tuning:
     num_warps: int
 
     def __post_init__(self) -> None:
-        for field in ("token_tile", "num_warps"):
-            value = getattr(self, field)
-            if value < 1 or value & (value - 1):
-                raise ValueError(f"tuning of {SECTION}: {field} is {value}: it must be a power of two >= 1")
+        SECTION.check(asdict(self))
 
 
 def tuning_for(target: Target, *, tokens: int, head_dim: int, dtype: str, table: Table = NO_TUNING) -> Tuning:
@@ -34,7 +38,7 @@ def tuning_for(target: Target, *, tokens: int, head_dim: int, dtype: str, table:
 
     dtype: the pool's logical one. Raises ValueError for an entry that is no tuning, LookupError when none fits.
     """
-    values = choose(merged(table, SHIPPED), SECTION, facts_of(target, tokens=tokens, head_dim=head_dim, dtype=dtype))
-    if odd := {"token_tile", "num_warps"} ^ set(values):
-        raise ValueError(f"tuning of {SECTION} {values}: {', '.join(sorted(odd))} missing or unknown")
+    facts = facts_of(target, tokens=tokens, head_dim=head_dim, dtype=dtype)
+    values = choose(merged(table, SHIPPED), SECTION.name, facts)
+    SECTION.check(values)
     return Tuning(**values)

@@ -7,8 +7,10 @@ import pytest
 from jaxpaged.bench.roofline import (
     SHEETS,
     Rates,
+    Weights,
     decode_seconds,
     kv_bytes_of_token,
+    mean_seen,
     offline_seconds,
     prefill_seconds,
     sheet_of,
@@ -38,9 +40,12 @@ def sheet(name: str) -> Rates:
         ("llama-3.1-8b", "H200", 1, 1024, 3.16),
         ("llama-3.1-8b", "H200", 8, 1024, 3.35),
         ("llama-3.1-8b", "H200", 64, 1024, 4.92),
-        ("llama-3.1-8b", "H200", 256, 1024, 11.04),
+        # 15.0 GB of weights and 34.4 of KV; the dots alone would take 3.9 ms beside them
+        ("llama-3.1-8b", "H200", 256, 1024, 10.285),
+        # 7.7 TFLOP bind: 19.3 GB would take 4.0 ms
+        ("llama-3.1-8b", "H200", 512, 64, 7.788),
         ("llama-3.1-8b", "H200", 64, 4096, 10.29),
-        ("llama-3.1-8b", "MI300X", 256, 1024, 9.42),
+        ("llama-3.1-8b", "MI300X", 256, 1024, 9.315),
         ("mistral-7b", "H200", 1, 1024, 2.99),
         ("mixtral-8x7b", "H200", 1, 1024, 5.34),
         ("mixtral-8x7b", "H200", 8, 1024, 17.75),
@@ -55,7 +60,8 @@ def test_a_decode_step_on_the_sheet(name: str, device: str, rows: int, context: 
 
 
 def test_the_weights_of_llama_8b() -> None:
-    assert weights_of(model("llama-3.1-8b")) == (7_504_658_432, 0)
+    # 32 layers of (32 + 2 * 8 + 32) * 128 and 3 * 14336 columns of 4096, and a head of 128256 of them
+    assert weights_of(model("llama-3.1-8b")) == Weights(layers=6_979_321_856, head=525_336_576, expert=0)
 
 
 def test_one_token_of_mixtral_meets_two_of_eight_experts() -> None:
@@ -79,17 +85,44 @@ def test_nothing_is_read_behind_a_window() -> None:
     assert near == far
 
 
-def test_offline_a_thousand_in_and_out_on_an_h200() -> None:
-    seconds = offline_seconds(
-        model("llama-3.1-8b"), sheet("H200"), requests=1, input_len=1000, output_len=1000, kv_dtype="bfloat16"
+def test_a_token_sees_what_its_window_lets_it() -> None:
+    mistral = model("mistral-7b")  # 32 layers, window 4096
+    assert mean_seen(mistral, first=1, last=1) == 32
+    assert mean_seen(mistral, first=1, last=101) == 32 * 51
+    assert mean_seen(mistral, first=5000, last=6000) == 32 * 4096
+    # 1 to 4096 tokens in the first half, 4096 in the second: (2048.5 + 4096) / 2, to half a token
+    assert mean_seen(mistral, first=1, last=8192) == pytest.approx(32 * 3072.25, abs=16)
+
+
+def test_the_head_is_for_rows_that_sample() -> None:
+    llama = model("llama-3.1-8b")
+    chunk, last = (
+        step_work(
+            llama, rows=1, tokens_per_row=512, context=512, dtype="bfloat16", kv_dtype="bfloat16", sampled=sampled
+        )
+        for sampled in (0, 1)
     )
-    assert seconds / 1000 * 1e6 == pytest.approx(72.4, abs=0.1)  # microseconds an output token
+    assert chunk.weight_flops == 2 * 512 * 6_979_321_856
+    assert last.weight_flops - chunk.weight_flops == 2 * 525_336_576
+    assert chunk.attention_flops == 4 * 512 * 256.5 * 32 * 32 * 128
+    assert chunk.kv_bytes == 512 * 32 * 4096
+
+
+def test_offline_a_thousand_in_and_out_on_an_h200() -> None:
+    llama, h200 = model("llama-3.1-8b"), sheet("H200")
+    seconds = offline_seconds(llama, h200, requests=2, input_len=1000, output_len=1000, kv_dtype="bfloat16")
+    # 999 decode steps read 1001 to 1999 tokens of 131,072 bytes: 196 GB a request, 28.9 TFLOP meanwhile
+    assert seconds == pytest.approx(2 * 999 * 1500 * 131_072 / 4.8e12, rel=1e-9)
+    seconds = offline_seconds(llama, h200, requests=2, input_len=1000, output_len=1, kv_dtype="bfloat16")
+    flops = 2 * 1000 * 6_979_321_856 + 2 * 525_336_576 + 4 * 1000 * 500.5 * 32 * 4096
+    assert seconds == pytest.approx(2 * flops / 989e12, rel=1e-9)
 
 
 def test_prefill_is_bound_by_the_rate() -> None:
-    seconds = prefill_seconds(model("llama-3.1-8b"), sheet("H200"), tokens=8192, length=8192, dtype="bfloat16")
-    dots, attention = 2 * 7_504_658_432 * 8192, 4 * 8192 * 4096.5 * 4096 * 32
-    assert seconds == pytest.approx((dots + attention) / 989e12, rel=1e-6)
+    seconds = prefill_seconds(model("llama-3.1-8b"), sheet("H200"), tokens=8192, length=4096, dtype="bfloat16")
+    dots, heads = 2 * 6_979_321_856 * 8192, 2 * 525_336_576 * 2
+    attention = 4 * 8192 * 2048.5 * 4096 * 32
+    assert seconds == pytest.approx((dots + heads + attention) / 989e12, rel=1e-9)
 
 
 def test_the_kind_of_a_device_finds_its_sheet() -> None:
@@ -97,6 +130,8 @@ def test_the_kind_of_a_device_finds_its_sheet() -> None:
     assert sheet("H100 PCIe").gb_s == 2000
     assert sheet_of("AMD Instinct MI325X") == next(s for s in SHEETS if s.name == "MI325X")
     assert sheet_of("AMD EPYC 9654") is None
+    assert sheet_of("NVIDIA GH200 480GB") is None
+    assert sheet_of("gfx942:sramecc+:xnack-") == next(s for s in SHEETS if s.name == "gfx942")
 
 
 def test_rates_are_positive() -> None:

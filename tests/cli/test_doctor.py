@@ -16,7 +16,7 @@ import pytest
 from jaxpaged.commands.doctor import as_json, as_text, main
 from jaxpaged.doctor.facts import Cpu, DeviceNode, Drivers, Facts, Folder
 from jaxpaged.doctor.judge import healthy, judge
-from jaxpaged.doctor.probe import Check, DeviceFact, Generation, OpFact, Probe, read_lines
+from jaxpaged.doctor.probe import Check, DeviceFact, Generation, OpFact, Probe, TuningFact, read_lines
 from jaxpaged.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -181,6 +181,15 @@ WRONG = Check(op="write_kv", backend="triton", dtype="float32", error=0.5, toler
             a_cpu_machine(folders=cache_folder(error="Read-only file system")),
             "/cache (compiled programs) cannot be",
             "XDG",
+        ),
+        (
+            a_cpu_machine(
+                probe=dataclasses.replace(
+                    CPU_PROBE, tuning=TuningFact(path="/t.json", error="token_tile of ... is 48", fix="Mend the file")
+                )
+            ),
+            "no engine starts: token_tile of ... is 48",
+            "Mend the file",
         ),
         (a_cpu_machine(folders=cache_folder(free_bytes=2**20)), "is full: 1 MiB are free, at least 512", "volume"),
         (

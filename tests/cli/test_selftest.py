@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jaxpaged.doctor import selftest
-from jaxpaged.doctor.probe import Check, read_lines
+from jaxpaged.doctor.probe import Check, TuningFact, read_lines
 from pallas_kernels.backend import Backend
 from pallas_kernels.ragged_attention import ragged_attention
 
@@ -49,3 +50,18 @@ def test_a_wrong_kernel_does_not(capsys: pytest.CaptureFixture[str], monkeypatch
     found = checks(capsys, Backend.XLA, ["float32"])
     assert [name for name, check in found.items() if not check.passed] == ["ragged_attention float32"]
     assert found["ragged_attention float32"].error == pytest.approx(1e-3, rel=0.05)
+
+
+def test_a_tuning_table_that_no_engine_takes_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "tuning.json"
+    monkeypatch.setenv("JAXPAGED_TUNING", str(path))
+    for tile, usable in ((8, True), (48, False)):
+        path.write_text(json.dumps({"write_kv": [{"use": {"token_tile": tile, "num_warps": 2}}]}))
+        assert selftest.tell_tuning() == usable
+    good, bad = (read_lines([line], status=0, log="").tuning for line in capsys.readouterr().out.splitlines())
+    assert good == TuningFact(path=str(path), entries=1)
+    assert bad is not None
+    assert bad.error.startswith(f"token_tile of entry 1 of write_kv in the tuning table {path} is 48: it must be")
+    assert bad.fix.startswith("Mend or remove the file")

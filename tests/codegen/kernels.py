@@ -127,6 +127,7 @@ _ODD: tuple[dict[str, Any], ...] = (
     {"head_dim": 96, "softcap": 50.0, "block_size": 32},
     {"head_dim": 112, "group": 16, "kv_heads": 2, "block_size": 64},
     {"head_dim": 64, "group": 8, "window": 128, "sinks": True},
+    {"head_dim": 64, "group": 71, "kv_heads": 1},  # all of Falcon-7B's query heads share one kv head
 )
 _ATTENTION = [
     *(Attention(case=case, dtype=dtype, head_dim=d) for (case, dtype), dims in HEAD_DIMS.items() for d in dims),

@@ -121,6 +121,15 @@ def test_no_array_of_bytes_between_2_and_4_gib_on_a_gpu() -> None:
         assert config.num_blocks == blocks
 
 
+def test_a_share_asked_for_on_a_cpu_is_said_to_have_no_effect() -> None:
+    silent, told = resolved("cpu"), resolved("cpu", gpu_memory_utilization=0.9)
+    assert told.num_blocks == silent.num_blocks
+    assert told.reasons["num_blocks"] == (
+        f"{silent.reasons['num_blocks']}; gpu_memory_utilization is for GPUs and has no effect here"
+    )
+    assert resolved("cuda", gpu_memory_utilization=0.9) == resolved("cuda")
+
+
 @pytest.mark.parametrize(("share", "limit", "bought"), [(0.9, 1.0, 90), (0.9, 0.75, 75), (0.5, 0.75, 50)])
 def test_a_share_is_of_the_card_and_never_more_than_the_allocator_has(share: float, limit: float, bought: int) -> None:
     config = resolved("cuda", limit=limit, gpu_memory_utilization=share)

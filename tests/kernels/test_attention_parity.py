@@ -55,6 +55,7 @@ def covering(factors: Mapping[str, Sequence[object]]) -> list[dict[str, object]]
     return found
 
 
+_PLAIN = {"window": None, "softcap": None}
 COVERING = covering(FACTORS)
 
 
@@ -100,6 +101,11 @@ def test_every_two_values_meet() -> None:
 @pytest.mark.parametrize("values", COVERING, ids=lambda values: "-".join(map(str, values.values())))
 def test_agrees_with_the_reference(values: dict[str, object]) -> None:
     check(values)
+
+
+@pytest.mark.parametrize("step", ["decode", "mixed"])
+def test_many_query_heads_of_one_kv_head(step: str) -> None:
+    check({"head_dim": 64, "dtype": "bfloat16", "group": 71, "block_size": 16, "step": step, "sinks": False, **_PLAIN})
 
 
 OUTER = [name for name in FACTORS if name not in INNER]

@@ -6,18 +6,16 @@ import json
 from functools import partial
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import pytest
 
+import pallas_kernels
 from jaxpaged.errors import ConfigError
-from jaxpaged.tuning import tuning_path, user_tuning
-from pallas_kernels.backend import Backend
-from pallas_kernels.layer_pool import LayerPool
+from jaxpaged.tuning import SECTIONS, read_tuning, tuning_path, user_tuning
 from pallas_kernels.pool_spec import DTYPES
-from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.ragged_attention.tuning import CASES, SHIPPED, Tuning, case_of, splits_for, tuning_for
 from pallas_kernels.target import Target
+from pallas_kernels.tuning import SECTIONS as TUNING_SECTIONS
 from pallas_kernels.tuning import Entry, Table, as_json, choose, compute_units, load_table, merged, values_of
 
 H200 = Target(platform="cuda", kind="NVIDIA H200")
@@ -26,7 +24,7 @@ MI300X = Target(platform="rocm", kind="gfx942")
 
 def entry(**when: str | int | tuple[str | int, ...]) -> Entry:
     conditions = tuple((name, fact if isinstance(fact, tuple) else (fact,)) for name, fact in when.items())
-    return Entry(section="write_kv", when=conditions, use=(("tokens", 16),))
+    return Entry(section="write_kv", when=conditions, use=(("token_tile", 16), ("num_warps", 4)))
 
 
 def test_an_entry_fits_where_all_conditions_hold() -> None:
@@ -37,6 +35,8 @@ def test_an_entry_fits_where_all_conditions_hold() -> None:
     assert entry(max_head_dim=128, head_dim=(64, 128)).fits(facts)
     assert not entry(kind="H100").fits(facts)
     assert not entry(max_head_dim=127).fits(facts)
+    assert entry(min_head_dim=128, max_head_dim=128).fits(facts)
+    assert not entry(min_head_dim=129).fits(facts)
     assert not entry(platform="cuda", head_dim=(64, 80)).fits(facts)
 
 
@@ -46,10 +46,10 @@ def test_a_condition_on_no_fact_is_refused_even_after_one_that_fails() -> None:
 
 
 def test_the_first_table_goes_first() -> None:
-    ours = Table(entries=(Entry(section="write_kv", when=(("head_dim", (64,)),), use=(("tokens", 8),)),))
+    ours = Table(entries=(Entry(section="write_kv", when=(("head_dim", (64,)),), use=(("token_tile", 8),)),))
     both = merged(ours, Table(entries=(entry(),)))
-    assert choose(both, "write_kv", {"head_dim": 64}) == {"tokens": 8}
-    assert choose(both, "write_kv", {"head_dim": 128}) == {"tokens": 16}
+    assert choose(both, "write_kv", {"head_dim": 64}) == {"token_tile": 8}
+    assert choose(both, "write_kv", {"head_dim": 128}) == {"token_tile": 16, "num_warps": 4}
     with pytest.raises(LookupError, match=r"no tuning of write_kv for head_dim 128"):
         choose(ours, "write_kv", {"head_dim": 128})
 
@@ -69,7 +69,8 @@ def test_a_table_survives_a_file(tmp_path: Path) -> None:
         ([], "it holds a list"),
         ({"raged_attention": [{"use": {"q_tile": 16}}]}, "section is 'raged_attention'"),
         ({"write_kv": [{"when": {}}]}, "must be an object of `use`"),
-        ({"write_kv": [{"use": {"tokens": "16"}}]}, "tokens is '16'"),
+        ({"writekv": []}, "section is 'writekv'"),
+        ({"write_kv": [{"use": {"tokens": 1}}, {"use": {"tokens": "16"}}]}, "entry 2 of write_kv: tokens is '16'"),
         ({"write_kv": [{"when": {"head_dim": None}, "use": {"tokens": 16}}]}, "condition 'head_dim'"),
         ({"write_kv": 3}, "not iterable"),
     ],
@@ -93,6 +94,63 @@ def test_the_users_table_is_read_from_where_they_say(tmp_path: Path, monkeypatch
         user_tuning()
     asked.write_text(as_json(Table(entries=(entry(),))))
     assert user_tuning() == Table(entries=(entry(),))
+
+
+@pytest.mark.parametrize(
+    ("section", "entry", "message"),
+    [
+        (
+            "write_kv",
+            {"use": {"token_tile": 48, "num_warps": 2}},
+            "token_tile .* is 48: it must be a power of two from 1",
+        ),
+        ("write_kv", {"use": {"token_tile": 4, "warps": 2}}, r"use .*'warps': 2}: num_warps missing"),
+        (
+            "write_kv",
+            {"use": {"token_tile": 4, "num_warps": 2, "stages": 1}},
+            "stages .* is 1: it is unknown: there are",
+        ),
+        (
+            "write_kv",
+            {"when": {"tokns": 4}, "use": {"token_tile": 4, "num_warps": 2}},
+            "tokns .* is 4: no such condition",
+        ),
+        ("write_kv", {"when": {"max_dtype": "int8"}, "use": {"token_tile": 4, "num_warps": 2}}, "no such condition"),
+        ("write_kv", {"when": {"dtype": "int4"}, "use": {"token_tile": 4, "num_warps": 2}}, "one of float32, bfloat16"),
+        ("write_kv", {"when": {"min_tokens": "4"}, "use": {"token_tile": 4, "num_warps": 2}}, "must be a whole number"),
+        ("write_kv", {"when": {"platform": "gpu"}, "use": {"token_tile": 4, "num_warps": 2}}, "one of cpu, cuda, rocm"),
+        ("device", {"use": {"compute_units": 0}}, "compute_units .* is 0: it must be a whole number from 1 to 4096"),
+        (
+            "ragged_attention",
+            {"use": {"q_tile": 16, "kv_tile": 2048, "num_warps": 4, "num_stages": 1}},
+            "kv_tile .* is 2048: it must be a power of two from 16 to 1024",
+        ),
+        (
+            "grouped_matmul",
+            {"use": {"row_tile": 16, "out_tile": 16, "in_tile": 16, "band": 1, "num_warps": 64, "num_stages": 1}},
+            "num_warps .* is 64: it must be a power of two from 1 to 32",
+        ),
+    ],
+)
+def test_an_entry_that_no_kernel_can_be_cut_by_is_named(
+    section: str, entry: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"device": {"compute_units": 66}, "write_kv": {"token_tile": 4, "num_warps": 2}}
+    path = tmp_path / "tuning.json"
+    lines = [*([{"use": good[section]}] if section in good else []), entry]
+    path.write_text(json.dumps({section: lines}))
+    monkeypatch.setenv("JAXPAGED_TUNING", str(path))
+    with pytest.raises(ConfigError, match=message) as caught:
+        user_tuning()
+    assert f"of entry {len(lines)} of {section} in the tuning table {path} is" in str(caught.value)
+    assert str(caught.value).endswith("Mend or remove the file, or set JAXPAGED_TUNING to another")
+
+
+def test_the_shipped_tables_hold_nothing_that_a_users_may_not() -> None:
+    folders = [Path(pallas_kernels.__file__).parent / name for name in ("", *SECTIONS) if name != "device"]
+    tables = {folder.name: read_tuning(folder / "tuning.json") for folder in folders}
+    assert set(SECTIONS) == set(TUNING_SECTIONS)
+    assert {entry.section for table in tables.values() for entry in table.entries} == set(SECTIONS)
 
 
 def test_compute_units_of_known_and_unknown_devices() -> None:
@@ -143,23 +201,10 @@ def test_a_users_entry_goes_before_the_shipped_ones() -> None:
     assert ask("mixed", table=mine).num_splits == 1
 
 
-def test_a_works_table_reaches_the_kernels() -> None:
-    bad = Table(entries=(Entry(section="ragged_attention", use=(("q_tile", 17),)),))
-    ints = [jax.ShapeDtypeStruct(shape, jnp.dtype(jnp.int32)) for shape in ((2,), (1,), (1, 4))]
-    pool = LayerPool(k=jnp.zeros((4, 1, 16, 64)), v=jnp.zeros((4, 1, 16, 64)), dtype="float32")
-
-    def run(*lens: jax.Array) -> jax.Array:
-        work = attention_work(*lens, num_tokens=1, block_size=16, window=None, backend=Backend.TRITON, tuning=bad)
-        return ragged_attention(jnp.zeros((1, 1, 64)), pool, work, scale=1.0)
-
-    with pytest.raises(ValueError, match=r"kv_tile, num_stages, num_warps missing or unknown"):
-        jax.eval_shape(run, *ints)
-
-
 def test_what_is_no_tuning_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Tuning.kv_tile is 48: it must be a power of two"):
+    with pytest.raises(ValueError, match=r"kv_tile is 48: it must be a power of two from 16"):
         Tuning(q_tile=16, kv_tile=48, num_warps=4, num_stages=1)
-    with pytest.raises(ValueError, match=r"Tuning.waves is 0"):
+    with pytest.raises(ValueError, match=r"waves is 0"):
         Tuning(q_tile=16, kv_tile=16, num_warps=4, num_stages=1, waves=0)
     with pytest.raises(ValueError, match=r"case is 'verify'"):
         ask("verify")

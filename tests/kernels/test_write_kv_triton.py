@@ -140,7 +140,7 @@ def test_tuning_takes_few_tokens_a_program_in_small_steps() -> None:
 
 @pytest.mark.parametrize(
     ("use", "message"),
-    [({"token_tile": 3, "num_warps": 1}, "token_tile is 3"), ({"token_tile": 4, "warps": 1}, "num_warps, warps")],
+    [({"token_tile": 3, "num_warps": 1}, "token_tile is 3"), ({"token_tile": 4, "warps": 1}, "num_warps missing")],
 )
 def test_an_entry_that_is_no_tuning_is_refused(use: dict[str, int], message: str) -> None:
     table = Table(entries=(Entry(section="write_kv", use=tuple(use.items())),))
