@@ -45,7 +45,8 @@ GOALS = {
     "E1": Goal(what="Llama-8B decode, 1 row at 1k: share of the roofline", floor=0.55, goal=0.70),
     "E2": Goal(what="Llama-8B decode, 64 rows at 1k: share of the roofline", floor=0.50, goal=0.65),
     "E3": Goal(what="Llama-8B decode, 256 rows at 1k: share of the roofline", floor=0.50, goal=0.65),
-    "E4": Goal(what="offline 1000 in, 1000 out: share of the roofline", floor=0.40, goal=0.55),
+    # the marks are 5,500 and 7,600 output tokens/s of Llama-8B on an H200, whose roofline is 40.9 us a token
+    "E4": Goal(what="offline 1000 in, 1000 out: share of the roofline", floor=0.225, goal=0.31),
     "E5": Goal(what="prompts of 4k alone: share of dense bf16", floor=0.35, goal=0.50),
     "E6": Goal(what="server over offline throughput", floor=0.85, goal=0.95),
     "E7": Goal(what="GPU idle in decode steps", floor=0.10, goal=0.03, at_most=True),
