@@ -94,7 +94,8 @@ class AsyncEngine:
                     ended = True
                     raise event
                 if completion.push(event):  # its text has met a stop string; tokens on their way are not waited for
-                    self._send(lambda: self._stop(stream, request.id))
+                    with contextlib.suppress(EngineError):  # an engine that closes ends its requests itself
+                        self._send(lambda: self._stop(stream, request.id))
                 ended = completion.finished
                 if ended or output_kind is not OutputKind.FINAL_ONLY:
                     yield completion.output()

@@ -212,10 +212,7 @@ class LLMEngine:
             self._take_programs(self._early)
         launched = len(self._in_flight) < 2 and self._launch()  # two: an earlier commit was interrupted
         keep = 1 if launched and self.config.async_scheduling else 0
-        events: list[TokenEvent] = []
-        while len(self._in_flight) > keep:
-            events += self._commit()
-        return events
+        return self._commit() if len(self._in_flight) > keep else []
 
     def _take_programs(self, early: EarlyStart) -> None:
         """Use the step shapes that were compiled since."""

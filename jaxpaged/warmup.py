@@ -5,8 +5,9 @@ Owns the persistent compile cache's place and the count of compilations; after `
 
 from __future__ import annotations
 
-import atexit
 import os
+import queue
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -90,32 +91,38 @@ class EarlyStart:
 
     def __init__(self, runner: ModelRunner, table: BucketTable, *, progress: bool) -> None:
         warm_up(runner, table.base, progress=progress)
-        self._table = table
+        self._runner, self._table = runner, table
         self._ready = set(table.base)
-        rest = [bucket for bucket in _largest_first(table) if bucket not in self._ready]
-        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
-        self._jobs = {pool.submit(_compile_both, runner, bucket): bucket for bucket in rest}
-        pool.shutdown(wait=False)
-        atexit.register(pool.shutdown, wait=False, cancel_futures=True)  # nobody waits for programs nobody will run
+        self._rest = [bucket for bucket in _largest_first(table) if bucket not in self._ready]
+        self._ended: queue.SimpleQueue[Bucket | Exception] = queue.SimpleQueue()
+        threading.Thread(target=self._compile, name="compile").start()
 
     @property
     def done(self) -> bool:
         """Whether every program is there."""
-        return not self._jobs
+        return len(self._ready) == len(self._table)
 
     def grown(self) -> BucketTable | None:
         """The table that is ready, where that is more than at the last call. Raises what a compilation raised."""
-        ended = [job for job in self._jobs if job.done()]
-        for job in ended:
-            bucket = self._jobs.pop(job)
-            job.result()
-            self._ready.add(bucket)
-        return self._table.only(self._ready) if ended else None
+        before = len(self._ready)
+        while not self._ended.empty():
+            ended = self._ended.get()
+            if isinstance(ended, Exception):
+                raise ended
+            self._ready.add(ended)
+        return self._table.only(self._ready) if len(self._ready) > before else None
 
-
-def _compile_both(runner: ModelRunner, bucket: Bucket) -> None:
-    runner.compile(bucket)
-    runner.compile_sampler(bucket.rows)
+    def _compile(self) -> None:
+        for bucket in self._rest:
+            if not threading.main_thread().is_alive():  # the process ends: nobody will run them
+                return
+            try:
+                self._runner.compile(bucket)
+                self._runner.compile_sampler(bucket.rows)
+            except Exception as error:
+                self._ended.put(error)
+                return
+            self._ended.put(bucket)
 
 
 def _largest_first(buckets: Iterable[Bucket]) -> list[Bucket]:

@@ -40,7 +40,7 @@ class CompileOptions:
             raise ConfigError(
                 name="--bundle", value=self.engine.bundle, limit="this command makes bundles", fix="Leave it out"
             )
-        config = replace(self.engine, warmup=True)
+        config = replace(self.engine, warmup=True, early_start=False)
         if self.folder is None:
             return config
         if config.model not in (EngineConfig().model, self.folder):

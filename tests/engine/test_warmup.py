@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxpaged.buckets import Bucket
-from jaxpaged.warmup import use_compile_cache, warm_up
+from jaxpaged.buckets import Bucket, BucketTable
+from jaxpaged.warmup import EarlyStart, use_compile_cache, warm_up
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +66,68 @@ def test_a_program_that_cannot_be_stops_the_others() -> None:
     with pytest.raises(RuntimeError, match="no such program"):
         warm_up(runner, [Bucket(tokens=n, rows=1) for n in range(1, 41)], progress=False)  # pyright: ignore[reportArgumentType]
     assert runner.asked <= 6
+
+
+class SlowRunner:
+    """Takes a moment for each program, and remembers what it was asked for."""
+
+    def __init__(self, broken: int | None = None) -> None:
+        self.programs: list[str] = []
+        self._broken = broken
+
+    def compile(self, bucket: Bucket) -> None:
+        time.sleep(0.02)
+        if bucket.tokens == self._broken:
+            raise RuntimeError("no such program")
+        self.programs.append(f"{bucket.tokens}x{bucket.rows}")
+
+    def compile_sampler(self, rows: int) -> None:
+        self.programs.append(f"sampler-{rows}")
+
+
+TABLE = BucketTable.build(max_rows=16, max_step_tokens=256, min_rows=4)
+
+
+def grow(early: EarlyStart) -> list[int]:
+    """Sizes of the tables as they grow, until every program is there."""
+    sizes = []
+    while not early.done:
+        table = early.grown()
+        if table is not None:
+            sizes.append(len(table))
+        time.sleep(0.005)
+    return sizes
+
+
+def test_an_early_start_begins_with_the_largest_shapes() -> None:
+    runner = SlowRunner()
+    early = EarlyStart(runner, TABLE, progress=False)  # pyright: ignore[reportArgumentType]
+    assert {"256x16", "16x16", "sampler-16"} <= set(runner.programs)
+    assert not early.done
+    sizes = grow(early)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == len(TABLE) == 6
+    assert runner.programs.index("128x16") < runner.programs.index("4x4")
+
+
+def test_a_program_that_cannot_be_is_told_while_serving() -> None:
+    early = EarlyStart(SlowRunner(broken=64), TABLE, progress=False)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(RuntimeError, match="no such program"):
+        grow(early)
+
+
+def test_the_end_of_a_process_waits_for_no_program() -> None:
+    code = """
+import time
+from jaxpaged.buckets import BucketTable
+from jaxpaged.warmup import EarlyStart
+class Runner:
+    def compile(self, bucket):
+        time.sleep(0 if bucket.tokens in (2048, 16) else 1)
+    def compile_sampler(self, rows):
+        pass
+EarlyStart(Runner(), BucketTable.build(max_rows=16, max_step_tokens=2048, min_rows=1), progress=False)
+print(time.monotonic())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - float(ran.stdout) < 5, "nine programs of a second each were waited for"
