@@ -141,7 +141,7 @@ class ResolvedConfig:
     @property
     def min_rows(self) -> int:
         """Smallest row bucket: with fewer rows XLA's CPU dots change their sums' order or lose their fast path."""
-        return min(self.max_num_seqs, 8) if self.platform == "cpu" else min(self.max_num_seqs, 4)
+        return min(self.max_num_seqs, 8 if self.platform == "cpu" and self.dtype == "float32" else 4)
 
 
 def default_compile_cache() -> Path:

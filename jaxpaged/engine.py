@@ -290,7 +290,11 @@ class LLMEngine:
                 "concurrency",
                 f"{config.max_num_seqs} rows a step; {usable / config.max_model_len:.1f} longest contexts fit",
             ),
-            ("step", f"up to {config.max_num_batched_tokens:,} tokens, {len(list(self.buckets))} buckets"),
+            (
+                "step",
+                f"up to {config.max_num_batched_tokens:,} tokens, {len(self.buckets)} buckets; "
+                f"decode steps are padded by about {self.buckets.expected_padding:.0%}",
+            ),
             ("attention", f"{config.attention_backend}: {reasons['attention_backend']}"),
             ("prefix cache", "on" if config.enable_prefix_caching else "off"),
             (
