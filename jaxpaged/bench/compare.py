@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from jaxpaged.bench.comparison import Case, Comparison, Engine
 from jaxpaged.bench.launch import run_once
-from jaxpaged.bench.machine import busyness, describe_machine
+from jaxpaged.bench.machine import describe_machine
 from jaxpaged.bench.presence import missing_engine, missing_file
 from jaxpaged.errors import ConfigError
 
@@ -112,7 +112,11 @@ class Rows:
         self._keep(dict(row))
 
     def _read(self) -> None:
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        text = self.path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # the next row must not be glued to the half of another
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+        for line in text.splitlines():
             try:
                 self._keep(json.loads(line))
             except ValueError:  # a crash in the middle of a write
@@ -129,9 +133,9 @@ def measure(
     planned: Sequence[Turn],
     rows: Rows,
     *,
+    busy: Callable[[], Mapping[str, Any]],
     progress: Mapping[str, Any],
     run: Callable[..., dict[str, Any]] = run_once,
-    busy: Callable[[], Mapping[str, Any]] = busyness,
     told: Callable[[str], None] | None = None,
 ) -> None:
     """Do every run that has no row yet, one after the other. Interrupted, it leaves the rows measured so far."""

@@ -14,6 +14,7 @@ from jaxpaged.errors import ConfigError
 PRECISIONS = ("f32", "bf16", "f16", "int8", "int4")
 _COMMON = ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
 Part = TypeVar("Part", "Case", "Engine", "_Head")
+Named = TypeVar("Named", "Case", "Engine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +119,16 @@ def _models(raw: object, folder: Path) -> dict[str, dict[str, Path]]:
         isinstance(formats, dict) and all(isinstance(place, str) for place in formats.values())
         for formats in raw.values()
     ):
-        raise ConfigError(name="models", value=raw, limit='it must hold tables of paths, as in [models.x] hf = "path"')
+        raise ConfigError(
+            name="models",
+            value=raw,
+            limit='it must hold tables of paths, as in [models.x] hf = "path"',
+            fix='A name with a dot needs quotes: [models."x-0.5b"]',
+        )
     return {name: {key: folder / place for key, place in formats.items()} for name, formats in raw.items()}
 
 
-def _parts(kind: type[Part], raw: object, where: str, folder: Path) -> tuple[Part, ...]:
+def _parts(kind: type[Named], raw: object, where: str, folder: Path) -> tuple[Named, ...]:
     if not isinstance(raw, list) or not raw or not all(isinstance(entry, dict) for entry in raw):
         raise ConfigError(name=where, value=raw, limit=f"there must be at least one [[{where}]]")
     parts = tuple(
@@ -154,24 +160,32 @@ def _part(kind: type[Part], raw: Mapping[str, Any], where: str, folder: Path) ->
 
 def _value(hint: Any, value: Any, where: str, folder: Path) -> Any:
     """The value in the field's type. Raises ConfigError where it has another."""
-    if hint is Path and isinstance(value, str):
-        return folder / Path(value).expanduser()
-    if hint in (int, int | None) and type(value) is int and value >= 1:
-        return value
-    if hint is float and type(value) in (int, float) and value > 0:
-        return float(value)
-    if hint is str and isinstance(value, str):
-        return value
-    if get_origin(hint) is tuple and isinstance(value, list) and all(isinstance(word, str) for word in value):
-        return tuple(value)
-    if hint == Mapping[str, str] and isinstance(value, dict) and all(isinstance(word, str) for word in value.values()):
-        return value
-    if hint == Mapping[str, Any] and isinstance(value, dict):
-        return value
-    wanted = {Path: "a path", float: "a number above 0", str: "a text"}.get(hint)
-    origin = {tuple: "a list of texts"}.get(get_origin(hint) or int, "a table")
-    shown = wanted or ("a whole number of at least 1" if hint in (int, int | None) else origin)
-    raise ConfigError(name=where, value=value, limit=f"it must be {shown}")
+    wanted = "a table"
+    if hint is Path:
+        wanted = "a path"
+        if isinstance(value, str):
+            return folder / Path(value).expanduser()
+    elif hint in (int, int | None):
+        wanted = "a whole number of at least 1"
+        if type(value) is int and value >= 1:
+            return value
+    elif hint is float:
+        wanted = "a number above 0"
+        if type(value) in (int, float) and value > 0:
+            return float(value)
+    elif hint is str:
+        wanted = "a text"
+        if isinstance(value, str):
+            return value
+    elif get_origin(hint) is tuple:
+        wanted = "a list of texts"
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return tuple(value)
+    elif isinstance(value, dict):
+        wanted = "a table of texts"
+        if hint == Mapping[str, Any] or all(isinstance(word, str) for word in value.values()):
+            return value
+    raise ConfigError(name=where, value=value, limit=f"it must be {wanted}")
 
 
 def _check(comparison: Comparison) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from jaxpaged.bench.comparison import Case, Comparison, Engine
@@ -39,6 +40,7 @@ def missing_engine(engine: Engine) -> str:
     try:
         done = subprocess.run(
             [python_of(engine), "-c", _PROBE, *kind.modules],
+            cwd=tempfile.gettempdir(),  # what lies here is not installed
             capture_output=True,
             text=True,
             timeout=_PROBE_S,

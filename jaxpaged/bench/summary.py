@@ -175,7 +175,7 @@ def summary(made: Sequence[Result], compared: Sequence[Ratio]) -> dict[str, Any]
 def text_table(made: Sequence[Result]) -> str:
     """Medians for a terminal."""
     heads = ("case", "engine", "precision", *METRICS.values(), "spread", "rounds")
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for result in made:
         rate = result.metrics.get("out_tok_s")
         cells = [f"{spread.median:.4g}" if (spread := result.metrics.get(name)) else "-" for name in METRICS]

@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     options.check()
     from jaxpaged.bench.compare import Rows, absences, measure, turns
     from jaxpaged.bench.comparison import read_comparison
+    from jaxpaged.bench.machine import busyness
 
     comparison = read_comparison(options.config)
     absent = absences(comparison)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     told = None if options.quiet else say
     interrupted = False
     try:
-        measure(comparison, planned, rows, progress=progress_options(quiet=options.quiet), told=told)
+        measure(comparison, planned, rows, busy=busyness, progress=progress_options(quiet=options.quiet), told=told)
     except KeyboardInterrupt:
         interrupted = True
         say(f"interrupted: {len(rows.rows)} of {len(planned)} runs have a row; --resume goes on")

@@ -31,7 +31,7 @@ class Endpoint:
 
     def serve(self, request, record):
         """Send a request and note its tokens in `record`; a fault is noted as its error."""
-        connection = http.client.HTTPConnection(self.place.hostname, self.place.port or 80, timeout=600)
+        connection = http.client.HTTPConnection(self.place.hostname or "127.0.0.1", self.place.port or 80, timeout=600)
         try:
             path, body = self._body(request)
             headers = {"Content-Type": "application/json"}
