@@ -240,8 +240,11 @@ def test_how_busy_the_machine_is(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     stat = tmp_path / "proc" / "stat"
     stat.write_text("cpu  100 0 50 800 50 0 0 0 7 0\ncpu0 1 2\n")
-    later = "cpu  120 0 55 860 65 0 0 0 9 0\n"  # 25 in use of 100
-    assert busyness(root=tmp_path, sleep=lambda s: stat.write_text(later) and None)["busy_before"] == 0.25
+
+    def later(seconds: float) -> None:
+        stat.write_text("cpu  120 0 55 860 65 0 0 0 9 0\n")  # 25 in use of 100
+
+    assert busyness(root=tmp_path, sleep=later)["busy_before"] == 0.25
     stat.unlink()
     assert busyness(root=tmp_path, sleep=lambda s: None)["busy_before"] is None
     machine = describe_machine()
