@@ -55,7 +55,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             needs=("server",),
             format="gguf",
             install="build llama.cpp with its server, and give the path of llama-server",
-            make="convert it with llama.cpp's convert_hf_to_gguf.py",
+            make="make it with jaxpaged/bench/peers/make_gguf.py, or with llama.cpp's convert_hf_to_gguf.py",
         ),
         "openai-endpoint": Kind(
             runner="run_http.py", needs=("url or command",), install="start the server, or give its command"

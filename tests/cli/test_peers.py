@@ -13,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxpaged.bench import peers
 from jaxpaged.bench.kinds import KINDS
-from jaxpaged.bench.peers import peer_records
+from jaxpaged.bench.peers import make_gguf, peer_records
 from jaxpaged.bench.peers.peer_records import Record, Request, drive, figures, read_requests, warm_requests
+from jaxpaged.tiny import TINY_MODEL
 
 FOLDER = Path(next(iter(peers.__path__)))
 
@@ -208,3 +210,18 @@ def test_a_server_is_started_and_stopped(tmp_path: Path) -> None:
 def test_memory_of_a_tree_of_processes() -> None:
     mine = peer_records.tree_peak_rss_mb(1 << 22)
     assert mine is None
+
+
+def test_names_and_rotary_pairs_of_llama_cpp() -> None:
+    assert make_gguf.gguf_name("model.layers.11.self_attn.k_proj.bias") == "blk.11.attn_k.bias"
+    assert make_gguf.gguf_name("lm_head.weight") == "output.weight"
+    rows = np.arange(8).reshape(8, 1)  # two heads of width 4: halves 0 1 | 2 3 and 4 5 | 6 7
+    assert make_gguf.pairs_side_by_side(rows, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_the_tokens_of_llama_cpp_fill_the_vocabulary() -> None:
+    tokens, types, merges = make_gguf.tokens_of(Path(TINY_MODEL), 4100)
+    assert (len(tokens), len(set(tokens)), tokens[0], tokens[4099]) == (4100, 4100, "<|endoftext|>", "[unused 4099]")
+    assert (types[0], types[300], types[4099]) == (3, 1, 5)
+    assert len(merges) > 3000
+    assert all(len(merge.split(" ")) == 2 for merge in merges)
