@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_ROW, _BAR, _LABEL, _PLOT, _VALUE, _TOP = 34, 16, 250, 470, 120, 8
+_ROW, _BAR, _LABEL, _PLOT, _VALUE, _TOP = 34, 16, 270, 460, 130, 8
+_LETTERS = 33  # that the label column has room for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ def bars(name: str, bars_of: Sequence[Bar], *, unit: str) -> str:
 def _bar(bar: Bar, *, y: int, scale: float, unit: str) -> list[str]:
     middle = y + _ROW / 2
     text_y = middle + 4.5
-    label = bar.label if len(bar.label) <= 36 else f"{bar.label[:35]}…"
+    label = bar.label if len(bar.label) <= _LETTERS else f"{bar.label[: _LETTERS - 1]}…"
     told = f"{bar.median:.4g} {unit}"
     rounds = ", ".join(f"{value:.4g}" for value in bar.values)
     parts = [
