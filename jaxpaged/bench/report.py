@@ -18,14 +18,14 @@ _BUSY = 0.1
 _PLOTTED = (("out_tok_s", "tokens/s"), ("ttft_p50_ms", "ms"), ("tpot_p50_ms", "ms"))
 _ROW_KEYS = ("round", "case", "engine", "started_at", "load_1m", "busy_before", *METRICS, "error")
 _TOLD = ("settings", "versions", "threads")
-_METHOD = """Every run is a process of its own with nothing else of the comparison beside it: an engine is started, serves
-a few short requests that are not counted, then the trace. A round runs every engine once; the order turns round from
-one round to the next. Figures are medians of the rounds, with the least and the most beside them, a mark in the plots
-for each round. A ratio is taken within a round, then its median over the rounds; “ahead” and “behind” are said only
-where every round agrees. Answers are greedy and of fixed length, so that all engines compute the same number of tokens;
-whether they are the same tokens is not looked at here. TTFT: from the moment a request is there (or, one after the
-other, is let in) to its first token. TPOT: its mean time a token after that. ITL: the single times between two readings
-of a request."""
+_METHOD = """Every run is a process of its own with nothing else of the comparison beside it: an engine is started,
+serves a few short requests that are not counted (jaxpaged runs its step shapes instead), then the trace. A round runs
+every engine once; the order turns round from one round to the next. Figures are medians of the rounds, with the least
+and the most beside them, a mark in the plots for each round. A ratio is taken within a round, then its median over the
+rounds; “ahead” and “behind” are said only where every round agrees. Answers are greedy and of fixed length, so that all
+engines compute the same number of tokens; whether they are the same tokens is not looked at here. TTFT: from the moment
+a request is there (or, one after the other, is let in) to its first token. TPOT: its mean time a token after that. ITL:
+the single times between two readings of a request."""
 
 
 def page(comparison: Comparison, rows: Sequence[Row], absent: Sequence[Absence], *, interrupted: bool) -> str:
