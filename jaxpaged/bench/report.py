@@ -100,7 +100,7 @@ def _case(number: int, name: str, comparison: Comparison, made: Sequence[Result]
     about += [f"at most {case.max_concurrency} at once"] if case.max_concurrency else []
     plots = [
         f"<figure><figcaption>{escape(METRICS[metric])} ({'more' if metric == 'out_tok_s' else 'less'} is better)"
-        f'</figcaption><div class="plot" tabindex="0">'
+        f'</figcaption><div class="plot" tabindex="0" role="region" aria-label="{escape(METRICS[metric])}">'
         f"{bars(f'{METRICS[metric]}, {name}', _bars(mine, metric), unit=unit)}</div></figure>"
         for metric, unit in _PLOTTED
         if any(metric in result.metrics for result in mine)
