@@ -65,7 +65,7 @@ def throughput_sentence(row: Mapping[str, Any]) -> str:
     """One line for people."""
     limit, told = row.get("roofline"), f"{row['out_tok_s']} output tokens/s"
     if limit is None:
-        return f"{told}, requests arriving over time: no roofline"
+        return f"{told}, requests not all there from the start: no roofline"
     return (
         f"{told}: {limit['share']:.1%} of the roofline ({limit['out_tok_s']} by {limit['source']} {limit['device']}, "
         f"{limit['tflop_s']:.3g} TFLOP/s, {limit['gb_s']:.0f} GB/s)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -29,10 +29,13 @@ class Record:
     num_output: int = 0
     first_s: float | None = None
     last_s: float | None = None
+    gaps_s: list[float] = field(default_factory=list)
     error: str | None = None
 
     def add(self, num_tokens: int, now_s: float) -> None:
         if num_tokens:
+            if self.last_s is not None:
+                self.gaps_s.append(now_s - self.last_s)
             self.first_s = now_s if self.first_s is None else self.first_s
             self.last_s = now_s
             self.num_output += num_tokens
@@ -44,23 +47,27 @@ def measure(
     *,
     startup_s: float,
     progress: Mapping[str, Any],
+    max_concurrency: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
     """Serve the trace greedily, every request to its full length, and return the figures as one flat row.
 
+    With max_concurrency no more requests are with the engine at once; a request's waiting begins when it is let in.
+    itl: the times between two readings of a request's tokens.
     Raises RequestError where a request of the trace cannot be served; nothing is measured then.
     """
     for request in trace:
         engine.check(request.prompt_ids, _params(request))
     before = _copy(engine.metrics)
     began_s = clock()
-    records = _serve(engine, trace, began_s=began_s, progress=progress, clock=clock, sleep=sleep)
+    records = _serve(engine, trace, most=max_concurrency, began_s=began_s, progress=progress, clock=clock, sleep=sleep)
     total_s = clock() - began_s
     online = any(request.arrival_s for request in trace)
     return {
         "engine": "jaxpaged",
         "mode": "online" if online else "offline",
+        "max_concurrency": max_concurrency,
         **_latencies(records, total_s),
         **_counters(engine.metrics, before),
         **circumstances(engine, startup_s=startup_s),
@@ -71,6 +78,7 @@ def _serve(
     engine: LLMEngine,
     trace: Sequence[TraceRequest],
     *,
+    most: int | None,
     began_s: float,
     progress: Mapping[str, Any],
     clock: Callable[[], float],
@@ -78,14 +86,16 @@ def _serve(
 ) -> list[Record]:
     records: dict[str, Record] = {}
     coming = list(reversed(trace))
+    live = 0
     with tqdm(total=len(trace), unit="request", **progress) as bar:
         while coming or engine.has_unfinished:
             now_s = clock() - began_s
-            while coming and coming[-1].arrival_s <= now_s:
+            while coming and coming[-1].arrival_s <= now_s and (most is None or live < most):
                 request = coming.pop()
                 request_id = engine.submit(request.prompt_ids, _params(request), output_kind=OutputKind.DELTA)
+                live += 1
                 records[request_id] = Record(
-                    due_s=began_s + request.arrival_s,
+                    due_s=began_s + (request.arrival_s if most is None else now_s),
                     num_prompt=len(request.prompt_ids),
                     num_wanted=request.max_tokens,
                 )
@@ -98,6 +108,7 @@ def _serve(
                 record = records[output.request_id]
                 record.add(len(output.outputs[0].token_ids), now_s)
                 record.error = output.error
+                live -= int(output.finished)
                 bar.update(int(output.finished))
     return list(records.values())
 
@@ -110,6 +121,7 @@ def _latencies(records: Sequence[Record], total_s: float) -> dict[str, Any]:
     served = [(r, r.first_s, r.last_s) for r in records if r.first_s is not None and r.last_s is not None]
     ttft = [first - r.due_s for r, first, _ in served]
     tpot = [(last - first) / (r.num_output - 1) for r, first, last in served if r.num_output > 1]
+    itl = [gap for r in records for gap in r.gaps_s]
     num_input, num_output = sum(r.num_prompt for r in records), sum(r.num_output for r in records)
     return {
         "requests": len(records),
@@ -125,6 +137,8 @@ def _latencies(records: Sequence[Record], total_s: float) -> dict[str, Any]:
         "ttft_p99_ms": percentile_ms(ttft, 99),
         "tpot_p50_ms": percentile_ms(tpot, 50),
         "tpot_p99_ms": percentile_ms(tpot, 99),
+        "itl_p50_ms": percentile_ms(itl, 50),
+        "itl_p99_ms": percentile_ms(itl, 99),
         "e2e_p50_ms": percentile_ms([last - r.due_s for r, _, last in served], 50),
     }
 

@@ -6,6 +6,7 @@ import json
 import math
 import operator
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -65,6 +66,22 @@ def read_trace(path: Path, *, limit: int | None = None) -> list[TraceRequest]:
     if not trace:
         raise ConfigError(name="--input", value=str(path), limit="it holds no request")
     return sorted(trace, key=lambda request: request.arrival_s)
+
+
+def write_trace(path: Path, trace: Sequence[TraceRequest]) -> None:
+    """Write a trace that `read_trace` reads; arrivals in tenths of a millisecond. Raises OSError."""
+    lines = [
+        json.dumps(
+            {
+                "id": index,
+                "arrival_s": round(request.arrival_s, 4),
+                "max_tokens": request.max_tokens,
+                "prompt_ids": request.prompt_ids,
+            }
+        )
+        for index, request in enumerate(trace)
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def random_trace(

@@ -67,6 +67,21 @@ COMMANDS = (
         module="jaxpaged.commands.bench_accuracy",
     ),
     Command(
+        words=("bench", "compare"),
+        summary="other engines and this one on the same model and trace, in turn; a page of the results",
+        module="jaxpaged.commands.bench_compare",
+    ),
+    Command(
+        words=("bench", "make-model"),
+        summary="write a model folder of random weights that any engine can read",
+        module="jaxpaged.commands.bench_make_model",
+    ),
+    Command(
+        words=("bench", "make-trace"),
+        summary="write a trace of requests for `bench throughput` and `bench compare`",
+        module="jaxpaged.commands.bench_make_trace",
+    ),
+    Command(
         words=("doctor",),
         summary="look at versions, devices, folders and kernels; say what to mend",
         module="jaxpaged.commands.doctor",

@@ -13,7 +13,7 @@ from jaxpaged.commands.terminal import progress_options
 from jaxpaged.config import EngineConfig
 
 _LEAST: dict[str, int] = dict.fromkeys(
-    ("limit", "num_requests", "input_len", "output_len", "input_len_max", "output_len_max"), 1
+    ("limit", "max_concurrency", "num_requests", "input_len", "output_len", "input_len_max", "output_len_max"), 1
 )
 
 
@@ -28,6 +28,8 @@ class ThroughputOptions:
     """Trace, one JSON object a line: "prompt_ids", "max_tokens", and "arrival_s" (in seconds) where wanted."""
     limit: OptionalCount = None
     """Take only so many requests of the trace."""
+    max_concurrency: OptionalCount = None
+    """So many requests under way at most, 1: one after the other; a request's waiting begins when it is let in."""
     num_requests: int = 32
     """Without --input: how many requests."""
     input_len: int = 256
@@ -78,8 +80,14 @@ def main(argv: Sequence[str]) -> int:
     from jaxpaged.bench.share import throughput_sentence, throughput_share
     from jaxpaged.bench.throughput import measure
 
-    row = measure(engine, trace, startup_s=startup_s, progress=progress_options(quiet=options.quiet))
-    if row["mode"] == "offline" and row["out_tokens"]:
+    row = measure(
+        engine,
+        trace,
+        startup_s=startup_s,
+        progress=progress_options(quiet=options.quiet),
+        max_concurrency=options.max_concurrency,
+    )
+    if row["mode"] == "offline" and row["max_concurrency"] is None and row["out_tokens"]:
         row["roofline"] = throughput_share(engine, row, device_rates(dtype=engine.config.dtype))
     write_row(row, throughput_sentence(row), quiet=options.quiet)
     return 0

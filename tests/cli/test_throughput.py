@@ -33,12 +33,12 @@ class Clock:
         self.now_s += 0.5
 
 
-def run(engine: Any, *trace: TraceRequest) -> tuple[dict[str, Any], Clock]:
+def run(engine: Any, *trace: TraceRequest, **options: Any) -> tuple[dict[str, Any], Clock]:
     clock = Clock()
     engine.on_step = clock.tick
     engine.device = SimpleNamespace(name="test", platform="cpu")
     engine.config = EngineConfig(max_num_seqs=2)
-    row = measure(engine, trace, startup_s=1.0, progress={"disable": True}, clock=clock, sleep=clock.sleep)
+    row = measure(engine, trace, startup_s=1.0, progress={"disable": True}, clock=clock, sleep=clock.sleep, **options)
     return row, clock
 
 
@@ -71,6 +71,20 @@ def test_requests_are_not_taken_before_they_arrive(engine: Any) -> None:
 def test_waiting_for_a_place_counts_as_latency(engine: Any) -> None:
     row, _ = run(engine, request("a", 4), request("b", 4), request("c", 1, arrival_s=0.25))
     assert row["ttft_p99_ms"] > 2000  # due at 0.25 s, its token comes with the fifth step at 2.5 s
+
+
+def test_one_after_the_other(engine: Any) -> None:
+    row, _ = run(engine, request("a", 2), request("b", 3), request("c", 1), max_concurrency=1)
+    assert engine.most_in_flight == 1
+    assert (row["total_s"], row["max_concurrency"]) == (3.0, 1)
+    assert row["ttft_p99_ms"] == 500.0  # waiting begins when a request is let in
+
+
+def test_times_between_tokens(engine: Any) -> None:
+    row, _ = run(engine, request("a", 3), request("b", 2))
+    assert (row["itl_p50_ms"], row["itl_p99_ms"]) == (500.0, 500.0)
+    row, _ = run(engine, request("a", 1))
+    assert (row["itl_p50_ms"], row["tpot_p50_ms"]) == (None, None)
 
 
 def test_errors_are_counted(engine: Any) -> None:

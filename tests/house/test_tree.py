@@ -116,7 +116,17 @@ def test_an_import_does_not_bring(statement: str, absent: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["generate"], ["chat"], ["bench"], ["bench", "throughput"], ["bench", "kernels"], ["doctor"]]
+    "arguments",
+    [
+        [],
+        ["generate"],
+        ["chat"],
+        ["bench"],
+        ["bench", "throughput"],
+        ["bench", "kernels"],
+        ["bench", "compare"],
+        ["doctor"],
+    ],
 )
 def test_help_imports_no_jax(arguments: list[str]) -> None:
     code = (
