@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # with a largest size JAX locks the folder of compiled programs: workers never read what another one is writing
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**33))
 
-PROGRAMS = "JAXPAGED_TEST_PROGRAMS"
 LONGEST_FIRST = (
     *("engine/test_same.py", "engine/test_bundled.py", "host/test_scheduler_machine.py", "engine/test_families.py"),
     *("engine/test_compile.py", "cli/test_real.py", "engine/test_kv_dtype.py", "engine/test_long_context.py"),
@@ -31,21 +28,16 @@ LONGEST_FIRST = (
 """So that both workers are busy to the end. Files that compile the same programs are kept apart in time."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    if PROGRAMS not in os.environ:  # the workers inherit it
-        os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="jaxpaged-programs-")
-        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(PROGRAMS), ignore_errors=True))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="module")
-def programs() -> Iterator[str]:
-    """The compile cache of this run's engines: a program that several tests need is compiled once."""
+def programs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+    """The compile cache of this run's engines, of all workers: a program that several tests need is compiled once."""
     from jaxpaged.warmup import use_compile_cache
 
-    yield os.environ[PROGRAMS]
+    own = tmp_path_factory.getbasetemp()
+    yield str((own if worker_id == "master" else own.parent) / "programs")
     use_compile_cache(None)
