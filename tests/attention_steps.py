@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absent_device import BEFORE_0_11
 from jax import Array
 
 from pallas_kernels.backend import Backend
@@ -96,7 +100,13 @@ def stored(values: np.ndarray, case: Case) -> tuple[Array, Array | None]:
         head_dim=case.head_dim,
         dtype=case.dtype,
     )
-    return jax.jit(partial(encode, dtype=case.dtype, storage=spec.storage))(values)
+    return encoded(values, dtype=case.dtype, storage=spec.storage)
+
+
+@partial(jax.jit, static_argnames=("dtype", "storage"))
+def encoded(values: Array, *, dtype: str, storage: jnp.dtype) -> tuple[Array, Array | None]:
+    """As `encode`: one program for all pools of a shape."""
+    return encode(values, dtype=dtype, storage=storage)
 
 
 def poisoned(clean: LayerPool, live: np.ndarray) -> LayerPool:
@@ -108,9 +118,16 @@ def poisoned(clean: LayerPool, live: np.ndarray) -> LayerPool:
     return replace(clean, k=k, v=v, k_scale=scales[0], v_scale=scales[1])
 
 
-# an interpreted kernel is compiled once and run once or twice: what LLVM would make faster costs more than it saves
-@partial(jax.jit, static_argnames=("case", "backend"), compiler_options={"xla_backend_optimization_level": 0})
-def run(
+# An interpreted kernel is compiled once and run a few times: what XLA and LLVM would make faster costs more than it
+# saves. test_attention_parity.py shows that XLA's own options give as good results.
+CHEAP: Mapping[str, Any] = MappingProxyType(
+    {"xla_backend_optimization_level": 0}
+    # another generator of the same code for loops, twice as quick; from jax 0.11 on there is only the other one
+    | ({"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1} if BEFORE_0_11 else {})
+)
+
+
+def body(
     q: Array, pool: LayerPool, lens: tuple[Array, ...], sinks: Array | None, *, case: Case, backend: Backend
 ) -> Array:
     work = attention_work(
@@ -119,7 +136,15 @@ def run(
     return ragged_attention(q, pool, work, scale=0.3, softcap=case.softcap, sinks=sinks)
 
 
-def attend(case: Case, step: Step, backend: Backend, *, clean: bool = False) -> np.ndarray:
+def compiled_with(options: Mapping[str, Any]) -> Any:
+    """`body`, jitted with XLA's options."""
+    return jax.jit(body, static_argnames=("case", "backend"), compiler_options=dict(options))
+
+
+run = compiled_with(CHEAP)
+
+
+def attend(case: Case, step: Step, backend: Backend, *, clean: bool = False, run: Any = run) -> np.ndarray:
     """The backend's result in float32; the rows are no part of the compiled program."""
     lens = (step.cu_q_lens, step.kv_lens, step.block_tables)
     pool = step.clean if clean else step.pool

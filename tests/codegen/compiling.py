@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absent_device import absent_device
 from codegen.catalogue import program_of
 from codegen.devices import DEVICES, Device, compile_only
 from codegen.objects import code_objects
@@ -34,7 +35,7 @@ def compile_program(program: Program, device: Device, only: Any) -> jax.stages.C
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tuple(program.arguments)
     )
     jitted = jax.jit(program.function, donate_argnums=program.donate)
-    with assume_target(Target(platform=device.platform, kind=device.kind)):
+    with assume_target(Target(platform=device.platform, kind=device.kind)), absent_device(device.kind):
         return jitted.trace(*arguments).lower(lowering_platforms=(device.platform,)).compile()
 
 

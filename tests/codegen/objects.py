@@ -1,7 +1,8 @@
 """The machine code inside an executable that XLA serialised, and what it says of itself.
 
 XLA writes a Riegeli file (github.com/google/riegeli, doc/riegeli_records_file_format.md) of Snappy-compressed records
-(github.com/google/snappy, format_description.txt); the records hold ELF files as they are.
+(github.com/google/snappy, format_description.txt); the records hold ELF files as they are, or
+another such file.
 """
 
 from __future__ import annotations
@@ -40,11 +41,7 @@ class CodeObject:
 
 def code_objects(serialized: bytes) -> list[CodeObject]:
     """All that `executable.serialize()` holds. Raises ValueError where it holds none."""
-    found: list[CodeObject] = []
-    start = serialized.find(_SIGNATURE)
-    while start >= 0:
-        found += [parse(record[at:]) for record in _records(serialized[start:]) for at in _find_all(record, _ELF)]
-        start = serialized.find(_SIGNATURE, start + 1)
+    found = [parse(record[at:]) for record in _innermost(serialized) for at in _find_all(record, _ELF)]
     if not found:
         raise ValueError(f"no code object in {len(serialized)} bytes")
     return found
@@ -79,6 +76,19 @@ def _find_all(data: bytes, what: bytes) -> Iterator[int]:
     while at >= 0:
         yield at
         at = data.find(what, at + 1)
+
+
+def _innermost(data: bytes) -> Iterator[bytes]:
+    """The records of the Riegeli file in these bytes; from jax 0.11 on one of them is such a file, once more.
+
+    Only the first beginning counts: the inner file lies in a larger one as it is, but for the blocks' headers.
+    """
+    start = data.find(_SIGNATURE)
+    if start < 0:
+        yield data
+        return
+    for record in _records(data[start:]):
+        yield from _innermost(record)
 
 
 def _records(file: bytes) -> Iterator[bytes]:

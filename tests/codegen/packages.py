@@ -35,7 +35,7 @@ def install(folder: Path) -> None:
     """Make the folder, whole or not at all: packages arrive beside it and are moved in one step."""
     if folder.is_dir():
         return
-    jax = version("jax")
+    jax = ".".join(version("jax").split(".")[:3])  # repairs, as 0.12.0.1, do not come with plugins of their own
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}-"))
     wanted = [f"jax-rocm7-pjrt=={jax}", f"jax-cuda13-pjrt=={jax}", f"triton=={TRITON}"]

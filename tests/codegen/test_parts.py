@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 
 from codegen.checks import complaints, memory_complaints
 from codegen.children import run_all
-from codegen.objects import _msgpack, _unsnap
+from codegen.objects import _BLOCK, _BLOCK_HEADER, _SIGNATURE, _innermost, _msgpack, _unsnap
 from codegen.stubs import needed, wanted
 
 _CHILD = """
@@ -79,3 +80,21 @@ def test_complaints_name_what_is_wrong() -> None:
     ]
     assert memory_complaints(report, "gfx942") == ["200000000 bytes of temporaries, at most 150000000"]
     assert memory_complaints({**report, "argument": 10**12}, "gfx942") == ["1000199999950 bytes do not fit gfx942"]
+
+
+def riegeli(record: bytes) -> bytes:
+    """A file of one record, not compressed."""
+    sizes = bytes([0x80 | len(record) & 0x7F, 0x80 | len(record) >> 7 & 0x7F, len(record) >> 14])
+    body = b"\0" + bytes([len(sizes)]) + sizes + record
+    header = struct.pack("<QQQcxxxxxxxQ", 0, len(body), 0, b"r", len(record))
+    data, most = header + body, _BLOCK - _BLOCK_HEADER
+    between = _SIGNATURE.ljust(_BLOCK_HEADER, b"\0")
+    return b"".join(between + data[at : at + most] for at in range(0, len(data), most))
+
+
+def test_a_file_inside_a_file_is_read_without_the_headers_of_either() -> None:
+    record = bytes(range(251)) * 600
+    assert len(record) > 2 * _BLOCK
+    once, twice = riegeli(record), riegeli(riegeli(record))
+    assert list(_innermost(b"before" + once)) == [record]
+    assert list(_innermost(b"before" + twice)) == [record]

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+from absent_device import absent_device
 from codegen.catalogue import program_of
 from codegen.objects import parse
 from codegen.program import Program
@@ -69,7 +70,7 @@ def calls_of(program: Program, chip: Chip) -> list[Call]:
     from jax._src.lib import triton as triton_dialect
     from jaxlib.mlir import ir
 
-    with assume_target(Target(platform=chip.platform, kind=chip.kind)):
+    with assume_target(Target(platform=chip.platform, kind=chip.kind)), absent_device(chip.kind):
         lowered = jax.jit(program.function).trace(*program.arguments).lower(lowering_platforms=(chip.platform,))
     found: list[Any] = []
 

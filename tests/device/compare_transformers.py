@@ -28,10 +28,11 @@ from jaxpaged.weights.mapping import expected_tensors
 from jaxpaged.weights.random import random_model
 
 _STATIC_BATCH = 8
+_MOST_S = 25  # for one run of continuous batching
 
 
 def compare(*, shape: str, rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
-    """Interleaved rounds; then a row with the medians and their ratio. All in one type: bfloat16 on a GPU."""
+    """After each of the interleaved rounds a row with the medians so far. All in one type: bfloat16 on a GPU."""
     import torch
 
     on_gpu = jax.devices()[0].platform != "cpu"
@@ -47,6 +48,7 @@ def compare(*, shape: str, rounds: int, quick: bool) -> Iterator[dict[str, Any]]
         max_model_len=256 if quick else 2048,
         max_num_seqs=8 if quick else 32,
         enable_prefix_caching=False,
+        warmup=not quick,
     )
     engine = LLMEngine(options, model=model)
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +62,7 @@ def compare(*, shape: str, rounds: int, quick: bool) -> Iterator[dict[str, Any]]
     found: dict[str, list[float]] = {name: [] for name in runs}
     failed: dict[str, str] = {}
     same = _same_tokens(engine, theirs, trace[0])  # and what is loaded at first use is loaded
-    for number in range(rounds):
+    for _ in range(rounds):
         for name, run in runs.items():
             if name in failed:
                 continue
@@ -68,24 +70,23 @@ def compare(*, shape: str, rounds: int, quick: bool) -> Iterator[dict[str, Any]]
                 found[name].append(run())
             except Exception as error:  # theirs may not have it on this machine; the others go on
                 failed[name] = f"{type(error).__name__}: {error}"
-        yield {"id": f"round{number}", "value": None, "out_tok_s": {k: v[-1] for k, v in found.items() if v}}
-    medians = {name: statistics.median(values) for name, values in found.items() if values}
-    ratio = medians["jaxpaged"] / medians["static"] if {"jaxpaged", "static"} <= set(medians) else None
-    yield {
-        "id": "E8",
-        "value": ratio,
-        "shape": shape,
-        "dtype": dtype,
-        "requests": len(trace),
-        "in_tokens": sum(len(request.prompt_ids) for request in trace),
-        "out_tokens": sum(request.max_tokens for request in trace),
-        "static_batch": _STATIC_BATCH,
-        "same_tokens": same,
-        "out_tok_s": medians,
-        "rounds": found,
-        "failed": failed,
-        "versions": _versions(),
-    }
+        medians = {name: statistics.median(values) for name, values in found.items() if values}
+        ratio = medians["jaxpaged"] / medians["static"] if {"jaxpaged", "static"} <= set(medians) else None
+        yield {
+            "id": "E8",
+            "value": ratio,
+            "shape": shape,
+            "dtype": dtype,
+            "requests": len(trace),
+            "in_tokens": sum(len(request.prompt_ids) for request in trace),
+            "out_tokens": sum(request.max_tokens for request in trace),
+            "static_batch": _STATIC_BATCH,
+            "same_tokens": same,
+            "out_tok_s": medians,
+            "rounds": found,
+            "failed": failed,
+            "versions": _versions(),
+        }
 
 
 def write_folder(folder: Path, shape: Any, model: LoadedModel) -> None:
@@ -176,7 +177,7 @@ def _continuous(model: Any, trace: Sequence[TraceRequest]) -> float:
         while left:
             result = manager.get_result(timeout=1)
             if result is None:
-                if not manager.is_running() or time.perf_counter() - began_s > 100:
+                if not manager.is_running() or time.perf_counter() - began_s > _MOST_S:
                     raise RuntimeError("its thread ended, or gave nothing for too long")
                 continue
             if result.is_finished():

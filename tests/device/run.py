@@ -2,8 +2,9 @@
 
 Each part is a process of its own with a time limit, so that one failure loses one part. Parts print what they do; rows
 of JSON come to DIR/PART.jsonl, what they mean to DIR/summary.jsonl and, as a table, to stdout. Needs jax with a GPU
-plugin, flax, numpy, safetensors, tokenizers and tqdm, no command-line packages and no network; torch and transformers
-for one part. --quick runs the same parts at small shapes on any machine; on a CPU no row is judged.
+plugin, flax, jinja2, numpy, safetensors, tokenizers and tqdm, no command-line packages and no network; one part needs
+pytest, one torch and transformers. --quick runs the same parts at small shapes on any machine; on a CPU no row is
+judged.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +36,30 @@ PARTS = {
 }
 """Seconds that each part may take, in the order of what is wanted most."""
 TOTAL_S = 590
-QUICK_TESTS = "summary or linear or compiled"
+LAST_S = 5
+"""Before its limit a part is interrupted, and may write what it has."""
+NEEDED = ("jax", "flax", "jinja2", "numpy", "safetensors", "tokenizers", "tqdm")
+NEEDED_BY = {"tests": ("pytest",), "transformers": ("torch", "transformers")}
+QUICK_TESTS = "linear or top_k or write_kv"
 
 
 def main() -> int:
     """Run the parts, write the summary; returns 0 unless a floor was not kept."""
     arguments = _arguments()
+    if missing := _missing(NEEDED):
+        sys.exit(f"packages are missing: {missing}")
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     deadline_s = time.monotonic() + TOTAL_S
     failures = {}
     for name in arguments.parts or PARTS:
         left_s = min(PARTS[name], deadline_s - time.monotonic())
-        said = "no time left" if left_s < 5 else _run(name, folder, quick=arguments.quick, limit_s=left_s)
+        if missing := _missing(NEEDED_BY.get(name, ())):
+            said = f"packages are missing: {missing}"
+        elif left_s < 2 * LAST_S:
+            said = "no time left"
+        else:
+            said = _run(name, folder, quick=arguments.quick, limit_s=left_s)
         if said:
             failures[name] = said
         print(f"=== {name}: {said or 'done'}", flush=True)
@@ -64,6 +79,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _missing(packages: Sequence[str]) -> str:
+    return ", ".join(name for name in packages if find_spec(name) is None)
+
+
 def _run(name: str, folder: Path, *, quick: bool, limit_s: float) -> str:
     """Run a part; returns what went wrong, "" for nothing."""
     environment = {
@@ -73,25 +92,36 @@ def _run(name: str, folder: Path, *, quick: bool, limit_s: float) -> str:
         "PYTHONUNBUFFERED": "1",
         "XDG_CACHE_HOME": str(Path(tempfile.gettempdir()) / "jaxpaged-device-cache"),
     }
-    part = folder / f"{name}.jsonl"
+    part = (folder / f"{name}.jsonl").absolute()
     part.unlink(missing_ok=True)
     if name == "tests":
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n0", "-q", "-W", "default", "-p", "no:cacheprovider"]
-        command += ["tests/device", f"--junitxml={folder / 'tests.xml'}"]
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-W", "default", "-p", "no:cacheprovider"]
+        command += ["-o", "addopts=--import-mode=importlib"]  # the project's own need pytest-xdist
+        command += ["tests/device", f"--junitxml={(folder / 'tests.xml').absolute()}"]
         command += ["-k", QUICK_TESTS] if quick else []
     else:
         command = [sys.executable, str(Path(__file__).with_name("parts.py")), name, str(part)]
         command += ["--quick"] if quick else []
     print(f"=== {name}: at most {limit_s:.0f} s", flush=True)
     began_s = time.monotonic()
-    try:
-        done = subprocess.run(command, cwd=ROOT, env=environment, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return f"stopped after {limit_s:.0f} s"
+    status = _limited(command, environment, limit_s)
     spent_s = round(time.monotonic() - began_s, 1)
     if name == "tests":
-        part.write_text(json.dumps({"part": name, "status": done.returncode, "spent_s": spent_s}) + "\n")
-    return f"ended with status {done.returncode} after {spent_s} s" if done.returncode else ""
+        part.write_text(json.dumps({"part": name, "status": status, "spent_s": spent_s}) + "\n")
+    if spent_s >= limit_s - LAST_S:
+        return f"stopped after {spent_s} s"
+    return f"ended with status {status} after {spent_s} s" if status else ""
+
+
+def _limited(command: Sequence[str], environment: dict[str, str], limit_s: float) -> int:
+    """The status of a command that is interrupted shortly before its limit, and killed at it."""
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as running:
+        for wait_s, end in ((limit_s - LAST_S, signal.SIGINT), (LAST_S, signal.SIGKILL)):
+            try:
+                return running.wait(wait_s)
+            except subprocess.TimeoutExpired:
+                running.send_signal(end)
+        return running.wait()
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

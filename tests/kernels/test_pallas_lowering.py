@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+from absent_device import absent_device
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.grouped_matmul import grouped_matmul
@@ -21,6 +20,7 @@ from pallas_kernels.target import Target, assume_target
 from pallas_kernels.tuning import NO_TUNING, Entry, Fact, Table, facts_of
 from pallas_kernels.write_kv import write_kv
 
+KINDS = {"cuda": "NVIDIA H200", "rocm": "gfx942"}
 PLATFORMS = pytest.mark.parametrize("platform", ["cuda", "rocm"])
 SPLIT = ["decode_split", "decode_merge"]
 
@@ -54,15 +54,6 @@ SHAPES = {  # name: shape, kernels expected
         ["mixed", *SPLIT],
     ),
 }
-
-
-def pretend(platform: str) -> AbstractContextManager[object]:
-    """From jax 0.11 the lowering asks the device for its architecture: an abstract one answers."""
-    if tuple(int(n) for n in jax.__version__.split(".")[:2]) < (0, 11):
-        return nullcontext()
-    kind = {"cuda": "NVIDIA H100", "rocm": "gfx942"}[platform]
-    device = AbstractDevice(device_kind=kind, num_cores=None, platform="gpu")
-    return use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device))
 
 
 def kernels_of(text: str) -> list[str]:
@@ -99,7 +90,7 @@ def lower(target: Target, shape: Shape, table: Table = NO_TUNING) -> str:
 
     q = of((shape.tokens, shape.heads, shape.head_dim), jnp.dtype(jnp.bfloat16))
     ints = [of(size, jnp.dtype(jnp.int32)) for size in ((shape.rows + 1,), (shape.rows,), (shape.rows, 512))]
-    with pretend(target.platform), assume_target(target):
+    with absent_device(KINDS[target.platform]), assume_target(target):
         return jax.jit(run).trace(q, pool, *ints).lower(lowering_platforms=(target.platform,)).as_text()
 
 
@@ -121,7 +112,6 @@ def test_attention_lowers_over_every_pool(platform: str, dtype: str) -> None:
 
 
 STEPS = {"decode": (64, 64), "mixed": (128, 64), "prefill": (512, 8)}
-KINDS = {"cuda": "NVIDIA H200", "rocm": "gfx942"}
 
 
 def facts_for(entry: Entry, platform: str) -> dict[str, Fact]:
@@ -168,7 +158,7 @@ def test_write_lowers_to_one_kernel_in_place(platform: str, dtype: str, pairs: i
         return write_kv(pool, k, v, slots, rope=rope, backend=Backend.TRITON)
 
     arrays = (spec.abstract(), new, new, of((100,), jnp.dtype(jnp.int32)), rope)
-    with pretend(platform), assume_target(Target(platform=platform)):
+    with absent_device(KINDS[platform]), assume_target(Target(platform=platform)):
         text = jax.jit(run, donate_argnums=0).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
     assert kernels_of(text) == ["write_kv"]
     first = 3 if pairs is None else 5
@@ -184,6 +174,6 @@ def test_grouped_matmul_lowers_to_one_kernel(platform: str, rows: int, dtype: st
     of = jax.ShapeDtypeStruct
     x, w = of((rows, 4096), jnp.dtype(jnp.float32)), of((8, 14336, 4096), jnp.dtype(dtype))
     run = partial(grouped_matmul, backend=Backend.TRITON)
-    with pretend(platform), assume_target(Target(platform=platform)):
+    with absent_device(KINDS[platform]), assume_target(Target(platform=platform)):
         lowered = jax.jit(run).trace(x, w, of((8,), jnp.dtype(jnp.int32))).lower(lowering_platforms=(platform,))
     assert kernels_of(lowered.as_text()) == ["grouped_matmul"]
