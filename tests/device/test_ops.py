@@ -136,13 +136,14 @@ def test_chunk_boundaries_change_no_bit(dtype: str, window: int | None) -> None:
         kv_heads=kv_heads,
         head_dim=head_dim,
         dtype=dtype,
+        platform=current_target().platform,
     )
     keys = iter(jax.random.split(jax.random.key(0), 3))
     shape = (width + 1, kv_heads, block_size, head_dim)
     (k, k_scale), (v, v_scale) = (encode(jax.random.normal(next(keys), shape), dtype, spec.storage) for _ in "kv")
     pool = LayerPool(k=k, v=v, k_scale=k_scale, v_scale=v_scale, dtype=dtype)
     q = np.asarray(jax.random.normal(next(keys), (length, heads, head_dim)))
-    table = np.stack([1 + np.arange(width), np.zeros(width)]).astype(np.int32)
+    table = jnp.stack([1 + jnp.arange(width), jnp.zeros(width, jnp.int32)]).astype(jnp.int32)
 
     @partial(jax.jit, compiler_options=INTERPRETED if on_cpu() else {})
     def attend(q: Any, pool: LayerPool, cu_q_lens: Any, kv_lens: Any) -> Any:
