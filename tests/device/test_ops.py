@@ -24,7 +24,7 @@ from pallas_kernels.layer_pool import LayerPool, decode, encode
 from pallas_kernels.linear import linear
 from pallas_kernels.pool_spec import DTYPES, pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
-from pallas_kernels.target import Target, assume_target, on_cpu
+from pallas_kernels.target import Target, assume_target, current_target, on_cpu
 from pallas_kernels.top_k import top_k
 
 pytestmark = pytest.mark.gpu
