@@ -17,6 +17,7 @@ from jax import Array, lax
 
 from jaxpaged.models.config import LayerConfig, ModelConfig, MoEConfig
 from jaxpaged.models.context import StepContext
+from pallas_kernels.backend import Backend
 from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.linear import linear, row_means
@@ -111,7 +112,7 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         pool = write_kv(pool, k, v, slots, rope=table, backend=work.backend, tuning=work.tuning)
         q = rotate(q, table)
-        if not on_cpu():  # what the kernels multiply and the next product takes: half the bytes to write and read
+        if not on_cpu() or work.backend == Backend.NATIVE:  # what kernels multiply and the next product takes
             q = q.astype(self.dtype)
         out = ragged_attention(q, pool, work, scale=config.scale)  # [T, H, D]
         return self.o_proj(out.reshape(tokens, -1)), pool
