@@ -7,7 +7,18 @@ import zipfile
 
 MAX_MODEL_BYTES = 12 * 10**6
 PACKAGES = ("jaxpaged", "pallas_kernels", "jaxpaged_server")
-NATIVE = (*("amx.h", "attend_amx.h", "attend_vector.h", "attention.cc", "attention.h", "parallel.h", "vectors.h"),)
+NATIVE = (
+    *(
+        "amx.h",
+        "attend_amx.h",
+        "attend_vector.h",
+        "attention.cc",
+        "attention.h",
+        "linear.cc",
+        "parallel.h",
+        "vectors.h",
+    ),
+)
 NEEDED = (
     *(f"{package}/py.typed" for package in PACKAGES),
     "jaxpaged/tiny/config.json",

@@ -15,7 +15,7 @@ POOL_DTYPES = ("float32", "bfloat16", "int8", "float8_e4m3fn")
 KEYS_OF_A_PANEL, VALUES_OF_A_PANEL = 16, 8
 """Block sizes must be multiples of the first, head dims of the second."""
 
-_TARGETS = tuple(f"jaxpaged_attention_{dtype}" for dtype in POOL_DTYPES)
+_TARGETS = (*(f"jaxpaged_attention_{dtype}" for dtype in POOL_DTYPES), "jaxpaged_linear_bfloat16")
 _AMX = {1: "AMX", -1: "AVX (the kernel refuses AMX)", 0: "AVX"}
 
 
@@ -44,6 +44,11 @@ def library() -> Library:
     for name in _TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
     return Library(obstacle="", unit=_AMX[int(loaded.jaxpaged_amx())])
+
+
+def packs_weights() -> bool:
+    """Whether `linear` takes packed weights here (`pallas_kernels.packed`)."""
+    return library().amx
 
 
 def obstacle(*, head_dim: int | None = None, block_size: int | None = None, dtype: str | None = None) -> str:

@@ -110,22 +110,27 @@ inline f32x16 all(float value) { return value - (f32x16){}; }
 // i32x16 of 0..15
 inline i32x16 iota() { return (i32x16){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
 
-inline float sum(f32x16 v) {
-  float x[kLanes];
-  store(x, v);
-  for (int width = 8; width; width /= 2) {
-    for (int i = 0; i < width; ++i) x[i] += x[i + width];
-  }
-  return x[0];
+// the lanes `width` further on, coming round
+template <int width>
+inline f32x16 turned(f32x16 v) {
+  return __builtin_shuffle(v, (iota() + width) & (kLanes - 1));
 }
 
+inline float sum(f32x16 v) {
+  v += turned<8>(v);
+  v += turned<4>(v);
+  v += turned<2>(v);
+  v += turned<1>(v);
+  return v[0];
+}
+
+inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
+
 inline float largest(f32x16 v) {
-  float x[kLanes];
-  store(x, v);
-  for (int width = 8; width; width /= 2) {
-    for (int i = 0; i < width; ++i) x[i] = x[i] < x[i + width] ? x[i + width] : x[i];
-  }
-  return x[0];
+  v = larger(v, turned<8>(v));
+  v = larger(v, turned<4>(v));
+  v = larger(v, turned<2>(v));
+  return larger(v, turned<1>(v))[0];
 }
 
 // 2**exponent, exactly; 0 below the normal float32 range
