@@ -7,6 +7,18 @@ import zipfile
 
 MAX_MODEL_BYTES = 12 * 10**6
 PACKAGES = ("jaxpaged", "pallas_kernels", "jaxpaged_server")
+NATIVE = (
+    *(
+        "amx.h",
+        "attend_amx.h",
+        "attend_vector.h",
+        "attention.cc",
+        "attention.h",
+        "linear.cc",
+        "parallel.h",
+        "vectors.h",
+    ),
+)
 NEEDED = (
     *(f"{package}/py.typed" for package in PACKAGES),
     "jaxpaged/tiny/config.json",
@@ -14,6 +26,7 @@ NEEDED = (
     "jaxpaged/tiny/tokenizer.json",
     "jaxpaged/tiny/LICENSE-PSF",
     "jaxpaged_server/cli.py",
+    *(f"pallas_kernels/native/{name}" for name in NATIVE),
 )
 
 

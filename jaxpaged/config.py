@@ -22,7 +22,7 @@ KVCacheDtype = Literal["auto", "bf16", "int8", "fp8", "bfloat16", "fp8_e4m3"]
 CHUNK_ALIGN = 64
 """Chunks of a prompt end at multiples of it: the query tile of the CPU kernels, so chunking never changes a bit."""
 
-AttentionBackend = Literal["auto", "reference", "xla", "triton"]
+AttentionBackend = Literal["auto", "reference", "xla", "triton", "native"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     """Reuse the KV blocks of equal prompt beginnings."""
     attention_backend: AttentionBackend = "auto"
-    """Which kernels serve attention."""
+    """Which kernels serve; auto: on a GPU triton, on a CPU native (compiled by g++ at first use) or else xla."""
     seed: int = 0
     """Seeds the draws of requests that give no seed of their own."""
     compile_cache: str | None = None
@@ -95,7 +95,7 @@ class EngineConfig:
         kv_cache_dtype = KV_DTYPE_ALIASES.get(str(self.kv_cache_dtype), self.kv_cache_dtype)
         check_word("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_DTYPES))
         object.__setattr__(self, "kv_cache_dtype", kv_cache_dtype)
-        check_word("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton"))
+        check_word("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton", "native"))
 
     @property
     def memory_share(self) -> float:

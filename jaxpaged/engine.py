@@ -31,6 +31,7 @@ from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from pallas_kernels.backend import Backend
+from pallas_kernels.native.library import packs_weights
 
 
 class LLMEngine:
@@ -65,9 +66,10 @@ class LLMEngine:
         dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
         if model is not None:
             dtype, why = model.dtype, "the given model's"
-        resolve_combination(asked, model_config, self.device, dtype=dtype)  # before minutes of loading
+        choice = resolve_combination(asked, model_config, self.device, dtype=dtype)  # before minutes of loading
         if model is None:
-            model = load_model(asked.model, dtype=dtype, progress=progress)
+            packed = choice.backend == Backend.NATIVE and packs_weights()
+            model = load_model(asked.model, dtype=dtype, packed=packed, progress=progress)
             self.device = this_device()  # what is free now
         self.weight_bytes = sum(leaf.nbytes for leaf in model.leaves)
         resolved = resolve(asked, model_config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)

@@ -22,7 +22,7 @@ from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig, default_c
 from jaxpaged.errors import ConfigError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.kv import bytes_per_block, pool_specs
-from pallas_kernels.backend import Backend, choose_backend
+from pallas_kernels.backend import Backend, choose_backend, native_obstacle
 from pallas_kernels.pool_spec import default_block_size
 
 _CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
@@ -128,14 +128,28 @@ def resolve_kv_dtype(asked: str, dtype: str) -> tuple[str, str]:
     return kv_dtype, "asked for" if kv_dtype == "bfloat16" else "asked for; a scale per token and head"
 
 
+def resolve_backend(
+    config: EngineConfig, model: ModelConfig, device: Device, *, kv_cache_dtype: str
+) -> tuple[Backend, str]:
+    """Which kernels serve, and why. Raises ConfigError where the native ones are asked for and cannot be had."""
+    pool = {"head_dim": model.head_dim, "block_size": config.block_size, "kv_dtype": kv_cache_dtype}
+    asked = config.attention_backend
+    if asked == Backend.NATIVE and (obstacle := native_obstacle(device.platform, **pool)):
+        raise ConfigError(
+            name="attention_backend", value=asked, limit=f"it cannot be had: {obstacle}", fix="Use auto, or mend that"
+        )
+    return choose_backend(device.platform, asked, **pool)
+
+
 def resolve_combination(config: EngineConfig, model: ModelConfig, device: Device, *, dtype: str) -> Choice:
     """What the options come to before memory is counted. Raises ConfigError for options that do not go together."""
-    backend, _ = choose_backend(device.platform, config.attention_backend)
+    kv_cache_dtype = resolve_kv_dtype(config.kv_cache_dtype, dtype)[0]
+    backend, _ = resolve_backend(config, model, device, kv_cache_dtype=kv_cache_dtype)
     choice = Choice(
         platform=device.platform,
         compute_capability=device.compute_capability,
         backend=str(backend),
-        kv_cache_dtype=resolve_kv_dtype(config.kv_cache_dtype, dtype)[0],
+        kv_cache_dtype=kv_cache_dtype,
         block_size=config.block_size or default_block_size(backend),
         head_dim=model.head_dim,
     )
@@ -154,8 +168,8 @@ def resolve(
     on_cpu = device.platform == "cpu"
     choice = resolve_combination(config, model, device, dtype=dtype)
     block_size = choice.block_size
-    _, reasons["attention_backend"] = choose_backend(device.platform, config.attention_backend)
-    _, reasons["kv_cache_dtype"] = resolve_kv_dtype(config.kv_cache_dtype, dtype)
+    kv_cache_dtype, reasons["kv_cache_dtype"] = resolve_kv_dtype(config.kv_cache_dtype, dtype)
+    _, reasons["attention_backend"] = resolve_backend(config, model, device, kv_cache_dtype=kv_cache_dtype)
     max_model_len = _max_model_len(config, model, reasons)
     rows = config.max_num_seqs or (32 if on_cpu else 256)
     tokens = config.max_num_batched_tokens or (512 if on_cpu else 2048)

@@ -11,16 +11,41 @@ class Backend(StrEnum):
     REFERENCE = "reference"  # plain jnp: defines correct, not fast
     XLA = "xla"  # pure JAX laid out for XLA's CPU compiler
     TRITON = "triton"  # Pallas-Triton for CUDA and ROCm; interpreted on CPU
+    NATIVE = "native"  # C++ for CPUs, compiled by the machine's own g++
+
+    @property
+    def transposes_keys(self) -> bool:
+        """Whether K is [N, K, D, P] in its pools, V [N, K, P, D]."""
+        return self in (Backend.XLA, Backend.NATIVE)
 
 
-def choose_backend(platform: str, asked: str = "auto") -> tuple[Backend, str]:
+def choose_backend(
+    platform: str,
+    asked: str = "auto",
+    *,
+    head_dim: int | None = None,
+    block_size: int | None = None,
+    kv_dtype: str | None = None,
+) -> tuple[Backend, str]:
     """The backend for a platform ("cpu", "gpu", "cuda", "rocm") and the reason, for people.
 
-    Raises ValueError naming the backends when `asked` is not one of them.
+    head_dim, block_size, kv_dtype: of the pool, where they are known; the native backend does not serve every one. On
+    a CPU this may compile it, which takes seconds. Raises ValueError naming the backends when `asked` is not one of
+    them, and with the reason where the native one is asked for and cannot be had.
     """
+    if asked not in ("auto", *Backend):
+        raise ValueError(f"backend is {asked!r}: it must be auto or one of {', '.join(Backend)}")
+    if asked == Backend.NATIVE or (asked == "auto" and platform == "cpu"):
+        obstacle = native_obstacle(platform, head_dim=head_dim, block_size=block_size, kv_dtype=kv_dtype)
+        if not obstacle:
+            from pallas_kernels.native.library import library
+
+            how = "asked for" if asked == Backend.NATIVE else "fastest on this CPU"
+            return Backend.NATIVE, f"{how}; C++ compiled here, multiplies with {library().unit}"
+        if asked == Backend.NATIVE:
+            raise ValueError(f"backend is {asked!r}: {obstacle}")
+        return Backend.XLA, f"fastest pure-JAX path on CPU; native cannot be had: {obstacle}"
     if asked != "auto":
-        if asked not in list(Backend):
-            raise ValueError(f"backend is {asked!r}: it must be auto or one of {', '.join(Backend)}")
         why = "asked for"
         if asked == Backend.TRITON and platform == "cpu":
             why = "asked for; on CPU the kernels are interpreted, for tests only"
@@ -29,6 +54,15 @@ def choose_backend(platform: str, asked: str = "auto") -> tuple[Backend, str]:
         if asked == Backend.REFERENCE:
             why = "asked for; it defines what is correct and is slow, for tests only"
         return Backend(asked), why
-    if platform == "cpu":
-        return Backend.XLA, "fastest pure-JAX path on CPU"
     return Backend.TRITON, f"Pallas kernels serve {platform}"
+
+
+def native_obstacle(
+    platform: str, *, head_dim: int | None = None, block_size: int | None = None, kv_dtype: str | None = None
+) -> str:
+    """Why the native backend cannot be had, "" where it can; see `choose_backend`."""
+    if platform != "cpu":
+        return f"it serves CPUs, this is {platform}"
+    from pallas_kernels.native.library import obstacle
+
+    return obstacle(head_dim=head_dim, block_size=block_size, dtype=kv_dtype)

@@ -57,7 +57,7 @@ def check_pool(pool: LayerPool, *, backend: Backend, block_size: int, head_dim: 
     if pool.k.ndim != 4 or pool.v.ndim != 4 or 0 in pool.v.shape:
         raise ValueError(f"pool is {pool.k.shape} and {pool.v.shape}: both must be of rank 4, and not empty")
     v_shape = (*pool.v.shape[:2], block_size, head_dim)
-    k_shape = (*v_shape[:2], head_dim, block_size) if backend == Backend.XLA else v_shape
+    k_shape = (*v_shape[:2], head_dim, block_size) if backend.transposes_keys else v_shape
     if pool.k.shape != k_shape or pool.v.shape != v_shape:
         raise ValueError(f"pool is {pool.k.shape} and {pool.v.shape}: {backend} wants {k_shape} and {v_shape}")
     if pool.k.dtype != pool.v.dtype:

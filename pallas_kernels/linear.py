@@ -5,22 +5,27 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
+from pallas_kernels.packed import PackedWeight, multiply
 from pallas_kernels.target import on_cpu
 
 # a dot of fewer rows in 8 or 16 bits leaves XLA's fast CPU path and widens the whole weight in memory
 _LEAST_ROWS = 4
 
 
-def linear(x: Array, w: Array, bias: Array | None = None) -> Array:
+def linear(x: Array, w: Array | PackedWeight, bias: Array | None = None) -> Array:
     """x [M, A] times w [B, A] transposed, plus bias [B]: f32[M, B].
 
-    x is rounded to w's dtype, products are summed in float32; float32 weights give exact float32 on every platform.
+    A packed w gives the bits of the plain one (`packed`). x is rounded to w's dtype, products are summed in float32;
+    float32 weights give exact float32 on every platform.
     Raises ValueError for shapes that do not fit together.
     """
-    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1]:
+    if x.ndim != 2 or len(w.shape) != 2 or x.shape[1] != w.shape[1]:
         raise ValueError(f"x is {x.shape} and w is {w.shape}: they must be [M, A] and [B, A]")
     if bias is not None and bias.shape != w.shape[:1]:
         raise ValueError(f"bias is {bias.shape}: it must be [{w.shape[0]}]")
+    if isinstance(w, PackedWeight):
+        out = multiply(x, w)
+        return out if bias is None else out + bias.astype(jnp.float32)[None, :]
     x = x.astype(w.dtype)
     num_rows = x.shape[0]
     missing = _LEAST_ROWS - num_rows

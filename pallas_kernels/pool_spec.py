@@ -69,7 +69,7 @@ def pool_spec(
     dtype: str,
     platform: str = "cpu",
 ) -> PoolSpec:
-    """The pool of one layer. K is [N, K, D, P] for XLA, [N, K, P, D] for the others; V is [N, K, P, D].
+    """The pool of one layer. K is [N, K, D, P] for XLA and native, [N, K, P, D] for the others; V is [N, K, P, D].
 
     On CPU bfloat16 and float16 are stored as uint16 and float8 as uint8: XLA's CPU compiler widens a whole array of
     such numbers to write one element of it. Raises ValueError for a size below 1, for a dtype not of `DTYPES`, and on a
@@ -84,7 +84,7 @@ def pool_spec(
     logical = jnp.dtype(dtype)
     as_bits = platform == "cpu" and dtype not in ("float32", "int8")
     v_shape = (num_blocks, kv_heads, block_size, head_dim)
-    k_shape = (num_blocks, kv_heads, head_dim, block_size) if backend == Backend.XLA else v_shape
+    k_shape = (num_blocks, kv_heads, head_dim, block_size) if backend.transposes_keys else v_shape
     nbytes = math.prod(v_shape) * logical.itemsize
     if platform != "cpu" and logical.itemsize == 1 and _REACH < nbytes <= _WIDE:
         per_block = nbytes // num_blocks

@@ -224,7 +224,7 @@ def _random_pool(spec: PoolSpec, backend: Backend, seed: int) -> LayerPool:
         return stored[which], None if scale is None else scale[which]
 
     (k, k_scale), (v, v_scale) = (fill(key) for key in jax.random.split(jax.random.key(seed)))
-    k = jnp.swapaxes(k, 2, 3) if backend == Backend.XLA else k
+    k = jnp.swapaxes(k, 2, 3) if backend.transposes_keys else k
     assert is_scaled(spec.dtype) == (k_scale is not None)
     return LayerPool(k=k, v=v, k_scale=k_scale, v_scale=v_scale, dtype=spec.dtype)
 

@@ -9,10 +9,12 @@ from jaxpaged.bench.shapes import shape_config
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError
-from jaxpaged.memory import claim_share, gib, resolve_dtype, this_device
+from jaxpaged.memory import claim_share, gib, resolve_combination, resolve_dtype, this_device
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
 from jaxpaged.weights.random import random_model
+from pallas_kernels.backend import Backend
+from pallas_kernels.native.library import packs_weights
 
 
 def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) -> LLMEngine:
@@ -33,7 +35,7 @@ def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) 
     model = read_config(config)
     dtype, _ = resolve_dtype(options.dtype, model.dtype, device)
     specs = build(model, dtype=dtype).specs
-    needed = sum(math.prod(spec.shape) * spec.storage.itemsize for spec in specs)
+    needed = sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in specs)
     if needed > device.free_bytes:
         raise ConfigError(
             name="--random-weights",
@@ -41,5 +43,7 @@ def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) 
             limit=f"its weights take {gib(needed)} in {dtype}, {device.name} has {gib(device.free_bytes)} free",
             fix="Use a smaller shape, or --dtype bfloat16" if dtype == "float32" else "Use a smaller shape",
         )
-    weights = random_model(config, seed=options.seed, dtype=dtype, progress=progress)
+    choice = resolve_combination(options, model, device, dtype=dtype)
+    packed = choice.backend == Backend.NATIVE and packs_weights()
+    weights = random_model(config, seed=options.seed, dtype=dtype, packed=packed, progress=progress)
     return LLMEngine(replace(options, model=shape), model=weights, progress=progress)

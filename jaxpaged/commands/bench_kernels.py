@@ -58,7 +58,10 @@ def main(argv: Sequence[str]) -> int:
             limit="the shapes of 8B models are for a GPU, and this machine has none",
             fix="Give --quick for small ones",
         )
-    backend, _ = choose_backend(current_target().platform, options.backend)
+    try:
+        backend, _ = choose_backend(current_target().platform, options.backend)
+    except ValueError as error:
+        raise ConfigError(name="--backend", value=options.backend, limit=str(error), fix="Use auto") from error
     rates = device_rates(dtype=machine_dtype())
     progress = progress_options(quiet=options.quiet)
     failed = total = 0

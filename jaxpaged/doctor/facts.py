@@ -20,7 +20,15 @@ from jaxpaged.doctor.probe import Probe, run_probe
 SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "safetensors", "tokenizers")
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
 _ENVIRONMENT = (
-    *("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "LLVM_PATH"),
+    *(
+        "JAX_PLATFORMS",
+        "JAX_COMPILATION_CACHE_DIR",
+        "XLA_FLAGS",
+        "XDG_CACHE_HOME",
+        "LD_LIBRARY_PATH",
+        "LLVM_PATH",
+        "CXX",
+    ),
     *("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION"),
     *("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "JAXPAGED_TUNING"),
 )
@@ -104,7 +112,11 @@ def gather(*, root: Path = Path("/"), quick: bool = False, timeout_s: float = 60
         ),
         groups=tuple(sorted({os.getegid(), *os.getgroups()})),
         shm_bytes=_total_bytes(root / "dev/shm"),
-        folders=(look_at("compiled programs", programs), look_at("temporary files", Path(tempfile.gettempdir()))),
+        folders=(
+            look_at("compiled programs", programs),
+            look_at("native code", default_compile_cache().parent / "native"),
+            look_at("temporary files", Path(tempfile.gettempdir())),
+        ),
         environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         probe=run_probe(quick=quick, timeout_s=timeout_s),
     )

@@ -30,6 +30,7 @@ def judge(facts: Facts) -> tuple[Finding, ...]:
         _plugins,
         _device_files,
         _devices,
+        _native,
         _environment,
         _folders,
         _tuning,
@@ -159,6 +160,15 @@ def _devices(facts: Facts) -> Iterator[Finding]:
         extra = "rocm" if facts.drivers.amd_gpus else "cuda12"
         yield _warning(
             "there is a GPU driver, but no GPU plugin for JAX: all runs on the CPU", f'pip install "jaxpaged[{extra}]"'
+        )
+
+
+def _native(facts: Facts) -> Iterator[Finding]:
+    native = facts.probe.native
+    if native is not None and native.obstacle:
+        yield _warning(
+            f"the native CPU backend cannot be had, pure JAX serves at about half its speed: {native.obstacle}",
+            "Install g++ (Debian: apt-get install g++), or name a C++17 compiler in CXX; see the folder of native code",
         )
 
 

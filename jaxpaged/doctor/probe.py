@@ -49,6 +49,14 @@ class TuningFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NativeFact:
+    """The C++ of the CPU backend. obstacle: why it cannot be had, "" where it can; unit: what it multiplies with."""
+
+    obstacle: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """An op's backend against the reference in float32: largest difference, in units of the largest value there."""
 
@@ -90,6 +98,8 @@ class Probe:
     devices: tuple[DeviceFact, ...] = ()
     ops: tuple[OpFact, ...] = ()
     tuning: TuningFact | None = None
+    native: NativeFact | None = None
+    """None on GPUs, which do not ask for it."""
     checks: tuple[Check, ...] = ()
     generation: Generation | None = None
 
@@ -148,6 +158,7 @@ def read_lines(lines: Sequence[str], *, status: int | None, log: str) -> Probe:
         devices=tuple(DeviceFact(**device) for device in devices.get("devices", ())),
         ops=tuple(OpFact(**op) for op in found.get("op", ())),
         tuning=None if tuning is None else TuningFact(**tuning),
+        native=NativeFact(**found["native"][0]) if "native" in found else None,
         checks=tuple(Check(**check) for check in found.get("check", ())),
         generation=None
         if generation is None

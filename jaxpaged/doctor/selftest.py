@@ -27,6 +27,7 @@ from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.layer_pool import LayerPool, decode
 from pallas_kernels.linear import linear
+from pallas_kernels.native.library import library
 from pallas_kernels.pool_spec import default_block_size, pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.write_kv import write_kv
@@ -66,9 +67,14 @@ def main(argv: Sequence[str]) -> int:
             for one in jax.devices()
         ]
         tell("devices", platform=device.platform, dtype=dtype, dtype_reason=reason, devices=devices)
+        if device.platform == "cpu":
+            tell("doing", what="compiling the native backend")
+            tell("native", obstacle=library().obstacle, unit=library().unit)
         backend, why = choose_backend(device.platform)
         for op in ("ragged_attention", "write_kv", "grouped_matmul"):
-            tell("op", op=op, backend=str(backend), why=why)
+            shared = backend == Backend.NATIVE and op == "grouped_matmul"
+            told = (str(Backend.XLA), "the native backend leaves experts to XLA") if shared else (str(backend), why)
+            tell("op", op=op, backend=told[0], why=told[1])
         tell("op", op="linear", backend="xla", why="dense products are XLA's own dots on every platform")
         tuned = tell_tuning()
         if "--quick" not in argv:
@@ -193,7 +199,7 @@ def _write_kv(backend: Backend, platform: str, dtype: str) -> Callable[[], Any]:
 
     def write_and_read(k: Array, v: Array) -> Array:
         pool = write(k, v)
-        keys = jnp.swapaxes(pool.k, 2, 3) if backend == Backend.XLA else pool.k  # [N, K, P, D]
+        keys = jnp.swapaxes(pool.k, 2, 3) if backend.transposes_keys else pool.k  # [N, K, P, D]
         return jnp.stack([decode(array[blocks, :, offsets], dtype) for array in (keys, pool.v)])
 
     compiled = jax.jit(write_and_read)

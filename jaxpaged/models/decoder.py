@@ -19,9 +19,10 @@ from jaxpaged.errors import ModelError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.context import StepContext, make_context
 from jaxpaged.models.kv import KVPool
-from jaxpaged.models.layers import Axes, DecoderLayer, RMSNorm, declare
+from jaxpaged.models.layers import Axes, DecoderLayer, RMSNorm, declare, matrix
 from jaxpaged.models.rope import rope_table
 from pallas_kernels.linear import linear
+from pallas_kernels.packed import PackedWeight, pack
 
 PARAM_DTYPES = ("float32", "bfloat16")
 
@@ -31,12 +32,13 @@ __all__ = ["Decoder", "Graph", "ParamSpec", "StepContext", "build", "flatten", "
 class Decoder(nnx.Module):
     """A decoder-only language model over a paged KV pool."""
 
-    def __init__(self, config: ModelConfig, *, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, *, dtype: str, packed: bool = False) -> None:
         self.config = config
-        self.embed_tokens = Embedding(config, dtype=dtype)
-        self.layers = nnx.List([DecoderLayer(config, layer, dtype=dtype) for layer in config.layers])
+        # a table that is only read by row gains nothing from being packed
+        self.embed_tokens = Embedding(config, dtype=dtype, packed=packed and config.tied)
+        self.layers = nnx.List([DecoderLayer(config, layer, dtype=dtype, packed=packed) for layer in config.layers])
         self.norm = RMSNorm(config.embed, "embed", eps=config.eps)
-        self.lm_head = None if config.tied else Embedding(config, dtype=dtype)
+        self.lm_head = None if config.tied else Embedding(config, dtype=dtype, packed=packed)
 
     def __call__(self, token_ids: Array, context: StepContext, pool: KVPool) -> tuple[Array, KVPool]:
         """token_ids i32[T] -> hidden f32[T, E] and the pool with the step's tokens in it. Ids must be below V."""
@@ -59,23 +61,27 @@ class Decoder(nnx.Module):
 class Embedding(nnx.Module):
     """The table of token vectors [V, E], read by row or as the output head."""
 
-    def __init__(self, config: ModelConfig, *, dtype: str) -> None:
-        self.weight = declare((config.vocab, config.embed), ("vocab", "embed"), dtype)
+    def __init__(self, config: ModelConfig, *, dtype: str, packed: bool = False) -> None:
+        self.weight = declare((config.vocab, config.embed), ("vocab", "embed"), dtype, packed=packed)
 
     def rows(self, token_ids: Array) -> Array:
         """f32[T, E] of token_ids i32[T]."""
-        return self.weight[...].at[token_ids].get(mode="clip").astype(jnp.float32)
+        table = matrix(self.weight)
+        if isinstance(table, PackedWeight):
+            return table.rows(token_ids)
+        return table.at[token_ids].get(mode="clip").astype(jnp.float32)
 
     def logits(self, hidden: Array) -> Array:
         """f32[S, V] of hidden f32[S, E]."""
-        return linear(hidden, self.weight[...])
+        return linear(hidden, matrix(self.weight))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParamSpec:
     """What a parameter is: path (its attributes joined by dots), shape, dtype, logical axes, initial distribution.
 
-    storage: dtype of the array that holds it, uint16 where it is the bits of a bfloat16.
+    storage: dtype of the array that holds it, uint16 where it is the bits of a bfloat16. packed: it is held as the
+    tiles of `pallas_kernels.packed`.
     """
 
     path: str
@@ -84,9 +90,12 @@ class ParamSpec:
     storage: np.dtype
     axes: Axes
     init: str
+    packed: bool
 
     def stored(self, values: np.ndarray) -> Array:
         """Values of `dtype` on the device, as they are held."""
+        if self.packed:
+            return jax.device_put(pack(values.astype(self.dtype, copy=False).reshape(-1, self.shape[-1])))
         return jax.device_put(values.astype(self.dtype, copy=False).view(self.storage))
 
 
@@ -102,14 +111,15 @@ class Graph:
     specs: tuple[ParamSpec, ...]
 
 
-def build(config: ModelConfig, *, dtype: str) -> Graph:
+def build(config: ModelConfig, *, dtype: str, packed: bool = False) -> Graph:
     """The model's graph and the declaration of its parameters; no array is made. dtype: of the matrices.
+    packed: hold bfloat16 matrices as tiles for a CPU's AMX unit, where their sizes allow (`library.packs_weights`).
 
     Raises ModelError for a dtype other than "float32" and "bfloat16".
     """
     if dtype not in PARAM_DTYPES:
         raise ModelError(name="dtype", value=dtype, limit=f"weights are held as {' or '.join(PARAM_DTYPES)}")
-    return flatten(Decoder(config, dtype=dtype))[0]
+    return flatten(Decoder(config, dtype=dtype, packed=packed))[0]
 
 
 def flatten(model: Decoder) -> tuple[Graph, tuple[Array, ...]]:
@@ -119,11 +129,12 @@ def flatten(model: Decoder) -> tuple[Graph, tuple[Array, ...]]:
     specs = tuple(
         ParamSpec(
             path=".".join(str(part) for part in path),
-            shape=tuple(leaf.shape),
+            shape=tuple(variable.declared),
             dtype=np.dtype(variable.logical),
             storage=np.dtype(leaf.dtype),
             axes=variable.axes,
             init=variable.init,
+            packed=variable.packed,
         )
         for (path, variable), leaf in zip(nnx.to_flat_state(state), leaves, strict=True)
     )

@@ -6,6 +6,7 @@ are no families here. Modules are built abstract (shapes, no arrays): weights co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -17,9 +18,11 @@ from jax import Array, lax
 
 from jaxpaged.models.config import LayerConfig, ModelConfig, MoEConfig
 from jaxpaged.models.context import StepContext
+from pallas_kernels.backend import Backend
 from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.linear import linear, row_means
+from pallas_kernels.packed import PackedWeight, can_pack, packed_shape
 from pallas_kernels.ragged_attention import AttentionWork, ragged_attention
 from pallas_kernels.rotate import RopeTable, rotate
 from pallas_kernels.target import on_cpu
@@ -36,16 +39,36 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 )
 
 
-def declare(shape: tuple[int, ...], axes: Axes, dtype: str, *, init: str = "normal", sliced: bool = False) -> nnx.Param:
+def declare(
+    shape: tuple[int, ...],
+    axes: Axes,
+    dtype: str,
+    *,
+    init: str = "normal",
+    sliced: bool = False,
+    packed: bool = False,
+) -> nnx.Param:
     """A parameter without its array. axes: the logical axis of every dimension, None where it is never sharded.
 
     init: "normal" (variance 1 / last dimension), "ones" or "zeros", for models without weights. sliced: read piece by
     piece in a loop; on CPU such bfloat16 arrays are held as the uint16 of their bits, since XLA would copy them whole.
+    packed: hold a matrix as the tiles of `pallas_kernels.packed`, where its sizes allow.
     """
     assert len(shape) == len(axes), f"{shape} has another rank than {axes}"
     as_bits = sliced and dtype == "bfloat16" and on_cpu()
-    stored = jax.ShapeDtypeStruct(shape, jnp.uint16 if as_bits else jnp.dtype(dtype))
-    return nnx.Param(stored, axes=axes, init=init, logical=dtype)
+    outs, ins = math.prod(shape[:-1]), shape[-1]
+    if packed := packed and can_pack(outs, ins, dtype):
+        stored = jax.ShapeDtypeStruct(packed_shape(outs, ins), jnp.uint32)
+    else:
+        stored = jax.ShapeDtypeStruct(shape, jnp.uint16 if as_bits else jnp.dtype(dtype))
+    return nnx.Param(stored, axes=axes, init=init, logical=dtype, declared=shape, packed=packed)
+
+
+def matrix(param: nnx.Param) -> Array | PackedWeight:
+    """A parameter [*outs, A] as `linear` takes it."""
+    if param.packed:
+        return PackedWeight(tiles=param[...])
+    return param[...].reshape(-1, param.declared[-1])
 
 
 class RMSNorm(nnx.Module):
@@ -67,29 +90,36 @@ class Linear(nnx.Module):
     """
 
     def __init__(
-        self, outs: tuple[int, ...], axes: Axes, ins: tuple[int, str | None], *, bias: bool, dtype: str
+        self,
+        outs: tuple[int, ...],
+        axes: Axes,
+        ins: tuple[int, str | None],
+        *,
+        bias: bool,
+        dtype: str,
+        packed: bool = False,
     ) -> None:
         self.outs = outs
-        self.weight = declare((*outs, ins[0]), (*axes, ins[1]), dtype)
+        self.weight = declare((*outs, ins[0]), (*axes, ins[1]), dtype, packed=packed)
         self.bias = declare(outs, axes, "float32", init="zeros") if bias else None
 
     def __call__(self, x: Array) -> Array:
         bias = None if self.bias is None else self.bias[...].reshape(-1)
-        return linear(x, self.weight[...].reshape(-1, x.shape[-1]), bias).reshape(-1, *self.outs)
+        return linear(x, matrix(self.weight), bias).reshape(-1, *self.outs)
 
 
 class Attention(nnx.Module):
     """Grouped-query attention over the paged pool."""
 
-    def __init__(self, config: ModelConfig, *, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, *, dtype: str, packed: bool = False) -> None:
         self.config, self.dtype = config, dtype
         kv_heads, head_dim = config.kv_heads, config.head_dim
         group = config.heads // kv_heads
         # per kv head: its G query heads, then k, then v, so that a shard of kv heads is a slice of the first axis
         outs, axes = (kv_heads, group + 2, head_dim), ("kv_heads", None, None)
-        self.qkv_proj = Linear(outs, axes, (config.embed, "embed"), bias=config.qkv_bias, dtype=dtype)
+        self.qkv_proj = Linear(outs, axes, (config.embed, "embed"), bias=config.qkv_bias, dtype=dtype, packed=packed)
         width = (config.heads * head_dim, "heads")
-        self.o_proj = Linear((config.embed,), ("embed",), width, bias=config.o_bias, dtype=dtype)
+        self.o_proj = Linear((config.embed,), ("embed",), width, bias=config.o_bias, dtype=dtype, packed=packed)
         self.q_norm = RMSNorm(head_dim, None, eps=config.eps) if config.qk_norm else None
         self.k_norm = RMSNorm(head_dim, None, eps=config.eps) if config.qk_norm else None
 
@@ -111,7 +141,7 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         pool = write_kv(pool, k, v, slots, rope=table, backend=work.backend, tuning=work.tuning)
         q = rotate(q, table)
-        if not on_cpu():  # what the kernels multiply and the next product takes: half the bytes to write and read
+        if not on_cpu() or work.backend == Backend.NATIVE:  # what kernels multiply and the next product takes
             q = q.astype(self.dtype)
         out = ragged_attention(q, pool, work, scale=config.scale)  # [T, H, D]
         return self.o_proj(out.reshape(tokens, -1)), pool
@@ -120,12 +150,12 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """Gated feed-forward network: down(activation(gate(x)) * up(x))."""
 
-    def __init__(self, config: ModelConfig, *, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, *, dtype: str, packed: bool = False) -> None:
         self.activation = config.activation
         bias, ffn = config.mlp_bias, config.ffn
         size = (config.embed, "embed")
-        self.gate_up_proj = Linear((2, ffn), (None, "ffn"), size, bias=bias, dtype=dtype)
-        self.down_proj = Linear((config.embed,), ("embed",), (ffn, "ffn"), bias=bias, dtype=dtype)
+        self.gate_up_proj = Linear((2, ffn), (None, "ffn"), size, bias=bias, dtype=dtype, packed=packed)
+        self.down_proj = Linear((config.embed,), ("embed",), (ffn, "ffn"), bias=bias, dtype=dtype, packed=packed)
 
     def __call__(self, x: Array) -> Array:
         """x f32[T, E] -> f32[T, E]."""
@@ -172,11 +202,11 @@ class MoE(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Attention and feed-forward network, each behind a norm and around the residual stream."""
 
-    def __init__(self, config: ModelConfig, layer: LayerConfig, *, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, layer: LayerConfig, *, dtype: str, packed: bool = False) -> None:
         self.input_layernorm = RMSNorm(config.embed, "embed", eps=config.eps)
-        self.self_attn = Attention(config, dtype=dtype)
+        self.self_attn = Attention(config, dtype=dtype, packed=packed)
         self.post_attention_layernorm = RMSNorm(config.embed, "embed", eps=config.eps)
-        self.mlp = MLP(config, dtype=dtype) if layer.moe is None else None
+        self.mlp = MLP(config, dtype=dtype, packed=packed) if layer.moe is None else None
         self.moe = MoE(config, layer.moe, dtype=dtype) if layer.moe is not None else None
 
     def __call__(

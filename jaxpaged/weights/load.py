@@ -38,15 +38,16 @@ def read_model_config(folder: str | Path) -> ModelConfig:
     return read_config(read_json(path, fix="Give the folder of a model in Hugging Face layout"))
 
 
-def load_model(folder: str | Path, *, dtype: str, progress: bool = False) -> LoadedModel:
+def load_model(folder: str | Path, *, dtype: str, packed: bool = False, progress: bool = False) -> LoadedModel:
     """Read config.json and the safetensors of a folder. dtype: "float32" or "bfloat16", what matrices are held as.
 
-    Raises ModelError, UnsupportedModelError, or WeightsError listing every tensor that is missing, unknown, doubled,
-    of a wrong shape or of an unsupported type, and every file that is absent or damaged. Nothing is half-loaded.
+    packed: see `build`. Raises ModelError, UnsupportedModelError, or WeightsError listing every tensor that is missing,
+    unknown, doubled, of a wrong shape or of an unsupported type, and every file that is absent or damaged. Nothing is
+    half-loaded.
     """
     place = model_folder(folder)
     config = read_model_config(place)
-    graph = build(config, dtype=dtype)
+    graph = build(config, dtype=dtype, packed=packed)
     targets = expected_tensors(graph.specs)
     with Checkpoint(place) as checkpoint:
         if problems := checkpoint.problems + _differences(targets, checkpoint, tied=config.tied):

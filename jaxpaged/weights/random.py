@@ -21,16 +21,22 @@ _MOST_AT_ONCE = 2**24  # elements; drawing needs some 16 bytes of scratch memory
 
 
 def random_model(
-    config: Mapping[str, object], *, seed: int = 0, dtype: str = "float32", progress: bool = False
+    config: Mapping[str, object],
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    packed: bool = False,
+    progress: bool = False,
 ) -> LoadedModel:
     """The model of a parsed config.json, with weights drawn on the device as its parameters declare.
 
     A parameter depends on the seed and its path alone. dtype: "float32" or "bfloat16", what matrices are held as.
+    packed: see `build`.
     Beside the weights themselves the device holds about 256 MiB while they are drawn. Raises ModelError or
     UnsupportedModelError as `read_config` does.
     """
     model = read_config(config)
-    graph = build(model, dtype=dtype)
+    graph = build(model, dtype=dtype, packed=packed)
     root = jax.random.key(seed & 0xFFFFFFFF, impl="threefry2x32")
     specs: Iterable[ParamSpec] = tqdm(graph.specs, desc="drawing", unit="tensor", disable=not progress, leave=False)
     leaves = tuple(_parameter(spec, root) for spec in specs)
@@ -41,7 +47,9 @@ def _parameter(spec: ParamSpec, root: Array) -> Array:
     if spec.init != "normal":
         return spec.stored(np.full(spec.shape, {"ones": 1, "zeros": 0}[spec.init], np.float32))
     key = jax.random.fold_in(root, zlib.crc32(spec.path.encode()))
-    return _draw(key, shape=spec.shape, dtype=spec.dtype, storage=spec.storage)
+    storage = spec.dtype if spec.packed else spec.storage
+    drawn = _draw(key, shape=spec.shape, dtype=spec.dtype, storage=storage)
+    return spec.stored(np.asarray(drawn)) if spec.packed else drawn
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype", "storage"))

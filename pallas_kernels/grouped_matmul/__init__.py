@@ -16,7 +16,7 @@ def _implementation(backend: Backend, tuning: Table) -> Callable[[Array, Array, 
     match backend:
         case Backend.REFERENCE:
             from pallas_kernels.grouped_matmul.reference import multiply
-        case Backend.XLA:
+        case Backend.XLA | Backend.NATIVE:
             from pallas_kernels.grouped_matmul.xla import multiply
         case Backend.TRITON:
             from pallas_kernels.grouped_matmul import triton

@@ -50,6 +50,8 @@ def _implementation(backend: Backend) -> ModuleType:
             from pallas_kernels.ragged_attention import xla as module
         case Backend.TRITON:
             from pallas_kernels.ragged_attention import triton as module
+        case Backend.NATIVE:
+            from pallas_kernels.ragged_attention import native as module
     return module
 
 

@@ -22,7 +22,7 @@ def _implementation(backend: Backend, tuning: Table) -> Callable[..., LayerPool]
     match backend:
         case Backend.REFERENCE:
             from pallas_kernels.write_kv.reference import write
-        case Backend.XLA:
+        case Backend.XLA | Backend.NATIVE:
             from pallas_kernels.write_kv.xla import write
         case Backend.TRITON:
             from pallas_kernels.write_kv import triton

@@ -10,6 +10,7 @@ import random
 from typing import Any
 
 import pytest
+from native_backend import need
 from step_recorder import record
 
 from jaxpaged.config import EngineConfig
@@ -21,15 +22,19 @@ BLOCKS = {"float32": 129, "bfloat16": 400}  # those of test_bundled and test_com
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kv_cache_dtype"),
+    ("backend", "dtype", "kv_cache_dtype"),
     [
-        ("float32", "auto"),
-        ("bfloat16", "auto"),
-        ("float32", "int8"),
-        pytest.param("float32", "fp8", marks=pytest.mark.slow),  # encoded and decoded by the same code as int8
+        ("native", "float32", "auto"),
+        ("native", "bfloat16", "auto"),
+        ("native", "bfloat16", "int8"),
+        ("xla", "float32", "int8"),
+        ("xla", "bfloat16", "auto"),
+        pytest.param("xla", "float32", "auto", marks=pytest.mark.slow),  # the same sums as with int8, but for scales
+        pytest.param("xla", "float32", "fp8", marks=pytest.mark.slow),  # encoded and decoded by the same code as int8
     ],
 )
-def test_logits_bits(dtype: Any, kv_cache_dtype: Any, programs: str) -> None:
+def test_logits_bits(backend: Any, dtype: Any, kv_cache_dtype: Any, programs: str) -> None:
+    need(backend)
     engine = LLMEngine(
         EngineConfig(
             dtype=dtype,
@@ -37,6 +42,7 @@ def test_logits_bits(dtype: Any, kv_cache_dtype: Any, programs: str) -> None:
             max_model_len=512,
             max_num_seqs=16,
             max_num_batched_tokens=256,
+            attention_backend=backend,
             num_gpu_blocks_override=BLOCKS[dtype],
             compile_cache=programs,
             warmup=False,

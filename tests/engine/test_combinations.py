@@ -69,7 +69,7 @@ def test_a_combination_is_refused_before_any_weight_is_read(monkeypatch: pytest.
         ("kv_cache_dtype", "int4", "4 bits.*Use int8 or fp8"),
         ("kv_cache_dtype", "fp9", "one of auto, bf16, int8, fp8"),
         ("kv_cache_dtype", None, "one of auto"),
-        ("attention_backend", "flash", "one of auto, reference, xla, triton"),
+        ("attention_backend", "flash", "one of auto, reference, xla, triton, native"),
         ("enable_prefix_caching", "no", "True or False"),
         ("warmup", 1, "True or False"),
         ("block_size", 24, "power of two"),

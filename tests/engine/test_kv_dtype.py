@@ -8,6 +8,7 @@ import pytest
 
 from jaxpaged.llm import LLM
 from jaxpaged.request import SamplingParams
+from pallas_kernels.native.library import library
 
 PROMPTS = ["import os\n", "def read(path):\n    with open(path) as file:\n        return ", "class Queue:\n" * 8]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
@@ -34,6 +35,8 @@ def tokens(backend: str, kv_cache_dtype: str, programs: str) -> list[Any]:
 def test_backends_give_the_same_tokens(kv_cache_dtype: str, programs: str) -> None:
     wanted = tokens("reference", kv_cache_dtype, programs)
     assert tokens("xla", kv_cache_dtype, programs) == wanted
+    if not library().obstacle:
+        assert tokens("native", kv_cache_dtype, programs) == wanted
     if (
         kv_cache_dtype == "int8"
     ):  # bfloat16 has a test of its own, of 50 prompts; fp8 differs in the kernels' tests alone

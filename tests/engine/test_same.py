@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from greedy_oracle import TIE
+from native_backend import need
 
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig
 from jaxpaged.engine import LLMEngine
@@ -23,22 +24,25 @@ from jaxpaged.request import SamplingParams
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 from jaxpaged.tiny.corpus import read_corpus
 
-SCHEDULES = {"auto": 300, "int8": 30}
+SCHEDULES = {("native", "auto"): 270, ("native", "int8"): 30, ("xla", "auto"): 30}
 OUTPUT = 20
 BLOCK = 16
 
 
-@pytest.fixture(scope="module", params=SCHEDULES)
-def kv_cache_dtype(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(scope="module", params=SCHEDULES, ids=str)
+def variant(request: pytest.FixtureRequest) -> Any:
+    """Backend and type of the KV cache."""
+    need(request.param[0])
     return request.param
 
 
 @pytest.fixture(scope="module")
-def engine(kv_cache_dtype: Any, programs: str) -> LLMEngine:
+def engine(variant: Any, programs: str) -> LLMEngine:
     return LLMEngine(
         EngineConfig(
             dtype="float32",
-            kv_cache_dtype=kv_cache_dtype,
+            attention_backend=variant[0],
+            kv_cache_dtype=variant[1],
             max_model_len=256,
             max_num_seqs=8,
             max_num_batched_tokens=256,
@@ -134,9 +138,9 @@ def test_tokens_do_not_depend_on_the_schedule(
     engine: LLMEngine,
     requests: list[tuple[tuple[int, ...], SamplingParams]],
     alone: list[tuple[int, ...]],
-    kv_cache_dtype: str,
+    variant: tuple[str, str],
 ) -> None:
-    count = SCHEDULES[kv_cache_dtype]
+    count = SCHEDULES[variant]
     ties: list[str] = []
     preemptions = hits = aborted = 0
     for number, (rng, shape) in enumerate(schedules(random.Random(11), count)):

@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from native_backend import need
 
+from pallas_kernels.backend import Backend
 from pallas_kernels.linear import linear
+from pallas_kernels.native.library import library, packs_weights
+from pallas_kernels.packed import PackedWeight, can_pack, pack
 
 
 def data(num_rows: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,3 +59,38 @@ def test_what_does_not_fit_is_refused(
     arrays = [jnp.asarray(np.zeros(shape, np.float32)) for shape in (x, w, bias)]
     with pytest.raises(ValueError, match=message):
         linear(*arrays)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 4, 15, 16, 17, 33, 100])
+def test_packed_weights_give_the_bits_of_plain_ones(num_rows: int) -> None:
+    need_amx()
+    rng = np.random.default_rng(0)
+    for outs, ins in ((32, 32), (96, 544), (2080, 64)):
+        w = rng.normal(size=(outs, ins)).astype(jnp.bfloat16)
+        x, bias = rng.normal(size=(num_rows, ins)).astype(np.float32), rng.normal(size=outs).astype(np.float32)
+        packed = PackedWeight(tiles=pack(w))  # pyright: ignore[reportArgumentType]
+        assert packed.shape == w.shape
+        assert packed.tiles.nbytes == w.nbytes
+        # of whole tiles of rows: XLA multiplies a last row that stands alone in another order, at 17 x 2080 for one
+        whole = np.pad(x, ((0, -num_rows % 16), (0, 0)))
+        want = np.asarray(jax.jit(linear)(whole, w, bias))[:num_rows]
+        np.testing.assert_array_equal(np.asarray(jax.jit(linear)(x, packed, bias)), want)
+
+
+def test_rows_of_a_packed_weight() -> None:
+    w = np.random.default_rng(0).normal(size=(96, 64)).astype(jnp.bfloat16)
+    which = np.array([0, 95, 31, 32, 15, 16, 47, 0], np.int32)
+    rows = jax.jit(lambda tiles: PackedWeight(tiles=tiles).rows(jnp.asarray(which)))(pack(w))
+    np.testing.assert_array_equal(np.asarray(rows), w[which].astype(np.float32))
+
+
+@pytest.mark.parametrize(("outs", "ins", "dtype"), [(48, 64, "bfloat16"), (64, 48, "bfloat16"), (64, 64, "float32")])
+def test_what_stays_plain(outs: int, ins: int, dtype: str) -> None:
+    assert not can_pack(outs, ins, dtype)
+    assert can_pack(64, 64, "bfloat16")
+
+
+def need_amx() -> None:
+    need(Backend.NATIVE)
+    if not packs_weights():
+        pytest.skip(f"packed weights are multiplied by AMX alone, here is {library().unit}")

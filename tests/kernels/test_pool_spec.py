@@ -15,9 +15,10 @@ def spec(backend: Backend, dtype: str = "float32", platform: str = "cpu") -> Poo
     return pool_spec(backend, num_blocks=7, block_size=16, kv_heads=2, head_dim=8, dtype=dtype, platform=platform)
 
 
-def test_xla_holds_keys_transposed() -> None:
-    assert spec(Backend.XLA).k_shape == (7, 2, 8, 16)
-    assert spec(Backend.XLA).v_shape == (7, 2, 16, 8)
+@pytest.mark.parametrize("backend", [Backend.XLA, Backend.NATIVE])
+def test_cpu_backends_hold_keys_transposed(backend: Backend) -> None:
+    assert spec(backend).k_shape == (7, 2, 8, 16)
+    assert spec(backend).v_shape == (7, 2, 16, 8)
 
 
 @pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.TRITON])
@@ -43,7 +44,7 @@ def test_kv_heads_are_the_sharded_axis() -> None:
 
 
 def test_default_block_sizes() -> None:
-    assert [default_block_size(b) for b in (Backend.XLA, Backend.TRITON, Backend.REFERENCE)] == [64, 16, 16]
+    assert {str(b): default_block_size(b) for b in Backend} == {"xla": 64, "triton": 16, "reference": 16, "native": 16}
 
 
 @pytest.mark.parametrize("name", ["num_blocks", "block_size", "kv_heads", "head_dim"])

@@ -27,7 +27,7 @@ def bits(values: np.ndarray, dtype: str) -> np.ndarray:
     return values.astype(jnp.bfloat16).view(np.uint16) if dtype == "bfloat16" else values
 
 
-@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.XLA])
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.XLA, Backend.NATIVE])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("given", ["float32", "bfloat16"])
 def test_every_token_lands_in_its_slot_and_nothing_else_moves(backend: Backend, dtype: str, given: str) -> None:
@@ -35,7 +35,7 @@ def test_every_token_lands_in_its_slot_and_nothing_else_moves(backend: Backend, 
     write = jax.jit(partial(write_kv, backend=backend))
     pool, want = write(filled(backend, dtype), k, v, np.array(SLOTS, np.int32)), filled(backend, dtype)
     (k_pool, v_pool), (k_want, v_want) = (map(np.array, (each.k, each.v)) for each in (pool, want))
-    if backend == Backend.XLA:
+    if backend.transposes_keys:
         k_pool, k_want = k_pool.swapaxes(2, 3), k_want.swapaxes(2, 3)
     for token, slot in enumerate(SLOTS[:4]):
         k_want[slot // 16, :, slot % 16] = bits(k[token].astype(np.float32), dtype)

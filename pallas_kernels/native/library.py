@@ -1,0 +1,62 @@
+"""The compiled library in this process: whether it can be had, what this CPU makes of it, its targets in JAX."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+
+import jax.ffi
+
+from pallas_kernels.native.build import BuildError, build
+
+POOL_DTYPES = ("float32", "bfloat16", "int8", "float8_e4m3fn")
+"""What the keys and values of a pool may be."""
+KEYS_OF_A_PANEL, VALUES_OF_A_PANEL = 16, 8
+"""Block sizes must be multiples of the first, head dims of the second."""
+
+_TARGETS = (*(f"jaxpaged_attention_{dtype}" for dtype in POOL_DTYPES), "jaxpaged_linear_bfloat16")
+_AMX = {1: "AMX", -1: "AVX (the kernel refuses AMX)", 0: "AVX"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """obstacle: why there is no library, "" where there is one. unit: "AMX" or "AVX", what it multiplies with."""
+
+    obstacle: str
+    unit: str
+
+    @property
+    def amx(self) -> bool:
+        """Whether its products run on the AMX unit."""
+        return self.unit == "AMX"
+
+
+@cache  # JAX's table of targets is the process's own, and takes a name once
+def library() -> Library:
+    """Build or find the library, load it and register its targets; never raises."""
+    try:
+        loaded = ctypes.CDLL(str(build()))
+    except BuildError as error:
+        return Library(obstacle=str(error), unit="")
+    except OSError as error:
+        return Library(obstacle=f"the library does not load: {error}", unit="")
+    for name in _TARGETS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
+    return Library(obstacle="", unit=_AMX[int(loaded.jaxpaged_amx())])
+
+
+def packs_weights() -> bool:
+    """Whether `linear` takes packed weights here (`pallas_kernels.packed`)."""
+    return library().amx
+
+
+def obstacle(*, head_dim: int | None = None, block_size: int | None = None, dtype: str | None = None) -> str:
+    """Why the native backend cannot serve such a pool on this machine, "" where it can. None: not looked at."""
+    if head_dim is not None and head_dim % VALUES_OF_A_PANEL:
+        return f"heads of {head_dim}: they must be multiples of {VALUES_OF_A_PANEL}"
+    if block_size is not None and block_size % KEYS_OF_A_PANEL:
+        return f"blocks of {block_size} tokens: they must be multiples of {KEYS_OF_A_PANEL}"
+    if dtype is not None and dtype not in POOL_DTYPES:
+        return f"a pool of {dtype}: it may hold {', '.join(POOL_DTYPES)}"
+    return library().obstacle

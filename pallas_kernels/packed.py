@@ -1,0 +1,64 @@
+"""Weights in the order that the CPU's AMX unit reads them: permuted once at load, the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+UNIT = 32
+"""Outputs of a panel, and inputs of a tile: both sizes of a packed weight are multiples of it."""
+_HALF = 16
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedWeight:
+    """A bfloat16 weight [B, A]. tiles: u32[B/32, A/32, 2, 16, 16]: panel, depth, half of the panel, pair of inputs,
+    output; each number is a pair's two bfloat16, the first in the low bits.
+    """
+
+    tiles: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[B, A]."""
+        return self.tiles.shape[0] * UNIT, self.tiles.shape[1] * UNIT
+
+    def rows(self, indices: Array) -> Array:
+        """f32[T, A]: the rows of the weight at i32[T]."""
+        panel, half, output = indices // UNIT, indices % UNIT // _HALF, indices % _HALF
+        pairs = self.tiles.at[panel, :, half, :, output].get(mode="clip")  # [T, A/32, 16]
+        numbers = lax.bitcast_convert_type(pairs, jnp.uint16)  # [T, A/32, 16, 2]
+        wide = lax.shift_left(numbers.reshape(indices.shape[0], -1).astype(jnp.uint32), jnp.uint32(16))
+        return lax.bitcast_convert_type(wide, jnp.float32)
+
+
+def can_pack(outs: int, ins: int, dtype: str) -> bool:
+    """Whether a weight [outs, ins] has a packed form."""
+    return dtype == "bfloat16" and outs % UNIT == 0 and ins % UNIT == 0
+
+
+def packed_shape(outs: int, ins: int) -> tuple[int, ...]:
+    """The shape of the tiles of a weight [outs, ins]."""
+    return outs // UNIT, ins // UNIT, 2, _HALF, _HALF
+
+
+def pack(weight: np.ndarray) -> np.ndarray:
+    """The tiles of a bfloat16 weight [B, A]."""
+    outs, ins = weight.shape
+    parts = weight.view(np.uint16).reshape(outs // UNIT, 2, _HALF, ins // UNIT, _HALF, 2)
+    tiles = np.ascontiguousarray(parts.transpose(0, 3, 1, 4, 2, 5))
+    return tiles.view(np.uint32).reshape(packed_shape(outs, ins))
+
+
+def multiply(x: Array, w: PackedWeight) -> Array:
+    """x f32[M, A] times w transposed: f32[M, B], x rounded to bfloat16; on a CPU with AMX alone.
+
+    Sums run in the order of the inputs whatever M is: the bits of a row do not depend on the others.
+    """
+    shape = jax.ShapeDtypeStruct((x.shape[0], w.shape[0]), jnp.float32)
+    return jax.ffi.ffi_call("jaxpaged_linear_bfloat16", shape)(x.astype(jnp.float32), w.tiles)
