@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from native_backend import need
+from native_backend import backends_here, need
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.layer_pool import LayerPool
@@ -162,11 +162,6 @@ def check(case: Case, backend: Backend) -> None:
     assert np.isfinite(got).all(), backend
     tolerance = 1e-5 if case.q_dtype == "float32" else 2e-2
     assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
-
-
-def backends_here() -> list[Backend]:
-    """All that this file tests, the native one where it can be had."""
-    return [Backend.REFERENCE, Backend.XLA, *([] if library().obstacle else [Backend.NATIVE])]
 
 
 def rows(*lens: tuple[int, int]) -> tuple[Row, ...]:

@@ -6,22 +6,28 @@ import random
 from typing import Any
 
 import pytest
+from native_backend import need
 
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
+from pallas_kernels.backend import Backend
+from pallas_kernels.pool_spec import default_block_size
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=[("native", "float32"), ("native", "bfloat16"), ("xla", "bfloat16")], ids=str)
 def engine(request: pytest.FixtureRequest, programs: str) -> LLMEngine:
+    backend, dtype = request.param
+    need(backend)
     return LLMEngine(
         EngineConfig(
-            dtype=request.param,
+            dtype=dtype,
+            attention_backend=backend,
             max_model_len=512,
             max_num_seqs=16,
             max_num_batched_tokens=256,
-            num_gpu_blocks_override=400,
+            num_gpu_blocks_override=64_000 // default_block_size(Backend(backend)),
             compile_cache=programs,
         )
     )
