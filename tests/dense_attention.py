@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from native_backend import backends_here, need
+from native_backend import need
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.layer_pool import LayerPool
-from pallas_kernels.native.library import library
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.ragged_attention.reference import to_reference_layout
 

@@ -17,3 +17,8 @@ def need(backend: Backend | str) -> None:
     if os.environ.get("JAXPAGED_NATIVE_REQUIRED"):
         pytest.fail(f"the native backend cannot be had: {reason}")
     pytest.skip(f"the native backend cannot be had: {reason}")
+
+
+def backends_here() -> list[Backend]:
+    """Those of a CPU that can be had, the reference first."""
+    return [Backend.REFERENCE, Backend.XLA, *([] if library().obstacle else [Backend.NATIVE])]

@@ -27,7 +27,7 @@ from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.layer_pool import LayerPool, decode
 from pallas_kernels.linear import linear
-from pallas_kernels.native.library import library
+from pallas_kernels.native.library import library, packs_weights
 from pallas_kernels.pool_spec import default_block_size, pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.write_kv import write_kv
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
             shared = backend == Backend.NATIVE and op == "grouped_matmul"
             told = (str(Backend.XLA), "the native backend leaves experts to XLA") if shared else (str(backend), why)
             tell("op", op=op, backend=told[0], why=told[1])
-        tell("op", op="linear", backend="xla", why="dense products are XLA's own dots on every platform")
+        tell("op", op="linear", backend="xla", why=_products(backend))
         tuned = tell_tuning()
         if "--quick" not in argv:
             try_ops(backend, device.platform, ["float32"] if dtype == "float32" else ["float32", dtype])
@@ -98,6 +98,12 @@ def tell_tuning() -> bool:
         return False
     tell("tuning", path=str(path), entries=len(table.entries))
     return True
+
+
+def _products(backend: Backend) -> str:
+    if backend == Backend.NATIVE and packs_weights():
+        return "XLA's own dots; those of packed bfloat16 weights are native, with the same bits"
+    return "dense products are XLA's own dots"
 
 
 def try_ops(backend: Backend, platform: str, dtypes: Sequence[str]) -> None:

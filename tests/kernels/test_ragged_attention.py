@@ -16,14 +16,13 @@ from dense_attention import (
     TABLE_WIDTH,
     Case,
     attend,
-    backends_here,
     build,
     check,
     rows,
     run,
     softmax_oracle,
 )
-from native_backend import need
+from native_backend import backends_here, need
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.ragged_attention.xla_decode import TURN
