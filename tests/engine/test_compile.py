@@ -80,7 +80,7 @@ def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any, programs: str) -> N
             max_model_len=512,
             max_num_seqs=8,
             max_num_batched_tokens=128,
-            num_gpu_blocks_override=1000,
+            num_gpu_blocks_override=4000,
             compile_cache=programs,
             warmup=False,
         )
