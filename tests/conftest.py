@@ -15,8 +15,6 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # torch's, which the oracle alone uses: its waiting threads spin, and two workers have no cores to spare for that
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# with a largest size JAX locks the folder of compiled programs: workers never read what another one is writing
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**33))
 
 LONGEST_FIRST = (
     *("engine/test_same.py", "engine/test_bundled.py", "host/test_scheduler_machine.py", "engine/test_families.py"),
@@ -36,8 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
     """The compile cache of this run's engines, of all workers: a program that several tests need is compiled once."""
+    import jax
+
     from jaxpaged.warmup import use_compile_cache
 
     own = tmp_path_factory.getbasetemp()
+    # with a largest size JAX locks the folder: workers never read what another one is writing
+    jax.config.update("jax_compilation_cache_max_size", 2**33)
     yield str((own if worker_id == "master" else own.parent) / "programs")
     use_compile_cache(None)
+    jax.config.update("jax_compilation_cache_max_size", -1)

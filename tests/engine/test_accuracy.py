@@ -32,6 +32,7 @@ def engine(programs: str) -> LLMEngine:
             max_model_len=CONTEXT,
             max_num_seqs=8,
             max_num_batched_tokens=128,
+            block_size=64,
             num_gpu_blocks_override=CONTEXT // 64 + 1,
             compile_cache=programs,
             warmup=False,

@@ -31,7 +31,7 @@ from jaxpaged.engine import LLMEngine
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
 params = SamplingParams(temperature=0.8, seed=1, max_tokens=8, ignore_eos=True, presence_penalty=0.5, logprobs=1)
-engine = LLMEngine(EngineConfig(bundle=sys.argv[1], warmup=sys.argv[2] == "warm"))
+engine = LLMEngine(EngineConfig(bundle=sys.argv[1], warmup=sys.argv[2] == "warm", compile_cache="off"))
 engine.submit("def add(a, b):", params, output_kind=OutputKind.FINAL_ONLY)
 done = []
 while engine.has_unfinished:
@@ -72,7 +72,7 @@ def test_what_is_left_open_is_the_bundles_and_what_differs_is_refused(bundle: Pa
     applied = read_bundle(bundle).apply(EngineConfig(max_num_seqs=8))
     assert (applied.max_model_len, applied.dtype, applied.kv_cache_dtype) == (128, "float32", "auto")
     with pytest.raises(ConfigError, match=r"max_num_seqs is 4: the bundle .* was compiled for 8"):
-        LLMEngine(EngineConfig(bundle=str(bundle), max_num_seqs=4))
+        LLMEngine(EngineConfig(bundle=str(bundle), max_num_seqs=4, compile_cache="off"))
 
 
 def test_another_place_is_named(bundle: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_another_place_is_named(bundle: Path, tmp_path: Path) -> None:
     index["fingerprint"]["jaxlib"] = "0.9.9"
     (copy / "bundle.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError, match=r"jaxlib of the bundle .* is '0\.9\.9': here it is '.*Compile it anew"):
-        LLMEngine(EngineConfig(bundle=str(copy)))
+        LLMEngine(EngineConfig(bundle=str(copy), compile_cache="off"))
 
 
 def test_a_damaged_or_missing_program_is_named(bundle: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_damaged_or_missing_program_is_named(bundle: Path, tmp_path: Path) -> 
     shutil.copytree(bundle, copy)
     (copy / "step-8x8.bin").write_bytes(b"nothing")
     (copy / "step-128x8.bin").unlink()
-    loaded = LLMEngine(EngineConfig(bundle=str(copy), warmup=False))
+    loaded = LLMEngine(EngineConfig(bundle=str(copy), warmup=False, compile_cache="off"))
     buckets = {(bucket.tokens, bucket.rows): bucket for bucket in loaded.buckets}
     with pytest.raises(ConfigError, match=r"step-8x8\.bin.*damaged"):
         loaded.runner.compile(buckets[8, 8])

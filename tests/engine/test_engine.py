@@ -45,7 +45,9 @@ def test_the_start_up_table_tells_the_kv_cache(engine: LLMEngine) -> None:
     # 6 layers, keys and values of 2 heads, each 64 bytes and a scale of 4
     assert engine.kv_bytes_per_token == 6 * 2 * 2 * (64 + 4) == 1632
     assert rows["KV cache"] == "int8, 1,632 bytes a token: asked for; a scale per token and head"
-    assert sum(layer.nbytes for layer in engine.runner.pool) == engine.kv_bytes_per_token * 1000 * 64
+    assert (
+        sum(layer.nbytes for layer in engine.runner.pool) == engine.kv_bytes_per_token * 1000 * engine.config.block_size
+    )
 
 
 def test_names_of_requests_never_meet(engine: LLMEngine) -> None:
