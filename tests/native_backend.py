@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.native.build import build
 from pallas_kernels.native.library import library
 
 
@@ -22,3 +25,13 @@ def need(backend: Backend | str) -> None:
 def backends_here() -> list[Backend]:
     """Those of a CPU that can be had, the reference first."""
     return [Backend.REFERENCE, Backend.XLA, *([] if library().obstacle else [Backend.NATIVE])]
+
+
+def share_native(cache: Path) -> Path:
+    """Give a cache folder of its own, `$XDG_CACHE_HOME`, what is compiled already: another build shows nothing new."""
+    if not library().obstacle:
+        target = cache / "jaxpaged" / "native"
+        target.mkdir(parents=True, exist_ok=True)
+        built = build()
+        shutil.copy(built, target / built.name)
+    return cache

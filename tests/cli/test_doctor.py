@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from native_backend import share_native
 
 from jaxpaged.commands.doctor import as_json, as_text, main
 from jaxpaged.doctor.facts import Cpu, DeviceNode, Drivers, Facts, Folder
@@ -320,7 +321,7 @@ def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def test_this_machine_is_healthy(tmp_path: Path) -> None:
-    done = doctor("--json", JAX_PLATFORMS="cpu", XDG_CACHE_HOME=str(tmp_path))
+    done = doctor("--json", JAX_PLATFORMS="cpu", XDG_CACHE_HOME=str(share_native(tmp_path)))
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     probe = told["facts"]["probe"]

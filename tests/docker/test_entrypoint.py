@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from image_files import DOCKER, ROOT
+from native_backend import share_native
 
 ENTRYPOINT = DOCKER / "entrypoint.sh"
 
@@ -43,6 +44,7 @@ def echo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def real(tmp_path: Path) -> Path:
+    share_native(tmp_path / "cache")
     return install(tmp_path, f"#!/bin/sh\nexec '{sys.executable}' -m jaxpaged_server.cli \"$@\"\n")
 
 
