@@ -1,9 +1,8 @@
-"""Strict JAX, one thread for the oracle, the longest files first, one folder of compiled programs for all workers."""
+"""Strict JAX, one thread for the oracle, the longest files first."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,24 +22,9 @@ LONGEST_FIRST = (
     *("engine/test_bits.py", "engine/test_accuracy.py", "kernels/test_ragged_attention.py", "models/test_decoder.py"),
     *("engine/test_async_engine.py", "kernels/test_ragged_attention_triton.py", "cli/test_doctor.py"),
 )
-"""So that both workers are busy to the end. Files that compile the same programs are kept apart in time."""
+"""So that both workers are busy to the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
-    """The compile cache of this run's engines, of all workers: a program that several tests need is compiled once."""
-    import jax
-
-    from jaxpaged.warmup import use_compile_cache
-
-    own = tmp_path_factory.getbasetemp()
-    # with a largest size JAX locks the folder: workers never read what another one is writing
-    jax.config.update("jax_compilation_cache_max_size", 2**33)
-    yield str((own if worker_id == "master" else own.parent) / "programs")
-    use_compile_cache(None)
-    jax.config.update("jax_compilation_cache_max_size", -1)

@@ -22,13 +22,13 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'server'}"}
 
 
 class Shell:
-    """Runs `jaxpaged` of this tree; compiled programs are kept for the whole run."""
+    """Runs `jaxpaged` of this tree; compiled programs are kept between the tests of this file."""
 
-    def __init__(self, cache: str) -> None:
+    def __init__(self, cache: Path) -> None:
         self._cache = cache
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "jaxpaged_server.cli", *words, *SMALL, "--compile-cache", self._cache]
+        command = [sys.executable, "-m", "jaxpaged_server.cli", *words, *SMALL, "--compile-cache", str(self._cache)]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, env=ENVIRONMENT, text=True, **{**pipes, **options})
 
@@ -39,8 +39,8 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(programs: str) -> Shell:
-    return Shell(programs)
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(tmp_path_factory.mktemp("programs"))
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

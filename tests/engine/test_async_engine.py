@@ -20,7 +20,7 @@ from jaxpaged.tokenize import Detokenizer, Tokenizer
 
 
 @pytest.fixture(scope="module")
-def core(programs: str) -> LLMEngine:
+def core() -> LLMEngine:
     return LLMEngine(
         EngineConfig(
             dtype="float32",
@@ -28,7 +28,7 @@ def core(programs: str) -> LLMEngine:
             max_num_seqs=8,
             max_num_batched_tokens=128,
             num_gpu_blocks_override=80,
-            compile_cache=programs,
+            compile_cache="off",
         )
     )
 

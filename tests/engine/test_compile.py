@@ -17,7 +17,7 @@ from pallas_kernels.pool_spec import default_block_size
 
 
 @pytest.fixture(scope="module", params=[("native", "float32"), ("native", "bfloat16"), ("xla", "bfloat16")], ids=str)
-def engine(request: pytest.FixtureRequest, programs: str) -> LLMEngine:
+def engine(request: pytest.FixtureRequest) -> LLMEngine:
     backend, dtype = request.param
     need(backend)
     return LLMEngine(
@@ -28,7 +28,7 @@ def engine(request: pytest.FixtureRequest, programs: str) -> LLMEngine:
             max_num_seqs=16,
             max_num_batched_tokens=256,
             num_gpu_blocks_override=64_000 // default_block_size(Backend(backend)),
-            compile_cache=programs,
+            compile_cache="off",
         )
     )
 
@@ -72,7 +72,7 @@ def test_no_step_copies_pool_or_weights(engine: LLMEngine) -> None:
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8"])
-def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any, programs: str) -> None:
+def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any) -> None:
     engine = LLMEngine(
         EngineConfig(
             dtype="float32",
@@ -81,7 +81,7 @@ def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any, programs: str) -> N
             max_num_seqs=8,
             max_num_batched_tokens=128,
             num_gpu_blocks_override=4000,
-            compile_cache=programs,
+            compile_cache="off",
             warmup=False,
         )
     )
