@@ -39,11 +39,12 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[tuple[int, ...]
         found[name] = (grid, settings["num_warps"], settings["num_stages"])
         return launch(*arguments, name=name, grid=grid, **settings)
 
+    runner = random_engine(OPTIONS, "tiny-mixtral").runner
     with monkeypatch.context() as patch:
         for module in (write_kv, grouped_matmul, triton_decode):
             patch.setattr(module, "launch", record)
         patch.setattr(jax.stages.Lowered, "compile", lambda self: self)  # what is launched is known by then
-        random_engine(OPTIONS, "tiny-mixtral").runner.compile(Bucket(tokens=ROWS, rows=ROWS))
+        runner.compile(Bucket(tokens=ROWS, rows=ROWS))
     return found
 
 
