@@ -224,6 +224,8 @@ class KVCache:
     def _behind(self, group: int, window: int, running: Sequence[Request]) -> int:
         """Slots of one group with tokens of one request that its next token, and so no later one, sees."""
         size, pool = self.block_size, self.pools[group]
+        if not pool.num_shared:  # every step asks: no walk over the tables where there is nothing to find in them
+            return sum([max(0, request.num_computed - window + 1) for request in running])
         total = 0
         for request in running:
             unseen = max(
