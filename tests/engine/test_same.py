@@ -24,14 +24,19 @@ from jaxpaged.request import SamplingParams
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 from jaxpaged.tiny.corpus import read_corpus
 
-SCHEDULES = {("native", "auto"): 270, ("native", "int8"): 30, ("xla", "auto"): 30}
+VARIANTS = [
+    ("native", "auto", 270),
+    ("native", "int8", 30),
+    ("xla", "auto", 30),
+    pytest.param(("xla", "auto", 300), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+]
 OUTPUT = 20
 BLOCK = 16
 
 
-@pytest.fixture(scope="module", params=SCHEDULES, ids=str)
+@pytest.fixture(scope="module", params=VARIANTS, ids=str)
 def variant(request: pytest.FixtureRequest) -> Any:
-    """Backend and type of the KV cache."""
+    """Backend, type of the KV cache, and how many schedules."""
     need(request.param[0])
     return request.param
 
@@ -140,7 +145,7 @@ def test_tokens_do_not_depend_on_the_schedule(
     alone: list[tuple[int, ...]],
     variant: tuple[str, str],
 ) -> None:
-    count = SCHEDULES[variant]
+    count = variant[2]
     ties: list[str] = []
     preemptions = hits = aborted = 0
     for number, (rng, shape) in enumerate(schedules(random.Random(11), count)):
