@@ -143,7 +143,7 @@ def test_tokens_do_not_depend_on_the_schedule(
     engine: LLMEngine,
     requests: list[tuple[tuple[int, ...], SamplingParams]],
     alone: list[tuple[int, ...]],
-    variant: tuple[str, str],
+    variant: tuple[str, str, int],
 ) -> None:
     count = variant[2]
     ties: list[str] = []
