@@ -8,16 +8,16 @@ import zipfile
 MAX_MODEL_BYTES = 12 * 10**6
 PACKAGES = ("jaxpaged", "pallas_kernels", "jaxpaged_server")
 NATIVE = (
-    *(
-        "amx.h",
-        "attend_amx.h",
-        "attend_vector.h",
-        "attention.cc",
-        "attention.h",
-        "linear.cc",
-        "parallel.h",
-        "vectors.h",
-    ),
+    "amx.h",
+    "attend_amx.h",
+    "attend_vector.h",
+    "attention.cc",
+    "attention.h",
+    "linear.cc",
+    "parallel.h",
+    "rotate.h",
+    "vectors.h",
+    "write.cc",
 )
 NEEDED = (
     *(f"{package}/py.typed" for package in PACKAGES),

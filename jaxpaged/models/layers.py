@@ -24,7 +24,7 @@ from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.linear import linear, row_means
 from pallas_kernels.packed import PackedWeight, can_pack, packed_shape
 from pallas_kernels.ragged_attention import AttentionWork, ragged_attention
-from pallas_kernels.rotate import RopeTable, rotate
+from pallas_kernels.rotate import RopeTable
 from pallas_kernels.target import on_cpu
 from pallas_kernels.write_kv import write_kv
 
@@ -140,10 +140,9 @@ class Attention(nnx.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         pool = write_kv(pool, k, v, slots, rope=table, backend=work.backend, tuning=work.tuning)
-        q = rotate(q, table)
-        if not on_cpu() or work.backend == Backend.NATIVE:  # what kernels multiply and the next product takes
-            q = q.astype(self.dtype)
-        out = ragged_attention(q, pool, work, scale=config.scale)  # [T, H, D]
+        # for kernels, what they multiply and the next product takes; XLA's CPU path keeps float32
+        taken = self.dtype if not on_cpu() or work.backend == Backend.NATIVE else q.dtype
+        out = ragged_attention(q, pool, work, scale=config.scale, rope=table, dtype=taken)  # [T, H, D]
         return self.o_proj(out.reshape(tokens, -1)), pool
 
 

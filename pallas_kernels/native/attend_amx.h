@@ -78,7 +78,7 @@ void pack_queries(const Attention<S>& a, const Tile& tile, int64_t rows, int64_t
   float* query = scratch(memory, depth * kDepth);
   std::fill_n(query, depth * kDepth, 0.0f);
   for (int64_t r = 0; r < tile.count * group; ++r) {
-    a.read_queries(((tile.first + r / group) * a.heads + tile.head * group + r % group) * dim, dim, query);
+    a.read_head(tile.first + r / group, tile.head * group + r % group, query);
     for (int64_t d = 0; d < dim; d += kDepth) {
       store_bf16(to + ((r / kTileRows * depth + d / kDepth) * kTileRows + r % kTileRows) * kDepth,
                  _mm512_loadu_ps(query + d), _mm512_loadu_ps(query + d + 16));

@@ -8,6 +8,7 @@ namespace jaxpaged {
 
 constexpr int kChunk = 256;  // keys of a piece: positions from one multiple of it to the next
 constexpr int kSubs = kChunk / kLanes;
+constexpr int kAhead = 3;  // panels of values that are on their way while one is weighed
 
 // where the keys of a chunk lie, 16 by 16: k is [D, 16] with rows `stride` apart, v is [16, D]
 template <typename S>
@@ -16,6 +17,7 @@ struct Panels {
   const S* v[kSubs];
   const float* k_scale[kSubs];
   const float* v_scale[kSubs];
+  const S* after[kAhead] = {};  // what is read when these are done, if it is known
   int64_t stride;
   Range keys;  // those that hold a token and are wanted; the rest of their panels may be anything
   int32_t base;
@@ -40,16 +42,21 @@ Panels<S> panels_of(const Attention<S>& a, int32_t row, int32_t head, int32_t ba
   return p;
 }
 
-// products of R query rows [R, D] and C panels of 16 keys, into s [R, kChunk]
+// products of R query rows [R, D] and C panels of 16 keys, into s [R, kChunk]; `next`: panels of as many numbers that are
+// read soon, their d-th 16 numbers `next_stride` apart
 template <int R, int C, typename S>
-inline void dot_keys(const float* q, int64_t dim, const S* const* k, int64_t stride, float* s) {
+inline void dot_keys(const float* q, int64_t dim, const S* const* k, int64_t stride, const S* const* next,
+                     int64_t next_stride, float* s) {
   f32x16 acc[R][C];
   for (int r = 0; r < R; ++r) {
     for (int c = 0; c < C; ++c) acc[r][c] = (f32x16){};
   }
   for (int64_t d = 0; d < dim; ++d) {
     f32x16 keys[C];
-    for (int c = 0; c < C; ++c) keys[c] = load<f32x16>(k[c] + d * stride);
+    for (int c = 0; c < C; ++c) {
+      keys[c] = load<f32x16>(k[c] + d * stride);
+      __builtin_prefetch(next[c] + d * next_stride);
+    }
     for (int r = 0; r < R; ++r) {
       const float query = q[r * dim + d];
       for (int c = 0; c < C; ++c) acc[r][c] += query * keys[c];
@@ -63,11 +70,14 @@ inline void dot_keys(const float* q, int64_t dim, const S* const* k, int64_t str
 template <int R, typename S>
 void score_rows(const float* q, int64_t dim, const Panels<S>& p, float* s) {
   constexpr int kWide = R <= 4 ? 4 : 2;
+  const int end = p.end_sub();
   int sub = p.first_sub();
-  for (; sub + kWide <= p.end_sub(); sub += kWide) {
-    dot_keys<R, kWide>(q, dim, p.k + sub, p.stride, s + sub * kLanes);
+  for (; sub + kWide <= end; sub += kWide) {
+    const bool more = sub + 2 * kWide <= end;  // else the values are next
+    dot_keys<R, kWide>(q, dim, p.k + sub, p.stride, more ? p.k + sub + kWide : p.v + p.first_sub(),
+                       more ? p.stride : kLanes, s + sub * kLanes);
   }
-  for (; sub < p.end_sub(); ++sub) dot_keys<R, 1>(q, dim, p.k + sub, p.stride, s + sub * kLanes);
+  for (; sub < end; ++sub) dot_keys<R, 1>(q, dim, p.k + sub, p.stride, p.v + p.first_sub(), kLanes, s + sub * kLanes);
 }
 
 // weights [R, kChunk] times the values of NV vectors from column d on, into out [R, D]
@@ -81,9 +91,12 @@ inline void weigh_values(const float* w, const Panels<S>& p, int64_t dim, int64_
   for (int sub = p.first_sub(); sub < p.end_sub(); ++sub) {
     const int32_t from = p.base + sub * kLanes;
     const int begin = std::max(p.keys.begin - from, 0), end = std::min(p.keys.end - from, kLanes);
+    const int ahead = sub + kAhead - p.end_sub();
+    const S* next = ahead < 0 ? p.v[sub + kAhead] + d : p.after[ahead] ? p.after[ahead] : p.v[sub] + d;
     for (int j = begin; j < end; ++j) {
       V values[NV];
       for (int n = 0; n < NV; ++n) values[n] = load<V>(p.v[sub] + j * dim + d + n * kWidth);
+      for (size_t at = 0; at < NV * kWidth * sizeof(S); at += 64) __builtin_prefetch(reinterpret_cast<const char*>(next + j * dim) + at);
       for (int r = 0; r < R; ++r) {
         const float weight = w[r * kChunk + sub * kLanes + j];
         for (int n = 0; n < NV; ++n) acc[r][n] += weight * values[n];
@@ -181,7 +194,7 @@ float* prepare_queries(const Attention<S>& a, const Tile& tile, std::vector<floa
   const int64_t dim = a.head_dim, group = a.group(), rows = tile.count * group;
   float* q = scratch(memory, (rows + kMostRows) * dim);
   for (int64_t t = 0; t < tile.count; ++t) {
-    a.read_queries(((tile.first + t) * a.heads + tile.head * group) * dim, group * dim, q + t * group * dim);
+    for (int64_t g = 0; g < group; ++g) a.read_head(tile.first + t, tile.head * group + g, q + (t * group + g) * dim);
   }
   std::fill_n(q + rows * dim, kMostRows * dim, 0.0f);
   return q;
@@ -206,12 +219,21 @@ Panels<float> widened(const Panels<S>& p, int64_t dim, std::vector<float>& memor
 
 // one chunk of a decode row: its piece [G, D], totals and tops go to `piece`, `totals`, `tops`
 template <typename S>
-void attend_chunk(const Attention<S>& a, const Tile& tile, VectorScratch& memory, float* piece, float* totals, int* tops) {
+void attend_chunk(const Attention<S>& a, const Tile& tile, const Tile* next, VectorScratch& memory, float* piece, float* totals,
+                  int* tops) {
   const int64_t dim = a.head_dim, group = a.group();
   const int32_t base = tile.chunk * kChunk;
   const Range keys = seen_by(tile.position, a.window, base, std::min(base + kChunk, tile.kv_len));
   const float* q = prepare_queries(a, tile, memory.queries);
-  const Panels<S> p = panels_of(a, tile.row, tile.head, base, keys);
+  Panels<S> p = panels_of(a, tile.row, tile.head, base, keys);
+  if (next) {
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t position = next->chunk * kChunk + i * kLanes;
+      if (position >= next->kv_len) break;
+      const int64_t block = a.tables[next->row * a.width + position / a.block_size];
+      p.after[i] = a.k + (block * a.kv_heads + next->head) * a.block_size * dim + position % a.block_size;
+    }
+  }
   float* s = scratch(memory.scores, kMostRows * kChunk);
   float* some = scratch(memory.piece, kMostRows * dim);
   float some_totals[kMostRows];

@@ -32,7 +32,8 @@ struct Pieces {
 };
 
 struct Work {
-  std::vector<Tile> tiles;
+  std::vector<Tile> tiles;  // of prompts, then of decode rows
+  int64_t num_prompt_tiles = 0;
   Pieces pieces;
 };
 
@@ -58,6 +59,7 @@ Work plan(const Attention<S>& a) {
   }
   // the longest first: the tiles that see most keys, then the chunks of decode rows
   std::sort(work.tiles.begin(), work.tiles.end(), [](const Tile& x, const Tile& y) { return x.position > y.position; });
+  work.num_prompt_tiles = work.tiles.size();
   work.pieces.first.assign(a.rows, 0);
   for (int32_t row = 0; row < a.rows; ++row) {
     const int32_t first = a.cu_q_lens[row], count = a.cu_q_lens[row + 1] - first, kv_len = a.kv_lens[row];
@@ -78,11 +80,11 @@ Work plan(const Attention<S>& a) {
 
 // one chunk of a decode row; whoever brings the last one adds them all, in their order
 template <typename S>
-void attend_decode(const Attention<S>& a, const Tile& tile, Pieces& pieces) {
+void attend_decode(const Attention<S>& a, const Tile& tile, const Tile* next, Pieces& pieces) {
   const int64_t group = a.group(), size = group * a.head_dim;
   const int32_t begin = chunks_before(a, tile.kv_len), count = (tile.kv_len + kChunk - 1) / kChunk - begin;
   const int64_t mine = pieces.first[tile.row] + (tile.chunk - begin) * a.kv_heads + tile.head;
-  attend_chunk(a, tile, scratch_of_thread().vector, &pieces.sums[mine * size], &pieces.totals[mine * group],
+  attend_chunk(a, tile, next, scratch_of_thread().vector, &pieces.sums[mine * size], &pieces.totals[mine * group],
                &pieces.tops[mine * group]);
   if (pieces.missing[tile.row * a.kv_heads + tile.head].fetch_add(1, std::memory_order_acq_rel) + 1 < count) return;
   const int64_t first = pieces.first[tile.row] + tile.head;
@@ -103,6 +105,16 @@ void attend_decode(const Attention<S>& a, const Tile& tile, Pieces& pieces) {
 }
 
 template <typename S>
+void attend_prompt(const Attention<S>& a, const Tile& tile) {
+#ifdef JAXPAGED_AMX
+  if constexpr (!std::is_same_v<S, float>) {
+    if (a.rounded && amx_granted()) return attend_tile_amx(a, tile, scratch_of_thread().amx);
+  }
+#endif
+  attend_tile(a, tile, scratch_of_thread().vector);
+}
+
+template <typename S>
 void attend(const Attention<S>& a, ffi::ThreadPool& pool) {
   const int64_t row = a.heads * a.head_dim;
   for (int32_t i = 0; i < a.rows; ++i) {
@@ -110,37 +122,41 @@ void attend(const Attention<S>& a, ffi::ThreadPool& pool) {
   }
   a.write_zeros(a.cu_q_lens[a.rows] * row, (a.tokens - a.cu_q_lens[a.rows]) * row);
   Work work = plan(a);
-  parallel_for(pool, work.tiles.size(), [&a, &work](int64_t i) {
-    const Tile& tile = work.tiles[i];
-    if (tile.chunk >= 0) return attend_decode(a, tile, work.pieces);
-#ifdef JAXPAGED_AMX
-    if constexpr (!std::is_same_v<S, float>) {
-      if (a.rounded && amx_granted()) return attend_tile_amx(a, tile, scratch_of_thread().amx);
+  // runs of neighbouring decode tiles: the heads of a chunk lie side by side in memory
+  const int64_t count = work.tiles.size(), prompts = work.num_prompt_tiles, rest = count - prompts;
+  const int64_t run = std::clamp<int64_t>(rest / (4 * pool.num_threads()), 1, a.kv_heads);
+  parallel_for(pool, prompts + (rest + run - 1) / run, [&a, &work, count, prompts, run](int64_t i) {
+    if (i < prompts) return attend_prompt(a, work.tiles[i]);
+    const int64_t first = prompts + (i - prompts) * run, end = std::min(first + run, count);
+    for (int64_t t = first; t < end; ++t) {
+      attend_decode(a, work.tiles[t], t + 1 < end ? &work.tiles[t + 1] : nullptr, work.pieces);
     }
-#endif
-    attend_tile(a, tile, scratch_of_thread().vector);
   });
 }
 
 const float* or_null(const ffi::Buffer<ffi::F32>& array) { return array.element_count() ? array.typed_data() : nullptr; }
 
 template <typename S>
-ffi::Error attend_pool(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
-                       ffi::Buffer<ffi::F32> k_scale, ffi::Buffer<ffi::F32> v_scale, ffi::Buffer<ffi::F32> sinks,
-                       ffi::Buffer<ffi::S32> cu_q_lens, ffi::Buffer<ffi::S32> kv_lens, ffi::Buffer<ffi::S32> tables,
-                       ffi::Result<ffi::AnyBuffer> out, float scale, float softcap, int64_t window) {
+ffi::Error attend_pool(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::Buffer<ffi::F32> cos, ffi::Buffer<ffi::F32> sin,
+                       ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::Buffer<ffi::F32> k_scale, ffi::Buffer<ffi::F32> v_scale,
+                       ffi::Buffer<ffi::F32> sinks, ffi::Buffer<ffi::S32> cu_q_lens, ffi::Buffer<ffi::S32> kv_lens,
+                       ffi::Buffer<ffi::S32> tables, ffi::Result<ffi::AnyBuffer> out, float scale, float softcap,
+                       int64_t window) {
   const auto q_shape = q.dimensions(), v_shape = v.dimensions(), table_shape = tables.dimensions();
-  if (q.element_type() != out->element_type() || (q.element_type() != ffi::F32 && q.element_type() != ffi::BF16)) {
-    return ffi::Error::InvalidArgument("q and the result must both be float32 or bfloat16");
+  const bool q_is_bf16 = q.element_type() == ffi::BF16, rounded = out->element_type() == ffi::BF16;
+  if ((q.element_type() != ffi::F32 && !q_is_bf16) || (out->element_type() != ffi::F32 && !rounded)) {
+    return ffi::Error::InvalidArgument("q and the result must be float32 or bfloat16");
   }
   if (q_shape.size() != 3 || v_shape.size() != 4 || table_shape.size() != 2) {
     return ffi::Error::InvalidArgument("q must be [T, H, D], v [N, K, P, D], tables [S, W]");
   }
+  const int64_t pairs = q_shape[0] ? static_cast<int64_t>(cos.element_count()) / q_shape[0] : 0;
+  if (q_is_bf16 && (pairs || !rounded)) return ffi::Error::InvalidArgument("bfloat16 queries are neither rotated nor widened");
   attend(Attention<S>{q_shape[0], q_shape[1], v_shape[1], q_shape[2], table_shape[0], table_shape[1], v_shape[2], window,
                       scale, softcap, q.untyped_data(), static_cast<const S*>(k.untyped_data()),
                       static_cast<const S*>(v.untyped_data()), or_null(k_scale), or_null(v_scale), or_null(sinks),
-                      cu_q_lens.typed_data(), kv_lens.typed_data(), tables.typed_data(), out->untyped_data(),
-                      q.element_type() == ffi::BF16},
+                      cu_q_lens.typed_data(), kv_lens.typed_data(), tables.typed_data(),
+                      {cos.typed_data(), sin.typed_data(), pairs}, out->untyped_data(), q_is_bf16, rounded},
          pool);
   return ffi::Error::Success();
 }
@@ -154,6 +170,8 @@ ffi::Error attend_pool(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k,
                                 ffi::Ffi::Bind()                                                              \
                                     .Ctx<ffi::ThreadPool>()                                                   \
                                     .Arg<ffi::AnyBuffer>()                                                    \
+                                    .Arg<ffi::Buffer<ffi::F32>>()                                             \
+                                    .Arg<ffi::Buffer<ffi::F32>>()                                             \
                                     .Arg<ffi::AnyBuffer>()                                                    \
                                     .Arg<ffi::AnyBuffer>()                                                    \
                                     .Arg<ffi::Buffer<ffi::F32>>()                                             \

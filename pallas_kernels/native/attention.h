@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "rotate.h"
 #include "vectors.h"
 
 namespace jaxpaged {
@@ -20,7 +21,7 @@ struct Attention {
   int64_t tokens, heads, kv_heads, head_dim, rows, width, block_size;
   int64_t window;  // 0: none
   float scale, softcap;  // softcap 0: none
-  const void* q;       // [T, H, D], float32 or bfloat16
+  const void* q;       // [T, H, D], float32 or bfloat16 (q_is_bf16, and then nothing is left to rotate)
   const S* k;          // [N, K, D, P]
   const S* v;          // [N, K, P, D]
   const float* k_scale;  // [N, K, P] or null
@@ -29,20 +30,29 @@ struct Attention {
   const int32_t* cu_q_lens;
   const int32_t* kv_lens;
   const int32_t* tables;  // [S, W]
-  void* out;           // [T, H, D], of q's type
-  bool rounded;        // q and out are bfloat16: the kernel may multiply in it
+  RopeTable rope;      // for q
+  void* out;           // [T, H, D], bfloat16 where `rounded`, else float32
+  bool q_is_bf16;
+  bool rounded;        // the kernel may multiply in bfloat16
 
   int64_t group() const { return heads / kv_heads; }
 
-  // `count` numbers of q from element `at` on, times the factor
-  void read_queries(int64_t at, int64_t count, float* to) const {
+  // a head of q, rotated, rounded where the kernel multiplies in bfloat16, times the factor
+  void read_head(int64_t token, int64_t head, float* to) const {
     const float factor = query_factor();
-    if (rounded) {
+    const int64_t at = (token * heads + head) * head_dim;
+    if (q_is_bf16) {
       const Bf16* from = static_cast<const Bf16*>(q) + at;
-      for (int64_t i = 0; i < count; i += 8) store(to + i, load<f32x8>(from + i) * factor);
+      for (int64_t i = 0; i < head_dim; i += 8) store(to + i, load<f32x8>(from + i));
+    } else if (rope.pairs == 0) {
+      std::copy_n(static_cast<const float*>(q) + at, head_dim, to);
     } else {
-      const float* from = static_cast<const float*>(q) + at;
-      for (int64_t i = 0; i < count; ++i) to[i] = from[i] * factor;
+      rope.rotate(token, static_cast<const float*>(q) + at, head_dim, to);
+    }
+    if (rounded && !q_is_bf16) {
+      for (int64_t i = 0; i < head_dim; ++i) to[i] = rounded_to_bfloat16(to[i]) * factor;
+    } else {
+      for (int64_t i = 0; i < head_dim; ++i) to[i] *= factor;
     }
   }
 

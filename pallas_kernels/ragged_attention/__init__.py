@@ -15,9 +15,11 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.layer_pool import LayerPool, check_pool
+from pallas_kernels.rotate import RopeTable, check_rope, rotate
 from pallas_kernels.tuning import NO_TUNING, Table
 
 
@@ -111,10 +113,13 @@ def ragged_attention(
     scale: float,
     softcap: float | None = None,
     sinks: Array | None = None,
+    rope: RopeTable | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Array:
-    """Attention output [T, H, D] in q's dtype; zeros for padding tokens and for rows with kv_len 0.
+    """Attention output [T, H, D] in `dtype`; zeros for padding tokens and for rows with kv_len 0.
 
-    q [T, H, D], query head h reads kv head h // (H / K). pool: one layer's, as `pool_spec` of the work's backend lays
+    q [T, H, D], query head h reads kv head h // (H / K). rope: rotate q by this table first (`rotate`). dtype: what q is
+    rounded to then, by default what it is. pool: one layer's, as `pool_spec` of the work's backend lays
     it out; where it has scales, those of the keys multiply the scores and those of the values the probabilities.
     Scores are q.k * scale, then softcap * tanh(score / softcap) where softcap is given. sinks [H]: a logit per head
     that takes part in the softmax's denominator and has no value. Softmax and sums are float32.
@@ -127,11 +132,18 @@ def ragged_attention(
     check_pool(pool, backend=work.backend, block_size=work.block_size, head_dim=head_dim)
     if num_heads % pool.kv_heads:
         raise ValueError(f"q has {num_heads} heads: the pool's {pool.kv_heads} must divide them")
+    if rope is not None:
+        check_rope(rope, num_tokens=q.shape[0], head_dim=head_dim)
     if softcap is not None and softcap <= 0:
         raise ValueError(f"softcap is {softcap}: it must be above 0, or None for none")
     if sinks is not None and sinks.shape != (num_heads,):
         raise ValueError(f"sinks is {sinks.shape}: it must be [{num_heads}]")
-    return _implementation(work.backend).attend(q, pool, work, scale=scale, softcap=softcap, sinks=sinks)
+    dtype = jnp.dtype(q.dtype if dtype is None else dtype)
+    options = {"scale": scale, "softcap": softcap, "sinks": sinks}
+    module = _implementation(work.backend)
+    if work.backend == Backend.NATIVE:
+        return module.attend(q, pool, work, **options, rope=rope, dtype=dtype)
+    return module.attend((q if rope is None else rotate(q, rope)).astype(dtype), pool, work, **options)
 
 
 __all__ = ["AttentionWork", "attention_work", "ragged_attention"]

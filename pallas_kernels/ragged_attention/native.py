@@ -15,6 +15,7 @@ from jax import Array
 
 from pallas_kernels.layer_pool import LayerPool
 from pallas_kernels.native.library import obstacle
+from pallas_kernels.rotate import RopeTable
 
 if TYPE_CHECKING:
     from pallas_kernels.ragged_attention import AttentionWork
@@ -36,21 +37,26 @@ def attend(
     scale: float,
     softcap: float | None,
     sinks: Array | None,
+    rope: RopeTable | None,
+    dtype: jnp.dtype,
 ) -> Array:
-    """Attention of q [T, H, D] -> [T, H, D] in q's dtype; zeros for padding tokens.
+    """Attention of q [T, H, D], rotated where a table is given, -> [T, H, D] in `dtype`; zeros for padding tokens.
 
     Bits of a row do not depend on its neighbours, its place, the bucket, the threads, or where its prompt was cut; in
-    a float32 pool decode and prefill give the same. bfloat16 queries ask for no more than bfloat16: on the AMX unit,
+    a float32 pool decode and prefill give the same. dtype bfloat16 asks for no more than that: on the AMX unit,
     prompts over pools of 16 and 8 bits then have their probabilities rounded to it; sums are float32. Raises
     ValueError for a pool that the native backend does not serve.
     """
     if reason := obstacle(head_dim=pool.head_dim, block_size=pool.block_size, dtype=pool.dtype):
         raise ValueError(f"backend is native: {reason}")
-    taken = jnp.bfloat16 if q.dtype == jnp.bfloat16 else jnp.float32
+    taken = jnp.bfloat16 if dtype == jnp.bfloat16 else jnp.float32
     nothing = jnp.zeros((0,), jnp.float32)
+    cos, sin = (nothing, nothing) if rope is None else rope
     call = jax.ffi.ffi_call(f"jaxpaged_attention_{pool.dtype}", jax.ShapeDtypeStruct(q.shape, taken))
     out = call(
-        q.astype(taken),
+        q.astype(taken if rope is None else jnp.float32),
+        cos,
+        sin,
         pool.k,
         pool.v,
         nothing if pool.k_scale is None else pool.k_scale,
@@ -63,4 +69,4 @@ def attend(
         softcap=np.float32(softcap or 0.0),
         window=np.int64(work.window or 0),
     )
-    return out.astype(q.dtype)
+    return out.astype(dtype)

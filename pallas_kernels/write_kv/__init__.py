@@ -14,7 +14,7 @@ from jax import Array
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.layer_pool import LayerPool, check_pool
-from pallas_kernels.rotate import RopeTable
+from pallas_kernels.rotate import RopeTable, check_rope
 from pallas_kernels.tuning import NO_TUNING, Table
 
 
@@ -22,8 +22,10 @@ def _implementation(backend: Backend, tuning: Table) -> Callable[..., LayerPool]
     match backend:
         case Backend.REFERENCE:
             from pallas_kernels.write_kv.reference import write
-        case Backend.XLA | Backend.NATIVE:
+        case Backend.XLA:
             from pallas_kernels.write_kv.xla import write
+        case Backend.NATIVE:
+            from pallas_kernels.write_kv.native import write
         case Backend.TRITON:
             from pallas_kernels.write_kv import triton
 
@@ -57,9 +59,7 @@ def write_kv(
     if pool.kv_heads != kv_heads:
         raise ValueError(f"k has {kv_heads} heads: the pool has {pool.kv_heads}")
     if rope is not None:
-        (tokens, pairs), sin = rope[0].shape, rope[1].shape
-        if tokens != num_tokens or sin != (tokens, pairs) or 2 * pairs > head_dim:
-            raise ValueError(f"rope is {rope[0].shape} and {sin}: both must be [{num_tokens}, at most {head_dim // 2}]")
+        check_rope(rope, num_tokens=num_tokens, head_dim=head_dim)
     return _implementation(backend, tuning)(pool, k, v, slots, rope=rope)
 
 

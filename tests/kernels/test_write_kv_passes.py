@@ -1,13 +1,16 @@
-"""The Triton pool writer, interpreted, against the reference: values, scales, and nothing but its own slots."""
+"""The writers of one pass, Triton's (interpreted) and the native one, against the reference: values, scales, their own slots."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from native_backend import need
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.layer_pool import LayerPool, decode
@@ -17,6 +20,9 @@ from pallas_kernels.tuning import Entry, Table
 from pallas_kernels.write_kv import write_kv
 from pallas_kernels.write_kv.tuning import Tuning, tuning_for
 
+BACKENDS = (Backend.TRITON, Backend.NATIVE)
+# (the native backend serves no pool of float16)
+PAIRS = [(backend, dtype) for backend in BACKENDS for dtype in DTYPES if (backend, dtype) != (Backend.NATIVE, "float16")]
 TOKENS, HEADS, BLOCK, BLOCKS = 19, 2, 16, 5
 # one step of a pool dtype at a value of magnitude about 1: how far a rounding may fall the other way
 STEPS = {"float32": 1e-6, "bfloat16": 2**-7, "float16": 2**-10}
@@ -37,7 +43,10 @@ def poisoned(dtype: str, head_dim: int) -> LayerPool:
 def step(head_dim: int, given: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """k, v and slots; some tokens are padding."""
     rng = np.random.default_rng(0)
-    k, v = rng.normal(size=(2, TOKENS, HEADS, head_dim)).astype(np.float32).astype(jnp.dtype(given))
+    k, v = rng.normal(size=(2, BACKENDS = (Backend.TRITON, Backend.NATIVE)
+# (the native backend serves no pool of float16)
+PAIRS = [(backend, dtype) for backend in BACKENDS for dtype in DTYPES if (backend, dtype) != (Backend.NATIVE, "float16")]
+TOKENS, HEADS, head_dim)).astype(np.float32).astype(jnp.dtype(given))
     slots = rng.permutation(np.arange(BLOCK, BLOCK * BLOCKS))[:TOKENS].astype(np.int32)
     slots[2::5] = 0
     return k, v, slots
@@ -48,22 +57,28 @@ def rope_table(pairs: int) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angles), np.sin(angles)
 
 
-def writer(backend: Backend):
-    # as attention_steps.run: compiled once, run once
-    return jax.jit(partial(write_kv, backend=backend), compiler_options={"xla_backend_optimization_level": 0})
+def write(backend: Backend, pool: LayerPool, *args: np.ndarray, **options: Any) -> LayerPool:
+    """write_kv compiled once, run once, as attention_steps.run; pools go in and come out in the reference's layout."""
+    need(backend)
+
+    def laid_out(pool: LayerPool) -> LayerPool:
+        return replace(pool, k=np.swapaxes(pool.k, 2, 3)) if backend.transposes_keys else pool  # pyright: ignore[reportArgumentType]
+
+    run = jax.jit(partial(write_kv, backend=backend), compiler_options={"xla_backend_optimization_level": 0})
+    return laid_out(jax.tree.map(np.asarray, run(laid_out(pool), *args, **options)))
 
 
 @pytest.mark.parametrize("given", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("head_dim", "rotary"), [(64, "none"), (80, "half"), (96, "whole"), (112, "half"), (128, "whole")]
 )
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_equals_the_reference(dtype: str, head_dim: int, rotary: str, given: str) -> None:
+@pytest.mark.parametrize(("backend", "dtype"), PAIRS)
+def test_equals_the_reference(backend: Backend, dtype: str, head_dim: int, rotary: str, given: str) -> None:
     k, v, slots = step(head_dim, given)
     pairs = {"none": 0, "half": head_dim // 4, "whole": head_dim // 2}[rotary]
     rope = rope_table(pairs) if pairs else None
     start = poisoned(dtype, head_dim)
-    got, want = (writer(b)(start, k, v, slots, rope=rope) for b in (Backend.TRITON, Backend.REFERENCE))
+    got, want = (write(b, start, k, v, slots, rope=rope) for b in (backend, Backend.REFERENCE))
     blocks, offsets = np.divmod(slots[slots > 0], BLOCK)
     # what no token named is as it was, the null block too
     for array, before in zip(jax.tree.leaves(got), jax.tree.leaves(start), strict=True):
@@ -86,44 +101,48 @@ def test_equals_the_reference(dtype: str, head_dim: int, rotary: str, given: str
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
-def test_codes_equal_the_reference_bit_for_bit_without_rope(dtype: str) -> None:
+def test_codes_equal_the_reference_bit_for_bit_without_rope(dtype: str, backend: Backend) -> None:
     k, v, slots = step(96, "float32")
-    got, want = (writer(b)(poisoned(dtype, 96), k, v, slots) for b in (Backend.TRITON, Backend.REFERENCE))
+    got, want = (write(b, poisoned(dtype, 96), k, v, slots) for b in (backend, Backend.REFERENCE))
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert np.asarray(ours)[1:].tobytes() == np.asarray(theirs)[1:].tobytes()
 
 
-def test_a_known_rotation_and_known_codes() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_known_rotation_and_known_codes(backend: Backend) -> None:
     """A quarter turn takes (low, high) to (-high, low); 127 steps of the largest; halves go to the even code."""
     k = np.zeros((1, HEADS, 64), np.float32)
     k[0, :, 0], k[0, :, 1], k[0, :, 32], k[0, :, 33], k[0, :, 34] = 127, 2.5, 64, 3.5, -0.5
     quarter = np.zeros((1, 32), np.float32), np.ones((1, 32), np.float32)
-    pool = writer(Backend.TRITON)(poisoned("int8", 64), k, k, np.array([17], np.int32), rope=quarter)
+    pool = write(backend, poisoned("int8", 64), k, k, np.array([17], np.int32), rope=quarter)
     keys, values = np.asarray(pool.k)[1, 0, 1], np.asarray(pool.v)[1, 0, 1]
     assert (keys[0], keys[1], keys[2], keys[32], keys[33]) == (-64, -4, 0, 127, 2)
     assert (values[0], values[1], values[32], values[33], values[34]) == (127, 2, 64, 4, 0)
     assert np.asarray(pool.k_scale)[1, 0, 1] == np.asarray(pool.v_scale)[1, 0, 1] == 1.0
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
-def test_zeros_have_the_scale_zero_and_what_is_broken_the_scale_nan(dtype: str) -> None:
+def test_zeros_have_the_scale_zero_and_what_is_broken_the_scale_nan(dtype: str, backend: Backend) -> None:
     k = np.ones((4, HEADS, 64), np.float32)
     k[0], k[1, 0, 50], k[2, 1, 3] = 0, np.nan, -np.inf
     slots = np.array([20, 21, 22, 23], np.int32)
     rope = np.ones((4, 16), np.float32), np.zeros((4, 16), np.float32)
-    pool = writer(Backend.TRITON)(poisoned(dtype, 64), k, np.ones_like(k), slots, rope=rope)
+    pool = write(backend, poisoned(dtype, 64), k, np.ones_like(k), slots, rope=rope)
     scales = np.asarray(pool.k_scale)[1, :, 4:8].T  # [token, head]
     one = np.float32(1) / np.float32({"int8": 127, "float8_e4m3fn": 448}[dtype])
     np.testing.assert_array_equal(scales, [[0, 0], [np.nan, one], [one, np.nan], [one, one]])
-    stored = np.asarray(decode(pool.k, dtype))[1, :, 4:8]
+    stored = np.asarray(decode(jnp.asarray(pool.k), dtype))[1, :, 4:8]
     assert (stored[:, 0] == 0).all()
     assert np.isfinite(stored).all()
 
 
-def test_rounds_float32_to_the_pool() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rounds_float32_to_the_pool(backend: Backend) -> None:
     k = np.full((1, HEADS, 64), 1.00390625, np.float32)  # half way between 1 and the next bfloat16: ties to even
-    pool = writer(Backend.TRITON)(poisoned("bfloat16", 64), k, -k, np.array([17], np.int32))
+    pool = write(backend, poisoned("bfloat16", 64), k, -k, np.array([17], np.int32))
     assert np.asarray(pool.k)[1, 0, 1].tolist() == [0x3F80] * 64
     assert np.asarray(pool.v)[1, 0, 1].tolist() == [0xBF80] * 64
 
