@@ -58,7 +58,8 @@ float divide(float* values, int64_t dim) {
     finite = finite && magnitude <= std::numeric_limits<float>::max();
     top = std::max(top, magnitude);
   }
-  const float scale = finite ? top / kLargest<S> : std::numeric_limits<float>::quiet_NaN();
+  // the reciprocal, as XLA has it
+  const float scale = finite ? top * (1.0f / kLargest<S>) : std::numeric_limits<float>::quiet_NaN();
   const float factor = scale > 0.0f ? 1.0f / scale : 0.0f;
   for (int64_t d = 0; d < dim; ++d) {
     const float quotient = values[d] * factor;

@@ -1,4 +1,4 @@
-"""Rotates, quantises and writes in one pass in C++ (`pallas_kernels/native`): pools K [N, K, D, P] and V [N, K, P, D]."""
+"""Rotates, quantises and writes in one pass in C++: pools K [N, K, D, P] and V [N, K, P, D]."""
 
 from __future__ import annotations
 

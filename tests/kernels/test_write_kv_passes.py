@@ -1,4 +1,4 @@
-"""The writers of one pass, Triton's (interpreted) and the native one, against the reference: values, scales, their own slots."""
+"""The writers of one pass, Triton (interpreted) and native, against the reference: values, scales, their own slots."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pallas_kernels.write_kv import write_kv
 from pallas_kernels.write_kv.tuning import Tuning, tuning_for
 
 BACKENDS = (Backend.TRITON, Backend.NATIVE)
-# (the native backend serves no pool of float16)
-PAIRS = [(backend, dtype) for backend in BACKENDS for dtype in DTYPES if (backend, dtype) != (Backend.NATIVE, "float16")]
+# the native backend serves no pool of float16
+PAIRS = [(backend, dtype) for backend in BACKENDS for dtype in DTYPES if f"{backend} {dtype}" != "native float16"]
 TOKENS, HEADS, BLOCK, BLOCKS = 19, 2, 16, 5
 # one step of a pool dtype at a value of magnitude about 1: how far a rounding may fall the other way
 STEPS = {"float32": 1e-6, "bfloat16": 2**-7, "float16": 2**-10}
@@ -43,10 +43,7 @@ def poisoned(dtype: str, head_dim: int) -> LayerPool:
 def step(head_dim: int, given: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """k, v and slots; some tokens are padding."""
     rng = np.random.default_rng(0)
-    k, v = rng.normal(size=(2, BACKENDS = (Backend.TRITON, Backend.NATIVE)
-# (the native backend serves no pool of float16)
-PAIRS = [(backend, dtype) for backend in BACKENDS for dtype in DTYPES if (backend, dtype) != (Backend.NATIVE, "float16")]
-TOKENS, HEADS, head_dim)).astype(np.float32).astype(jnp.dtype(given))
+    k, v = rng.normal(size=(2, TOKENS, HEADS, head_dim)).astype(np.float32).astype(jnp.dtype(given))
     slots = rng.permutation(np.arange(BLOCK, BLOCK * BLOCKS))[:TOKENS].astype(np.int32)
     slots[2::5] = 0
     return k, v, slots
