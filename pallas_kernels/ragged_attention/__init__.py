@@ -119,10 +119,10 @@ def ragged_attention(
     """Attention output [T, H, D] in `dtype`; zeros for padding tokens and for rows with kv_len 0.
 
     q [T, H, D], query head h reads kv head h // (H / K). rope: rotate q by this table first (`rotate`). dtype: what q
-    is rounded to then, by default what it is. pool: one layer's, as `pool_spec` of the work's backend lays it out; where
-    it has scales, those of the keys multiply the scores and those of the values the probabilities. Scores are
-    q.k * scale, then softcap * tanh(score / softcap) where softcap is given. sinks [H]: a logit per head that takes part
-    in the softmax's denominator and has no value. Softmax and sums are float32.
+    is rounded to then, by default what it is. pool: one layer's, as `pool_spec` of the work's backend lays it out;
+    where it has scales, those of the keys multiply the scores and those of the values the probabilities. Scores are
+    q.k * scale, then softcap * tanh(score / softcap) where softcap is given. sinks [H]: a logit per head that takes
+    part in the softmax's denominator and has no value. Softmax and sums are float32.
 
     Raises ValueError for shapes that do not fit the work or the pool.
     """
