@@ -47,13 +47,11 @@ def test_a_table_that_does_not_fit_is_refused() -> None:
     case = Case(lens=((1, 4),), tokens=8, rows=8, heads=2, kv_heads=1, head_dim=16, dtype="float32", q_dtype="float32")
     step = build(case)
     work = attention_work(
-        step.cu_q_lens,
-        step.kv_lens,
-        step.block_tables,
+        *(jnp.asarray(lens) for lens in (step.cu_q_lens, step.kv_lens, step.block_tables)),
         num_tokens=case.tokens,
         block_size=step.clean.block_size,
         window=None,
         backend=Backend.REFERENCE,
     )
     with pytest.raises(ValueError, match=r"rope is \(8, 9\).*at most 8"):
-        ragged_attention(step.q, step.clean, work, scale=1.0, rope=(jnp.ones((8, 9)), jnp.ones((8, 9))))
+        ragged_attention(jnp.asarray(step.q), step.clean, work, scale=1.0, rope=(jnp.ones((8, 9)), jnp.ones((8, 9))))
