@@ -1,7 +1,8 @@
 """Weights of 8 bits with a scale for each output, and what a product with them is.
 
-Where the CPU multiplies, both sides are int8 (W8A8): a row of activations gets a scale of its own, sums are exact int32,
-so a row's bits do not depend on its neighbours. Elsewhere weights alone are int8 (W8A16), and widened in the product.
+Where the CPU multiplies, both sides are int8 (W8A8): a row of activations gets a scale of its own, sums are exact
+int32, so a row's bits do not depend on its neighbours. Elsewhere weights alone are int8 (W8A16), and widened in the
+product.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Int8 weights in the order that the CPU's AMX unit reads them: permuted once at load, padded with zeros to whole tiles."""
+"""Int8 weights in the order that the CPU's AMX unit reads them: permuted once at load, zeros up to whole tiles."""
 
 from __future__ import annotations
 
