@@ -15,7 +15,11 @@ POOL_DTYPES = ("float32", "bfloat16", "int8", "float8_e4m3fn")
 KEYS_OF_A_PANEL, VALUES_OF_A_PANEL = 16, 8
 """Block sizes must be multiples of the first, head dims of the second."""
 
-_TARGETS = (*(f"jaxpaged_attention_{dtype}" for dtype in POOL_DTYPES), "jaxpaged_linear_bfloat16", "jaxpaged_linear_int8")
+_TARGETS = (
+    *(f"jaxpaged_attention_{dtype}" for dtype in POOL_DTYPES),
+    "jaxpaged_linear_bfloat16",
+    "jaxpaged_linear_int8",
+)
 _AMX = {1: "AMX", -1: "AVX (the kernel refuses AMX)", 0: "AVX"}
 
 
