@@ -14,6 +14,7 @@ NATIVE = (
     "attention.cc",
     "attention.h",
     "linear.cc",
+    "linear_int8.cc",
     "parallel.h",
     "rotate.h",
     "vectors.h",

@@ -30,7 +30,7 @@ from jaxpaged.weights.load import LoadedModel
 from pallas_kernels.target import current_target
 from pallas_kernels.tuning import Table, as_json
 
-_FORMAT = 1
+_FORMAT = 2
 _INDEX = "bundle.json"
 _FIX = "Compile it anew here: jaxpaged compile"
 
@@ -40,6 +40,7 @@ class BundleSettings:
     """The options of `EngineConfig` that programs depend on, with the values they were compiled for."""
 
     dtype: str
+    quantization: str | None
     kv_cache_dtype: str
     max_model_len: int
     max_num_seqs: int
@@ -55,6 +56,7 @@ class BundleSettings:
         same = config.kv_cache_dtype == config.dtype
         return cls(
             dtype=config.dtype,
+            quantization=config.quantization,
             kv_cache_dtype="auto" if same else words[config.kv_cache_dtype],
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_num_seqs,

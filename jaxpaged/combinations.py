@@ -16,6 +16,8 @@ KV_DTYPES: Mapping[str, str] = MappingProxyType({"bf16": "bfloat16", "int8": "in
 """The words of --kv-cache-dtype and the dtype of the pool that each stands for."""
 KV_DTYPE_ALIASES: Mapping[str, str] = MappingProxyType({"bfloat16": "bf16", "fp8_e4m3": "fp8"})
 """vLLM's spellings of these words."""
+QUANTIZATIONS = ("int8",)
+"""The words of --quantization."""
 
 _NO_FLOAT16 = (
     "float16 is not offered: its range ends at 65,504, which some models' activations exceed",
@@ -25,13 +27,25 @@ _NO_E5M2 = (
     "this type is not offered: keys and values have a scale per token and head, so its range buys nothing",
     "Use fp8 (e4m3fn: the same bytes, twice the precision) or int8",
 )
+_NO_CHECKPOINT = (
+    "checkpoints that are quantised already are not read; weights are quantised as they are loaded",
+    "Give the unquantised checkpoint, and int8",
+)
 _NO_4_BIT = ("no KV cache of 4 bits is offered", "Use int8 or fp8")
 REFUSED_WORDS: Mapping[tuple[str, str], tuple[str, str]] = MappingProxyType(
     {
         ("dtype", "float16"): _NO_FLOAT16,
         ("dtype", "half"): _NO_FLOAT16,
         ("dtype", "float"): ("it must be written out", "Use float32"),
-        ("dtype", "int8"): ("it is the type of weights as they are computed with", "For the KV cache: kv_cache_dtype"),
+        ("dtype", "int8"): (
+            "it is the type of weights that are not quantised",
+            "For weights: quantization=int8; for the KV cache: kv_cache_dtype=int8",
+        ),
+        ("quantization", "fp8"): ("no weights of that type are offered", "Use int8: the same bytes"),
+        ("quantization", "awq"): _NO_CHECKPOINT,
+        ("quantization", "gptq"): _NO_CHECKPOINT,
+        ("quantization", "compressed-tensors"): _NO_CHECKPOINT,
+        ("quantization", "bitsandbytes"): ("no weights of its types are offered", "Use int8"),
         ("kv_cache_dtype", "fp8_e5m2"): _NO_E5M2,
         ("kv_cache_dtype", "fp8_inc"): ("that is fp8 of another vendor's accelerator", "Use fp8 or int8"),
         ("kv_cache_dtype", "float16"): _NO_FLOAT16,
@@ -51,7 +65,8 @@ class Choice:
     """What the options came to on a device, before any memory is counted.
 
     platform: "cpu", "cuda" or "rocm". compute_capability: (major, minor) of a CUDA device, else None. backend: of
-    attention. kv_cache_dtype: of the pool, see `PoolSpec.dtype`.
+    attention. kv_cache_dtype: of the pool, see `PoolSpec.dtype`. quantization: of the weights. packed: they are held
+    in the order that the CPU's AMX unit reads them, where there is such a form.
     """
 
     platform: str
@@ -60,6 +75,8 @@ class Choice:
     kv_cache_dtype: str
     block_size: int
     head_dim: int
+    quantization: str | None = None
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jaxpaged.combinations import KV_DTYPE_ALIASES, KV_DTYPES, check_word
+from jaxpaged.combinations import KV_DTYPE_ALIASES, KV_DTYPES, QUANTIZATIONS, check_word
 from jaxpaged.errors import ConfigError
 from jaxpaged.limits import num_seats
 from jaxpaged.tiny import TINY_MODEL
@@ -22,6 +22,7 @@ KVCacheDtype = Literal["auto", "bf16", "int8", "fp8", "bfloat16", "fp8_e4m3"]
 CHUNK_ALIGN = 64
 """Chunks of a prompt end at multiples of it: the query tile of the CPU kernels, so chunking never changes a bit."""
 
+Quantization = Literal["int8"]
 AttentionBackend = Literal["auto", "reference", "xla", "triton", "native"]
 
 
@@ -38,6 +39,8 @@ class EngineConfig:
     """Folder of the tokenizer (default: the model's)."""
     dtype: Dtype = "auto"
     """Type of weights; auto: the checkpoint's on a GPU; on CPU bfloat16 only where it multiplies that."""
+    quantization: Quantization | None = None
+    """int8: matrices of 8 bits with a scale per output, quantised at load; on a CPU activations are int8, too."""
     kv_cache_dtype: KVCacheDtype = "auto"
     """Type of the KV cache; auto: that of the weights; int8 and fp8 have a scale per token and head."""
     max_model_len: int | None = None
@@ -92,6 +95,8 @@ class EngineConfig:
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(name=name, value=value, limit="it must be True or False")
         check_word("dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        if self.quantization is not None:
+            check_word("quantization", self.quantization, QUANTIZATIONS)
         kv_cache_dtype = KV_DTYPE_ALIASES.get(str(self.kv_cache_dtype), self.kv_cache_dtype)
         check_word("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_DTYPES))
         object.__setattr__(self, "kv_cache_dtype", kv_cache_dtype)
@@ -110,6 +115,7 @@ class ResolvedConfig:
     model: Path
     tokenizer: Path
     dtype: Literal["float32", "bfloat16"]
+    quantization: str | None
     kv_cache_dtype: str
     """Dtype of the pool: see `PoolSpec.dtype`."""
     max_model_len: int
@@ -127,6 +133,11 @@ class ResolvedConfig:
     bundle: Path | None
     async_scheduling: bool
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def weight_dtype(self) -> str:
+        """What the products' weights are held as: "int8" where they are quantised, else `dtype`."""
+        return self.quantization or self.dtype
 
     @property
     def table_width(self) -> int:

@@ -10,6 +10,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
 
@@ -17,7 +18,7 @@ from jaxpaged.batch import Packer
 from jaxpaged.buckets import BucketTable
 from jaxpaged.bundle import Bundle, read_bundle
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig
-from jaxpaged.errors import EngineError, ParameterError, RequestError
+from jaxpaged.errors import ConfigError, EngineError, ParameterError, RequestError
 from jaxpaged.memory import Device, claim_share, gib, resolve, resolve_combination, resolve_dtype, this_device
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.models.kv import bytes_per_block
@@ -31,7 +32,6 @@ from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from pallas_kernels.backend import Backend
-from pallas_kernels.native.library import packs_weights
 
 
 class LLMEngine:
@@ -66,10 +66,11 @@ class LLMEngine:
         dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
         if model is not None:
             dtype, why = model.dtype, "the given model's"
+            asked = _quantised_as(asked, model)
         choice = resolve_combination(asked, model_config, self.device, dtype=dtype)  # before minutes of loading
         if model is None:
-            packed = choice.backend == Backend.NATIVE and packs_weights()
-            model = load_model(asked.model, dtype=dtype, packed=packed, progress=progress)
+            form = {"dtype": dtype, "packed": choice.packed, "quantization": choice.quantization}
+            model = load_model(asked.model, **form, progress=progress)
             self.device = this_device()  # what is free now
         self.weight_bytes = sum(leaf.nbytes for leaf in model.leaves)
         resolved = resolve(asked, model_config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)
@@ -280,7 +281,7 @@ class LLMEngine:
             ("model", f"{config.model.name} ({self.model_config.architecture})"),
             ("device", f"{self.device.name} ({self.device.platform}, {jax.device_count()} device)"),
             ("dtype", f"{config.dtype}: {self._dtype_reason}"),
-            ("weights", gib(self.weight_bytes)),
+            ("weights", f"{gib(self.weight_bytes)}: {reasons['quantization']}"),
             (
                 "KV cache",
                 f"{config.kv_cache_dtype}, {self.kv_bytes_per_token:,} bytes a token: {reasons['kv_cache_dtype']}",
@@ -361,6 +362,18 @@ class LLMEngine:
                 value=self.scheduler.num_running + self.scheduler.num_waiting,
                 limit="it needs an engine with no request in flight",
             )
+
+
+def _quantised_as(asked: EngineConfig, model: LoadedModel) -> EngineConfig:
+    """The options with the given model's quantization. Raises ConfigError where another is asked for."""
+    if asked.quantization not in (None, model.quantization):
+        raise ConfigError(
+            name="quantization",
+            value=asked.quantization,
+            limit=f"the given model was loaded with quantization={model.quantization}",
+            fix="Load it with the same",
+        )
+    return replace(asked, quantization=model.quantization)
 
 
 __all__ = ["Device", "LLMEngine"]

@@ -23,6 +23,7 @@ from jaxpaged.errors import ConfigError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.kv import bytes_per_block, pool_specs
 from pallas_kernels.backend import Backend, choose_backend, native_obstacle
+from pallas_kernels.native.library import packs_int8_weights, packs_weights
 from pallas_kernels.pool_spec import default_block_size
 
 _CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
@@ -128,6 +129,16 @@ def resolve_kv_dtype(asked: str, dtype: str) -> tuple[str, str]:
     return kv_dtype, "asked for" if kv_dtype == "bfloat16" else "asked for; a scale per token and head"
 
 
+def _explain_weights(choice: Choice, dtype: str) -> str:
+    """How the weights are held, and what multiplies them."""
+    if not choice.quantization:
+        return "not quantised"
+    if choice.platform != "cpu":
+        return f"{choice.quantization}, a scale per output; widened to {dtype} in products"
+    unit = "on the AMX unit" if choice.packed else "by XLA's dots"
+    return f"{choice.quantization}, a scale per output; activations too, one per token; products {unit}"
+
+
 def resolve_backend(
     config: EngineConfig, model: ModelConfig, device: Device, *, kv_cache_dtype: str
 ) -> tuple[Backend, str]:
@@ -152,6 +163,8 @@ def resolve_combination(config: EngineConfig, model: ModelConfig, device: Device
         kv_cache_dtype=kv_cache_dtype,
         block_size=config.block_size or default_block_size(backend),
         head_dim=model.head_dim,
+        quantization=config.quantization,
+        packed=backend == Backend.NATIVE and (packs_int8_weights() if config.quantization else packs_weights()),
     )
     check_combination(choice)
     return choice
@@ -169,6 +182,7 @@ def resolve(
     choice = resolve_combination(config, model, device, dtype=dtype)
     block_size = choice.block_size
     kv_cache_dtype, reasons["kv_cache_dtype"] = resolve_kv_dtype(config.kv_cache_dtype, dtype)
+    reasons["quantization"] = _explain_weights(choice, dtype)
     _, reasons["attention_backend"] = resolve_backend(config, model, device, kv_cache_dtype=kv_cache_dtype)
     max_model_len = _max_model_len(config, model, reasons)
     rows = config.max_num_seqs or (32 if on_cpu else 256)
@@ -193,6 +207,7 @@ def resolve(
         model=Path(config.model),
         tokenizer=Path(config.tokenizer or config.model),
         dtype=cast('Literal["float32", "bfloat16"]', dtype),
+        quantization=choice.quantization,
         kv_cache_dtype=choice.kv_cache_dtype,
         max_model_len=max_model_len,
         max_num_seqs=rows,

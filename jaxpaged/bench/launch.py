@@ -21,6 +21,7 @@ from jaxpaged.bench.presence import python_of
 
 _DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "f32": "f32", "bf16": "bf16", "f16": "f16"}
+_INT8 = "int8"  # of weights: what it is computed in beside them is the engine's own affair
 _LAST_LINES = 3
 
 
@@ -73,6 +74,7 @@ def make_job(comparison: Comparison, engine: Engine, case: Case, *, folder: Path
         words = ["-m", "jaxpaged_server.cli", "bench", "throughput", "--quiet"]
         words += ["--model", str(model), "--input", str(case.trace)]
         words += ["--dtype", _DTYPES[engine.precision]] if engine.precision in _DTYPES else []
+        words += ["--quantization", _INT8] if engine.precision == _INT8 else []
         given = {"limit": case.limit, "max_concurrency": case.max_concurrency, **options}
         for name, value in given.items():
             words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
@@ -100,7 +102,8 @@ def make_job(comparison: Comparison, engine: Engine, case: Case, *, folder: Path
 
 def precision_of(row: Mapping[str, Any]) -> str | None:
     """What the engine said that it computed in, in this package's word; None where it did not say."""
-    said = row.get("precision_found") or (row.get("settings") or {}).get("dtype")
+    settings = row.get("settings") or {}
+    said = row.get("precision_found") or settings.get("quantization") or settings.get("dtype")
     return _PRECISIONS.get(str(said).lower(), str(said)) if said else None
 
 
@@ -156,7 +159,11 @@ def _checked(row: Any, engine: Engine) -> dict[str, Any]:
     if row.get("short"):
         return {**row, "error": f"{row['short']} of {row.get('requests')} requests got another number of tokens"}
     found = precision_of(row)
-    if found in _PRECISIONS.values() and engine.precision in _PRECISIONS.values() and found != engine.precision:
+    if (
+        found in (*_PRECISIONS.values(), _INT8)
+        and engine.precision in _PRECISIONS.values()
+        and found != engine.precision
+    ):
         return {**row, "error": f"it computed in {found}, its entry says {engine.precision}"}
     return row
 

@@ -13,8 +13,6 @@ from jaxpaged.memory import claim_share, gib, resolve_combination, resolve_dtype
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
 from jaxpaged.weights.random import random_model
-from pallas_kernels.backend import Backend
-from pallas_kernels.native.library import packs_weights
 
 
 def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) -> LLMEngine:
@@ -34,16 +32,17 @@ def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) 
     config, device = shape_config(shape), this_device()
     model = read_config(config)
     dtype, _ = resolve_dtype(options.dtype, model.dtype, device)
-    specs = build(model, dtype=dtype).specs
+    specs = build(model, dtype=dtype, quantization=options.quantization).specs
     needed = sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in specs)
+    held_as = options.quantization or dtype
     if needed > device.free_bytes:
         raise ConfigError(
             name="--random-weights",
             value=shape,
-            limit=f"its weights take {gib(needed)} in {dtype}, {device.name} has {gib(device.free_bytes)} free",
-            fix="Use a smaller shape, or --dtype bfloat16" if dtype == "float32" else "Use a smaller shape",
+            limit=f"its weights take {gib(needed)} in {held_as}, {device.name} has {gib(device.free_bytes)} free",
+            fix="Use a smaller shape, or --dtype bfloat16" if held_as == "float32" else "Use a smaller shape",
         )
     choice = resolve_combination(options, model, device, dtype=dtype)
-    packed = choice.backend == Backend.NATIVE and packs_weights()
-    weights = random_model(config, seed=options.seed, dtype=dtype, packed=packed, progress=progress)
+    form = {"dtype": dtype, "packed": choice.packed, "quantization": choice.quantization}
+    weights = random_model(config, seed=options.seed, **form, progress=progress)
     return LLMEngine(replace(options, model=shape), model=weights, progress=progress)

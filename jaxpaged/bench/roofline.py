@@ -6,6 +6,7 @@ and multiplies each token with each weight it meets, those of the head only for 
     seconds = max((weight bytes + KV bytes) / bandwidth, (operations of weights + of attention) / rate)
 
 So memory and arithmetic are taken to overlap wholly: no order of kernels is assumed, and no step can be faster.
+The rate is that of float products; those of int8 by int8 on a CPU may be faster.
 Weights are counted without the input embedding and with the output head. An expert that B tokens choose k of X from is
 untouched with probability (1 - k / X) ** B, if all are equally likely. GB are 1e9 bytes, TFLOP 1e12 operations, a
 multiply-add is two.

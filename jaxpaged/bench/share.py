@@ -17,7 +17,7 @@ def latency_share(engine: LLMEngine, row: Mapping[str, Any], rates: DeviceRates)
     """The least TTFT and time a token of the row's batch; shares are least over measured medians."""
     kv_dtype = engine.runner.pool[0].dtype
     context = row["input_len"] + row["output_len"] / 2
-    config, dtype, rows = engine.model_config, engine.config.dtype, row["batch_size"]
+    config, dtype, rows = engine.model_config, engine.config.weight_dtype, row["batch_size"]
     least_tpot_ms = 1e3 * decode_seconds(
         config, rates.roofline, rows=rows, context=context, dtype=dtype, kv_dtype=kv_dtype
     )

@@ -20,8 +20,9 @@ _SMALLEST_BLOCK = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyOptions:
-    """Score a text with the KV cache as asked for and in the type of the weights, and print how far the logits move.
+    """Score a text with weights and KV cache as asked for, and print how far the logits move.
 
+    What they are compared with is the same model unquantised, its KV cache in the type of the weights.
     Places are scored in contexts of --max-model-len tokens (here by default 2048, or fewer where the model ends).
     """
 
@@ -38,12 +39,12 @@ class AccuracyOptions:
         """Raise ConfigError for a comparison that says nothing."""
         if self.tokens < 2:
             raise ConfigError(name="--tokens", value=self.tokens, limit="it must be at least 2")
-        if self.engine.kv_cache_dtype == "auto":
+        if self.engine.kv_cache_dtype == "auto" and self.engine.quantization is None:
             raise ConfigError(
                 name="--kv-cache-dtype",
                 value="auto",
                 limit="that is what the other types are compared with",
-                fix="Give bf16, int8 or fp8",
+                fix="Give bf16, int8 or fp8, or --quantization int8",
             )
 
 
@@ -62,13 +63,14 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     from jaxpaged.bench.circumstances import versions
     from jaxpaged.memory import resolve_combination
     from jaxpaged.runner import ModelRunner
-    from jaxpaged.weights.load import read_model_config
+    from jaxpaged.weights.load import load_model, read_model_config
 
     asked = options.engine
     context = asked.max_model_len or min(_CONTEXT, read_model_config(asked.model).max_positions)
     blocks = -(-context // (asked.block_size or _SMALLEST_BLOCK)) + 1
     plain = replace(
         asked,
+        quantization=None,
         kv_cache_dtype="auto",
         max_model_len=context,
         max_num_seqs=1,
@@ -78,7 +80,11 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     engine = start_engine(plain, quiet=options.quiet)
     choice = resolve_combination(asked, engine.model_config, engine.device, dtype=engine.config.dtype)
     baseline = Scorer(engine.runner)
-    variant = Scorer(ModelRunner(engine.runner.model, replace(engine.config, kv_cache_dtype=choice.kv_cache_dtype)))
+    model, config = engine.runner.model, replace(engine.config, kv_cache_dtype=choice.kv_cache_dtype)
+    if choice.quantization:
+        form = {"dtype": engine.config.dtype, "packed": choice.packed, "quantization": choice.quantization}
+        model = load_model(asked.model, **form, progress=not options.quiet)
+    variant = Scorer(ModelRunner(model, replace(config, quantization=choice.quantization)))
     ids = engine.tokenizer.encode(text)[: options.tokens]
     found = compare(baseline, variant, ids, progress=progress_options(quiet=options.quiet))
     return {
@@ -93,6 +99,8 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
             f"{name}_{key}": value
             for name, scorer in (("baseline", baseline), ("variant", variant))
             for key, value in (
+                ("quantization", scorer.runner.config.quantization),
+                ("weight_bytes", sum(leaf.nbytes for leaf in scorer.runner.leaves)),
                 ("kv_cache_dtype", scorer.runner.config.kv_cache_dtype),
                 ("kv_bytes_per_token", scorer.kv_bytes_per_token),
             )

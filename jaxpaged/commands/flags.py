@@ -37,6 +37,7 @@ _TYPES: Mapping[str, Any] = {
     "logit_bias": Annotated[dict[int, float], tyro.conf.UseAppendAction],
     # words that are refused with a reason of ours, not by the parser
     "dtype": Annotated[str, tyro.conf.arg(metavar="{auto,float32,bfloat16}")],
+    "quantization": Annotated[str | None, tyro.conf.arg(metavar="{int8}")],
     "kv_cache_dtype": Annotated[str, tyro.conf.arg(metavar="{auto,bf16,int8,fp8}")],
 }
 _METAVARS: Mapping[Any, str] = {int | None: "INT", float | None: "FLOAT", str | None: "STR"}

@@ -74,6 +74,7 @@ def settings_digest(config: EngineConfig, params: SamplingParams) -> str:
         "model": str(Path(config.model).resolve()),
         "tokenizer": str(Path(config.tokenizer).resolve()) if config.tokenizer else None,
         "dtype": config.dtype,
+        "quantization": config.quantization,
         "kv_cache_dtype": config.kv_cache_dtype,
         "max_model_len": config.max_model_len,
         "seed": config.seed,

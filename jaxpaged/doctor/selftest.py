@@ -102,7 +102,7 @@ def tell_tuning() -> bool:
 
 def _products(backend: Backend) -> str:
     if backend == Backend.NATIVE and packs_weights():
-        return "XLA's own dots; those of packed bfloat16 weights are native, with the same bits"
+        return "XLA's own dots; those of packed bfloat16 and int8 weights are native, with the same bits"
     return "dense products are XLA's own dots"
 
 

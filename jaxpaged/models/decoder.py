@@ -18,27 +18,35 @@ from jax import Array
 from jaxpaged.errors import ModelError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.context import StepContext, make_context
+from jaxpaged.models.form import PARAM_DTYPES, QUANTIZATIONS, WeightForm
 from jaxpaged.models.kv import KVPool
-from jaxpaged.models.layers import Axes, DecoderLayer, RMSNorm, declare, matrix
+from jaxpaged.models.layers import Axes, DecoderLayer, RMSNorm, declare_matrix, matrix
 from jaxpaged.models.rope import rope_table
 from pallas_kernels.linear import linear
-from pallas_kernels.packed import PackedWeight, pack
 
-PARAM_DTYPES = ("float32", "bfloat16")
-
-__all__ = ["Decoder", "Graph", "ParamSpec", "StepContext", "build", "flatten", "make_context", "unflatten"]
+__all__ = [
+    "PARAM_DTYPES",
+    "Decoder",
+    "Graph",
+    "ParamSpec",
+    "StepContext",
+    "build",
+    "flatten",
+    "make_context",
+    "unflatten",
+]
 
 
 class Decoder(nnx.Module):
     """A decoder-only language model over a paged KV pool."""
 
-    def __init__(self, config: ModelConfig, *, dtype: str, packed: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, form: WeightForm) -> None:
         self.config = config
-        # a table that is only read by row gains nothing from being packed
-        self.embed_tokens = Embedding(config, dtype=dtype, packed=packed and config.tied)
-        self.layers = nnx.List([DecoderLayer(config, layer, dtype=dtype, packed=packed) for layer in config.layers])
+        # a table that is only read by row gains nothing from another form
+        self.embed_tokens = Embedding(config, form=form if config.tied else WeightForm(dtype=form.dtype))
+        self.layers = nnx.List([DecoderLayer(config, layer, form=form) for layer in config.layers])
         self.norm = RMSNorm(config.embed, "embed", eps=config.eps)
-        self.lm_head = None if config.tied else Embedding(config, dtype=dtype, packed=packed)
+        self.lm_head = None if config.tied else Embedding(config, form=form)
 
     def __call__(self, token_ids: Array, context: StepContext, pool: KVPool) -> tuple[Array, KVPool]:
         """token_ids i32[T] -> hidden f32[T, E] and the pool with the step's tokens in it. Ids must be below V."""
@@ -61,27 +69,29 @@ class Decoder(nnx.Module):
 class Embedding(nnx.Module):
     """The table of token vectors [V, E], read by row or as the output head."""
 
-    def __init__(self, config: ModelConfig, *, dtype: str, packed: bool = False) -> None:
-        self.weight = declare((config.vocab, config.embed), ("vocab", "embed"), dtype, packed=packed)
+    def __init__(self, config: ModelConfig, *, form: WeightForm) -> None:
+        self.form = form
+        self.weight, self.weight_scale = declare_matrix((config.vocab, config.embed), ("vocab", "embed"), form)
 
     def rows(self, token_ids: Array) -> Array:
         """f32[T, E] of token_ids i32[T]."""
-        table = matrix(self.weight)
-        if isinstance(table, PackedWeight):
-            return table.rows(token_ids)
-        return table.at[token_ids].get(mode="clip").astype(jnp.float32)
+        table = matrix(self.weight, self.weight_scale, self.form)
+        if isinstance(table, Array):
+            return table.at[token_ids].get(mode="clip").astype(jnp.float32)
+        return table.rows(token_ids)
 
     def logits(self, hidden: Array) -> Array:
         """f32[S, V] of hidden f32[S, E]."""
-        return linear(hidden, matrix(self.weight))
+        return linear(hidden, matrix(self.weight, self.weight_scale, self.form))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParamSpec:
     """What a parameter is: path (its attributes joined by dots), shape, dtype, logical axes, initial distribution.
 
+    dtype is int8 where it is quantised; the next parameter, of the same path and "_scale", then holds its scales.
     storage: dtype of the array that holds it, uint16 where it is the bits of a bfloat16. packed: it is held as the
-    tiles of `pallas_kernels.packed`.
+    tiles of `pallas_kernels.packed` or `packed_int8`.
     """
 
     path: str
@@ -92,11 +102,15 @@ class ParamSpec:
     init: str
     packed: bool
 
-    def stored(self, values: np.ndarray) -> Array:
-        """Values of `dtype` on the device, as they are held."""
-        if self.packed:
-            return jax.device_put(pack(values.astype(self.dtype, copy=False).reshape(-1, self.shape[-1])))
-        return jax.device_put(values.astype(self.dtype, copy=False).view(self.storage))
+    @property
+    def quantised(self) -> bool:
+        """Whether it is held as int8 with scales."""
+        return self.dtype == np.int8
+
+    @property
+    def is_scale(self) -> bool:
+        """Whether it holds the scales of a quantised parameter, and so follows from that one's values."""
+        return self.init == "scale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +125,17 @@ class Graph:
     specs: tuple[ParamSpec, ...]
 
 
-def build(config: ModelConfig, *, dtype: str, packed: bool = False) -> Graph:
-    """The model's graph and the declaration of its parameters; no array is made. dtype: of the matrices.
-    packed: hold bfloat16 matrices as tiles for a CPU's AMX unit, where their sizes allow (`library.packs_weights`).
+def build(config: ModelConfig, *, dtype: str, packed: bool = False, quantization: str | None = None) -> Graph:
+    """The model's graph and the declaration of its parameters; no array is made. The rest: see `WeightForm`.
 
-    Raises ModelError for a dtype other than "float32" and "bfloat16".
+    Raises ModelError for a dtype other than "float32" and "bfloat16", and for a quantization that is not there.
     """
     if dtype not in PARAM_DTYPES:
         raise ModelError(name="dtype", value=dtype, limit=f"weights are held as {' or '.join(PARAM_DTYPES)}")
-    return flatten(Decoder(config, dtype=dtype, packed=packed))[0]
+    if quantization not in (None, *QUANTIZATIONS):
+        raise ModelError(name="quantization", value=quantization, limit=f"it must be {' or '.join(QUANTIZATIONS)}")
+    form = WeightForm(dtype=dtype, packed=packed, quantization=quantization)
+    return flatten(Decoder(config, form=form))[0]
 
 
 def flatten(model: Decoder) -> tuple[Graph, tuple[Array, ...]]:

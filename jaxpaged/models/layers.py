@@ -18,11 +18,14 @@ from jax import Array, lax
 
 from jaxpaged.models.config import LayerConfig, ModelConfig, MoEConfig
 from jaxpaged.models.context import StepContext
+from jaxpaged.models.form import WeightForm
 from pallas_kernels.backend import Backend
 from pallas_kernels.grouped_matmul import grouped_matmul
+from pallas_kernels.int8 import Int8Weight
 from pallas_kernels.layer_pool import LayerPool
-from pallas_kernels.linear import linear, row_means
+from pallas_kernels.linear import Weight, linear, row_means
 from pallas_kernels.packed import PackedWeight, can_pack, packed_shape
+from pallas_kernels.packed_int8 import PackedInt8Weight, packed_int8_shape
 from pallas_kernels.ragged_attention import AttentionWork, ragged_attention
 from pallas_kernels.rotate import RopeTable
 from pallas_kernels.target import on_cpu
@@ -39,36 +42,68 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 )
 
 
-def declare(
+def declare(shape: tuple[int, ...], axes: Axes, dtype: str, *, init: str = "normal") -> nnx.Param:
+    """A parameter without its array. axes: the logical axis of every dimension, None where it is never sharded.
+
+    init: "normal" (variance 1 / last dimension), "ones" or "zeros", for models without weights; "scale": those of the
+    int8 parameter of the same name without "_scale".
+    """
+    return _declare(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)), shape, axes, dtype, init=init)
+
+
+def declare_matrix(
+    shape: tuple[int, ...], axes: Axes, form: WeightForm, *, sliced: bool = False
+) -> tuple[nnx.Param, nnx.Param | None]:
+    """A parameter [*outs, A] of products, and the scales [*outs] of a quantised one.
+
+    sliced: read piece by piece in a loop, and never packed; on CPU such bfloat16 arrays are held as the uint16 of their
+    bits, since XLA would copy them whole.
+    """
+    outs, ins = math.prod(shape[:-1]), shape[-1]
+    if form.quantization:
+        packed = form.packed and not sliced
+        stored = (packed_int8_shape(outs, ins), jnp.uint32) if packed else (shape, jnp.int8)
+        scale = declare(shape[:-1], axes[:-1], "float32", init="scale")
+        return _declare(jax.ShapeDtypeStruct(*stored), shape, axes, "int8", packed=packed), scale
+    if form.packed and not sliced and can_pack(outs, ins, form.dtype):
+        tiles = jax.ShapeDtypeStruct(packed_shape(outs, ins), jnp.uint32)
+        return _declare(tiles, shape, axes, form.dtype, packed=True), None
+    as_bits = sliced and form.dtype == "bfloat16" and on_cpu()
+    plain = jax.ShapeDtypeStruct(shape, jnp.uint16 if as_bits else jnp.dtype(form.dtype))
+    return _declare(plain, shape, axes, form.dtype), None
+
+
+def _declare(
+    stored: jax.ShapeDtypeStruct,
     shape: tuple[int, ...],
     axes: Axes,
     dtype: str,
     *,
     init: str = "normal",
-    sliced: bool = False,
     packed: bool = False,
 ) -> nnx.Param:
-    """A parameter without its array. axes: the logical axis of every dimension, None where it is never sharded.
-
-    init: "normal" (variance 1 / last dimension), "ones" or "zeros", for models without weights. sliced: read piece by
-    piece in a loop; on CPU such bfloat16 arrays are held as the uint16 of their bits, since XLA would copy them whole.
-    packed: hold a matrix as the tiles of `pallas_kernels.packed`, where its sizes allow.
-    """
     assert len(shape) == len(axes), f"{shape} has another rank than {axes}"
-    as_bits = sliced and dtype == "bfloat16" and on_cpu()
-    outs, ins = math.prod(shape[:-1]), shape[-1]
-    if packed := packed and can_pack(outs, ins, dtype):
-        stored = jax.ShapeDtypeStruct(packed_shape(outs, ins), jnp.uint32)
-    else:
-        stored = jax.ShapeDtypeStruct(shape, jnp.uint16 if as_bits else jnp.dtype(dtype))
     return nnx.Param(stored, axes=axes, init=init, logical=dtype, declared=shape, packed=packed)
 
 
-def matrix(param: nnx.Param) -> Array | PackedWeight:
-    """A parameter [*outs, A] as `linear` takes it."""
+def matrix(param: nnx.Param, scale: nnx.Param | None, form: WeightForm) -> Weight:
+    """A parameter [*outs, A] and its scales as `linear` takes them."""
+    ins = param.declared[-1]
+    if scale is None:
+        return PackedWeight(tiles=param[...]) if param.packed else param[...].reshape(-1, ins)
+    scales = scale[...].reshape(-1)
     if param.packed:
-        return PackedWeight(tiles=param[...])
-    return param[...].reshape(-1, param.declared[-1])
+        return PackedInt8Weight(tiles=param[...], scales=scales, ins=ins)
+    return Int8Weight(values=param[...].reshape(-1, ins), scales=scales, dtype=form.dtype)
+
+
+def expert_matrices(param: nnx.Param, scale: nnx.Param | None, form: WeightForm) -> Array | Int8Weight:
+    """A parameter [X, *outs, A] and its scales as `grouped_matmul` takes them."""
+    experts, *_, ins = param.declared
+    values = param[...].reshape(experts, -1, ins)
+    if scale is None:
+        return values
+    return Int8Weight(values=values, scales=scale[...].reshape(experts, -1), dtype=form.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -96,30 +131,29 @@ class Linear(nnx.Module):
         ins: tuple[int, str | None],
         *,
         bias: bool,
-        dtype: str,
-        packed: bool = False,
+        form: WeightForm,
     ) -> None:
-        self.outs = outs
-        self.weight = declare((*outs, ins[0]), (*axes, ins[1]), dtype, packed=packed)
+        self.outs, self.form = outs, form
+        self.weight, self.weight_scale = declare_matrix((*outs, ins[0]), (*axes, ins[1]), form)
         self.bias = declare(outs, axes, "float32", init="zeros") if bias else None
 
     def __call__(self, x: Array) -> Array:
         bias = None if self.bias is None else self.bias[...].reshape(-1)
-        return linear(x, matrix(self.weight), bias).reshape(-1, *self.outs)
+        return linear(x, matrix(self.weight, self.weight_scale, self.form), bias).reshape(-1, *self.outs)
 
 
 class Attention(nnx.Module):
     """Grouped-query attention over the paged pool."""
 
-    def __init__(self, config: ModelConfig, *, dtype: str, packed: bool = False) -> None:
-        self.config, self.dtype = config, dtype
+    def __init__(self, config: ModelConfig, *, form: WeightForm) -> None:
+        self.config, self.dtype = config, form.dtype
         kv_heads, head_dim = config.kv_heads, config.head_dim
         group = config.heads // kv_heads
         # per kv head: its G query heads, then k, then v, so that a shard of kv heads is a slice of the first axis
         outs, axes = (kv_heads, group + 2, head_dim), ("kv_heads", None, None)
-        self.qkv_proj = Linear(outs, axes, (config.embed, "embed"), bias=config.qkv_bias, dtype=dtype, packed=packed)
+        self.qkv_proj = Linear(outs, axes, (config.embed, "embed"), bias=config.qkv_bias, form=form)
         width = (config.heads * head_dim, "heads")
-        self.o_proj = Linear((config.embed,), ("embed",), width, bias=config.o_bias, dtype=dtype, packed=packed)
+        self.o_proj = Linear((config.embed,), ("embed",), width, bias=config.o_bias, form=form)
         self.q_norm = RMSNorm(head_dim, None, eps=config.eps) if config.qk_norm else None
         self.k_norm = RMSNorm(head_dim, None, eps=config.eps) if config.qk_norm else None
 
@@ -149,12 +183,12 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """Gated feed-forward network: down(activation(gate(x)) * up(x))."""
 
-    def __init__(self, config: ModelConfig, *, dtype: str, packed: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, form: WeightForm) -> None:
         self.activation = config.activation
         bias, ffn = config.mlp_bias, config.ffn
         size = (config.embed, "embed")
-        self.gate_up_proj = Linear((2, ffn), (None, "ffn"), size, bias=bias, dtype=dtype, packed=packed)
-        self.down_proj = Linear((config.embed,), ("embed",), (ffn, "ffn"), bias=bias, dtype=dtype, packed=packed)
+        self.gate_up_proj = Linear((2, ffn), (None, "ffn"), size, bias=bias, form=form)
+        self.down_proj = Linear((config.embed,), ("embed",), (ffn, "ffn"), bias=bias, form=form)
 
     def __call__(self, x: Array) -> Array:
         """x f32[T, E] -> f32[T, E]."""
@@ -165,13 +199,17 @@ class MLP(nnx.Module):
 class MoE(nnx.Module):
     """Experts in place of the MLP: every token goes to its `top_k` experts, and only there."""
 
-    def __init__(self, config: ModelConfig, moe: MoEConfig, *, dtype: str) -> None:
-        self.moe, self.activation = moe, config.activation
+    def __init__(self, config: ModelConfig, moe: MoEConfig, *, form: WeightForm) -> None:
+        self.moe, self.activation, self.form = moe, config.activation, form
         experts, ffn, embed = moe.experts, moe.ffn, config.embed
         # routing is a choice, so it is not left to bfloat16
-        self.router = Linear((experts,), ("experts",), (embed, "embed"), bias=False, dtype="float32")
-        self.gate_up_proj = declare((experts, 2, ffn, embed), ("experts", None, "ffn", "embed"), dtype, sliced=True)
-        self.down_proj = declare((experts, embed, ffn), ("experts", "embed", "ffn"), dtype, sliced=True)
+        self.router = Linear((experts,), ("experts",), (embed, "embed"), bias=False, form=WeightForm(dtype="float32"))
+        self.gate_up_proj, self.gate_up_proj_scale = declare_matrix(
+            (experts, 2, ffn, embed), ("experts", None, "ffn", "embed"), form, sliced=True
+        )
+        self.down_proj, self.down_proj_scale = declare_matrix(
+            (experts, embed, ffn), ("experts", "embed", "ffn"), form, sliced=True
+        )
 
     def __call__(self, x: Array, context: StepContext) -> Array:
         """x f32[T, E] -> f32[T, E]; padding tokens go to no expert and get zeros."""
@@ -186,12 +224,12 @@ class MoE(nnx.Module):
             chosen[:, None] == jnp.arange(moe.experts, dtype=chosen.dtype)[None, :], axis=0, dtype=jnp.int32
         )
         rows = x[order // moe.top_k]  # [T * top_k, E]
-        gate_up_weight = self.gate_up_proj[...].reshape(moe.experts, 2 * moe.ffn, embed)
         multiply = partial(grouped_matmul, backend=context.backend, tuning=context.tuning)
-        gate_up = multiply(rows, gate_up_weight, sizes)
+        gate_up = multiply(rows, expert_matrices(self.gate_up_proj, self.gate_up_proj_scale, self.form), sizes)
         gate, up = gate_up[:, : moe.ffn], gate_up[:, moe.ffn :]
         hidden = ACTIVATIONS[self.activation](gate) * up
-        out = multiply(hidden, self.down_proj[...], sizes)  # [T * top_k, E]
+        # [T * top_k, E]
+        out = multiply(hidden, expert_matrices(self.down_proj, self.down_proj_scale, self.form), sizes)
         # back by a gather: a scatter-add would sum in another order on every run of a GPU
         back = jnp.argsort(order)
         out = out[back].reshape(tokens, moe.top_k, embed)
@@ -201,12 +239,12 @@ class MoE(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Attention and feed-forward network, each behind a norm and around the residual stream."""
 
-    def __init__(self, config: ModelConfig, layer: LayerConfig, *, dtype: str, packed: bool = False) -> None:
+    def __init__(self, config: ModelConfig, layer: LayerConfig, *, form: WeightForm) -> None:
         self.input_layernorm = RMSNorm(config.embed, "embed", eps=config.eps)
-        self.self_attn = Attention(config, dtype=dtype, packed=packed)
+        self.self_attn = Attention(config, form=form)
         self.post_attention_layernorm = RMSNorm(config.embed, "embed", eps=config.eps)
-        self.mlp = MLP(config, dtype=dtype, packed=packed) if layer.moe is None else None
-        self.moe = MoE(config, layer.moe, dtype=dtype) if layer.moe is not None else None
+        self.mlp = MLP(config, form=form) if layer.moe is None else None
+        self.moe = MoE(config, layer.moe, form=form) if layer.moe is not None else None
 
     def __call__(
         self,

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jax import Array
-from tqdm import tqdm
 
 from jaxpaged.errors import WeightsError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.decoder import Graph, build
+from jaxpaged.models.decoder import Graph, ParamSpec, build
 from jaxpaged.models.families import read_config
 from jaxpaged.weights.folder import model_folder, read_json
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
 from jaxpaged.weights.safetensors import DTYPES, INDEX, Checkpoint
+from jaxpaged.weights.store import store, values_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A model ready to be stepped: `decoder.unflatten(graphdef, leaves)` inside the traced function.
 
-    dtype: what its matrices are held as, of `decoder.PARAM_DTYPES`.
+    dtype, quantization: how its matrices are held, see `WeightForm`.
     """
 
     config: ModelConfig
     dtype: str
     graphdef: Graph
     leaves: tuple[Array, ...]
+    quantization: str | None = None
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
@@ -38,16 +38,23 @@ def read_model_config(folder: str | Path) -> ModelConfig:
     return read_config(read_json(path, fix="Give the folder of a model in Hugging Face layout"))
 
 
-def load_model(folder: str | Path, *, dtype: str, packed: bool = False, progress: bool = False) -> LoadedModel:
-    """Read config.json and the safetensors of a folder. dtype: "float32" or "bfloat16", what matrices are held as.
+def load_model(
+    folder: str | Path,
+    *,
+    dtype: str,
+    packed: bool = False,
+    quantization: str | None = None,
+    progress: bool = False,
+) -> LoadedModel:
+    """Read config.json and the safetensors of a folder. dtype, packed, quantization: see `WeightForm`.
 
-    packed: see `build`. Raises ModelError, UnsupportedModelError, or WeightsError listing every tensor that is missing,
+    Raises ModelError, UnsupportedModelError, or WeightsError listing every tensor that is missing,
     unknown, doubled, of a wrong shape or of an unsupported type, and every file that is absent or damaged. Nothing is
     half-loaded.
     """
     place = model_folder(folder)
     config = read_model_config(place)
-    graph = build(config, dtype=dtype, packed=packed)
+    graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     targets = expected_tensors(graph.specs)
     with Checkpoint(place) as checkpoint:
         if problems := checkpoint.problems + _differences(targets, checkpoint, tied=config.tied):
@@ -58,7 +65,7 @@ def load_model(folder: str | Path, *, dtype: str, packed: bool = False, progress
                 fix="Download the model again, or correct its config.json",
             )
         leaves = _read_leaves(graph, targets, checkpoint, progress=progress)
-    return LoadedModel(config=config, dtype=dtype, graphdef=graph, leaves=leaves)
+    return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
 
 
 def _differences(targets: dict[str, Target], checkpoint: Checkpoint, *, tied: bool) -> list[str]:
@@ -86,16 +93,15 @@ def _differences(targets: dict[str, Target], checkpoint: Checkpoint, *, tied: bo
 def _read_leaves(
     graph: Graph, targets: dict[str, Target], checkpoint: Checkpoint, *, progress: bool
 ) -> tuple[Array, ...]:
-    """One parameter at a time, so that the host never holds more than one beside the device."""
     names: list[list[str]] = [[] for _ in graph.specs]
     for name, target in targets.items():
         names[target.parameter].append(name)
-    specs: Iterable = tqdm(graph.specs, desc="loading", unit="tensor", disable=not progress, leave=False)
-    leaves = []
-    for spec, sources in zip(specs, names, strict=True):
-        parameter = np.empty(spec.shape, spec.dtype)
-        for name in sources:
+
+    def values_of(i: int, spec: ParamSpec) -> np.ndarray:
+        parameter = np.empty(spec.shape, values_dtype(spec))
+        for name in names[i]:
             view = targets[name].view(parameter)
-            view[...] = checkpoint.read(name).reshape(view.shape).astype(spec.dtype, copy=False)
-        leaves.append(spec.stored(parameter))
-    return tuple(leaves)
+            view[...] = checkpoint.read(name).reshape(view.shape).astype(parameter.dtype, copy=False)
+        return parameter
+
+    return store(graph.specs, values_of, progress="loading" if progress else "")

@@ -94,11 +94,13 @@ class Target:
 def expected_tensors(specs: Sequence[ParamSpec]) -> dict[str, Target]:
     """Every tensor that a checkpoint of these parameters must hold, by name.
 
-    Together the tensors fill every element of every parameter exactly once.
+    Together the tensors fill every element of every parameter exactly once, but for scales, which are computed.
     """
     matchers = [(rule, _matcher(rule.path)) for rule in RULES]
     targets: dict[str, Target] = {}
     for parameter, spec in enumerate(specs):
+        if spec.is_scale:
+            continue
         filled = 0
         for rule, matcher in matchers:
             if not (match := matcher.fullmatch(spec.path)):

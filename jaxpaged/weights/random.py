@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from tqdm import tqdm
 
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.models.families import read_config
 from jaxpaged.weights.load import LoadedModel
+from jaxpaged.weights.store import store, values_dtype
 
 _MOST_AT_ONCE = 2**24  # elements; drawing needs some 16 bytes of scratch memory for each
 
@@ -26,30 +26,35 @@ def random_model(
     seed: int = 0,
     dtype: str = "float32",
     packed: bool = False,
+    quantization: str | None = None,
     progress: bool = False,
 ) -> LoadedModel:
     """The model of a parsed config.json, with weights drawn on the device as its parameters declare.
 
-    A parameter depends on the seed and its path alone. dtype: "float32" or "bfloat16", what matrices are held as.
-    packed: see `build`.
+    A parameter depends on the seed and its path alone. dtype, packed, quantization: see `WeightForm`.
     Beside the weights themselves the device holds about 256 MiB while they are drawn. Raises ModelError or
     UnsupportedModelError as `read_config` does.
     """
     model = read_config(config)
-    graph = build(model, dtype=dtype, packed=packed)
+    graph = build(model, dtype=dtype, packed=packed, quantization=quantization)
     root = jax.random.key(seed & 0xFFFFFFFF, impl="threefry2x32")
-    specs: Iterable[ParamSpec] = tqdm(graph.specs, desc="drawing", unit="tensor", disable=not progress, leave=False)
-    leaves = tuple(_parameter(spec, root) for spec in specs)
-    return LoadedModel(config=model, dtype=dtype, graphdef=graph, leaves=leaves)
+
+    def values_of(_: int, spec: ParamSpec) -> np.ndarray | Array:
+        return _parameter(spec, root)
+
+    leaves = store(graph.specs, values_of, progress="drawing" if progress else "")
+    return LoadedModel(config=model, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
 
 
-def _parameter(spec: ParamSpec, root: Array) -> Array:
+def _parameter(spec: ParamSpec, root: Array) -> np.ndarray | Array:
+    """As it is held already, unless it is to be packed or quantised."""
     if spec.init != "normal":
-        return spec.stored(np.full(spec.shape, {"ones": 1, "zeros": 0}[spec.init], np.float32))
+        return np.full(spec.shape, {"ones": 1, "zeros": 0}[spec.init], np.float32)
     key = jax.random.fold_in(root, zlib.crc32(spec.path.encode()))
-    storage = spec.dtype if spec.packed else spec.storage
-    drawn = _draw(key, shape=spec.shape, dtype=spec.dtype, storage=storage)
-    return spec.stored(np.asarray(drawn)) if spec.packed else drawn
+    dtype = values_dtype(spec)
+    made = spec.packed or spec.quantised
+    drawn = _draw(key, shape=spec.shape, dtype=dtype, storage=dtype if made else spec.storage)
+    return np.asarray(drawn) if spec.packed and not spec.quantised else drawn
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype", "storage"))

@@ -17,6 +17,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from pallas_kernels.grouped_matmul.reference import logical_dtype
 from pallas_kernels.grouped_matmul.tuning import Tuning, tuning_for
+from pallas_kernels.int8 import Int8Weight
 from pallas_kernels.launch import launch
 from pallas_kernels.linear import dot
 from pallas_kernels.target import current_target
@@ -42,7 +43,8 @@ def row_tiles(group_sizes: Array, *, num_rows: int, row_tile: int) -> Array:
     return jnp.stack([group, (row_ends - sizes)[group] + offset, count]).astype(jnp.int32)
 
 
-def _multiply_kernel(tiles: Any, x_ref: Any, w_ref: Any, out: Any, *, tuning: Tuning) -> None:
+def _multiply_kernel(tiles: Any, x_ref: Any, w_ref: Any, *refs: Any, tuning: Tuning) -> None:
+    *scales, out = refs  # those of int8 weights, which are widened here
     num_experts, outs, ins = w_ref.shape
     column_tile, tile = pl.program_id(1), pl.program_id(2) * jnp.int32(tuning.band) + pl.program_id(0)
     last = jnp.int32(tiles.shape[1] - 1)
@@ -72,7 +74,9 @@ def _multiply_kernel(tiles: Any, x_ref: Any, w_ref: Any, out: Any, *, tuning: Tu
             x = load(x_ref, row, live=mine, start=start)
             whole = outs % tuning.out_tile == 0
             w = load(w_ref, expert, column[:, None], live=None if whole else inside[:, None], start=start)
-            if w.dtype != x.dtype:  # bits, on CPU
+            if w.dtype == jnp.int8:
+                w = w.astype(x.dtype)
+            elif w.dtype != x.dtype:  # bits, on CPU
                 w = lax.bitcast_convert_type(w, x.dtype)
             return total + dot(x, w)
 
@@ -80,10 +84,13 @@ def _multiply_kernel(tiles: Any, x_ref: Any, w_ref: Any, out: Any, *, tuning: Tu
         turns = jnp.where(expert < jnp.int32(num_experts), jnp.int32(-(-ins // tuning.in_tile)), jnp.int32(0))
         zeros = jnp.zeros((tuning.row_tile, tuning.out_tile), jnp.float32)
         total = lax.fori_loop(jnp.int32(0), turns, turn, zeros)
+        for ref in scales:
+            at = jnp.minimum(expert, jnp.int32(num_experts - 1))
+            total = total * plgpu.load(ref.at[at, column], mask=inside, other=0)[None, :]
         plgpu.store(out.at[row, column[None, :]], total, mask=mine & inside[None, :])
 
 
-def multiply(x: Array, w: Array, group_sizes: Array, *, table: Table = NO_TUNING) -> Array:
+def multiply(x: Array, w: Array | Int8Weight, group_sizes: Array, *, table: Table = NO_TUNING) -> Array:
     """x [M, A] by w [X, B, A] -> f32[M, B]; rows past sum(group_sizes) are zeros.
 
     table: tuning that goes before the shipped one.
@@ -96,14 +103,15 @@ def multiply(x: Array, w: Array, group_sizes: Array, *, table: Table = NO_TUNING
     return multiply_tuned(x, w, group_sizes, tuning=tuning)
 
 
-def multiply_tuned(x: Array, w: Array, group_sizes: Array, *, tuning: Tuning) -> Array:
+def multiply_tuned(x: Array, w: Array | Int8Weight, group_sizes: Array, *, tuning: Tuning) -> Array:
     """`multiply` with a given tuning."""
     num_rows, outs = x.shape[0], w.shape[1]
     tiles = row_tiles(group_sizes, num_rows=num_rows, row_tile=tuning.row_tile)
     band = min(tuning.band, tiles.shape[1])
+    weights = [w.values, w.scales] if isinstance(w, Int8Weight) else [w]
     (out,) = launch(
         partial(_multiply_kernel, tuning=tuning),
-        [tiles, x.astype(logical_dtype(w)), w],
+        [tiles, x.astype(logical_dtype(w)), *weights],
         [jax.ShapeDtypeStruct((num_rows, outs), jnp.float32)],
         name="grouped_matmul",
         grid=(band, -(-outs // tuning.out_tile), -(-tiles.shape[1] // band)),

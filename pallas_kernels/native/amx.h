@@ -59,6 +59,14 @@ inline void tile_dot() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
 }
 
+#ifdef __AMX_INT8__
+// C += A times B; A: 16 rows of 64 int8, B: 16 rows of 16 fours, C: 16 x 16 int32
+template <int C, int A, int B>
+inline void tile_dot_int8() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+}
+#endif
+
 // 32 float32 as bfloat16
 inline void store_bf16(uint16_t* to, __m512 low, __m512 high) {
   _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));

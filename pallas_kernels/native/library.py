@@ -17,17 +17,21 @@ KEYS_OF_A_PANEL, VALUES_OF_A_PANEL = 16, 8
 
 _TARGETS = (
     *(f"jaxpaged_{op}_{dtype}" for op in ("attention", "write") for dtype in POOL_DTYPES),
-    "jaxpaged_linear_bfloat16",
+    *(f"jaxpaged_linear_{dtype}" for dtype in ("bfloat16", "int8")),
 )
 _AMX = {1: "AMX", -1: "AVX (the kernel refuses AMX)", 0: "AVX"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """obstacle: why there is no library, "" where there is one. unit: "AMX" or "AVX", what it multiplies with."""
+    """obstacle: why there is no library, "" where there is one. unit: "AMX" or "AVX", what it multiplies with.
+
+    int8: whether the AMX unit multiplies int8, too.
+    """
 
     obstacle: str
     unit: str
+    int8: bool = False
 
     @property
     def amx(self) -> bool:
@@ -46,12 +50,17 @@ def library() -> Library:
         return Library(obstacle=f"the library does not load: {error}", unit="")
     for name in _TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
-    return Library(obstacle="", unit=_AMX[int(loaded.jaxpaged_amx())])
+    return Library(obstacle="", unit=_AMX[int(loaded.jaxpaged_amx())], int8=bool(loaded.jaxpaged_int8()))
 
 
 def packs_weights() -> bool:
-    """Whether `linear` takes packed weights here (`pallas_kernels.packed`)."""
+    """Whether `linear` takes packed bfloat16 weights here (`pallas_kernels.packed`)."""
     return library().amx
+
+
+def packs_int8_weights() -> bool:
+    """Whether `linear` takes packed int8 weights here (`pallas_kernels.packed_int8`)."""
+    return library().int8
 
 
 def obstacle(*, head_dim: int | None = None, block_size: int | None = None, dtype: str | None = None) -> str:

@@ -28,6 +28,7 @@ def complaints(report: dict[str, Any], device: str) -> list[str]:
         if spilled or scratch
     ]
     found += [f"the pool is copied: {copy}" for copy in report["copies"]]
+    found += [f"int8 weights are widened in memory: {array}" for array in report["widened"]]
     found += [f"a sort of {width} elements" for width in report["sorts"] if width >= (report["unsorted"] or math.inf)]
     if report["pool"] and report["alias"] < report["pool"]:
         found.append(f"{report['alias']} bytes are written in place, the pool has {report['pool']}")

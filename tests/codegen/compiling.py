@@ -7,6 +7,7 @@ program that was.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absent_device import absent_device
 from codegen.catalogue import program_of
 from codegen.devices import DEVICES, Device, compile_only
@@ -53,6 +55,7 @@ def report(program: Program, compiled: jax.stages.Compiled) -> dict[str, Any]:
         "code": sorted({(k.name, k.registers, k.spilled, k.scratch) for k in ours}),
         "pool": program.nbytes(program.pool_arrays()),
         "copies": copies_of_the_pool(text, program),
+        "widened": widened_weights(text, program),
         "sorts": sorted_widths(text),
         "unsorted": program.unsorted,
         "argument": memory.argument_size_in_bytes,
@@ -67,6 +70,17 @@ def copies_of_the_pool(text: str, program: Program) -> list[str]:
     shapes = {f"{_HLO[array.dtype.name]}[{','.join(map(str, array.shape))}]" for array in program.pool_arrays()}
     found = re.findall(r"= \(?(\w+\[[\d,]*\])[^=]*? ([\w-]+)\(", text)
     return sorted({f"{opcode} {shape}" for shape, opcode in found if shape in shapes and opcode not in _FREE})
+
+
+def widened_weights(text: str, program: Program) -> list[str]:
+    """Arrays that an optimised module's entry makes, in memory, of the shape of an int8 weight but wider."""
+    pools = {array.shape for array in program.pool_arrays()}
+    int8 = [a for a in jax.tree.leaves(program.arguments) if a.dtype == jnp.int8 and a.shape not in pools]
+    flat = {(math.prod(a.shape[:-1]), a.shape[-1]) for a in int8}
+    shapes = {*flat, *(pair[::-1] for pair in flat), *(a.shape for a in int8)}
+    found = re.findall(r"= \(?((?:bf16|f16|f32)\[([\d,]+)\])[^=]*? ([\w-]+)\(", text[text.index("\nENTRY ") :])
+    made = [(name, tuple(map(int, dims.split(",")))) for name, dims, opcode in found if opcode not in _FREE]
+    return sorted({name for name, shape in made if shape in shapes})
 
 
 def sorted_widths(text: str) -> list[int]:

@@ -21,6 +21,7 @@ CONTROLS = (
     "no-donation",
     "no-kernel",
     "sorted-vocabulary",
+    "widened-weight",
     "no-matrix-unit",
     "no-wide-loads",
     "spill",
@@ -40,6 +41,11 @@ def control_program(name: str) -> Program:
         case "sorted-vocabulary":  # what XLA makes of the k largest of a long row
             logits = jax.ShapeDtypeStruct((8, 32000), jnp.float32)
             return Program(function=partial(_largest, k=256), arguments=(logits,), unsorted=32000)
+        case "widened-weight":  # what a product that does not take int8 itself would do
+            arguments = tuple(
+                jax.ShapeDtypeStruct((n, 256), dtype) for n, dtype in ((64, jnp.bfloat16), (512, jnp.int8))
+            )
+            return Program(function=_widened, arguments=arguments)
         case "no-matrix-unit":  # the matrix units sum up at least 16 products; eight are left to plain arithmetic
             return dots(rows=8, depth=8, columns=64)
         case "no-wide-loads":  # rows of 255 elements begin at odd addresses
@@ -52,6 +58,10 @@ def control_program(name: str) -> Program:
 def _huge() -> Table:
     use = {"q_tile": 16, "kv_tile": 256, "num_warps": 4, "num_stages": 3}
     return Table(entries=(Entry(section="ragged_attention", use=tuple(use.items())),))
+
+
+def _widened(x: Array, w: Array) -> Array:
+    return x @ lax.optimization_barrier(w.astype(x.dtype)).T
 
 
 def _largest(x: Array, *, k: int) -> Array:

@@ -14,6 +14,7 @@ from codegen.program import Program
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.grouped_matmul import grouped_matmul
+from pallas_kernels.int8 import Int8Weight
 from pallas_kernels.pool_spec import pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.target import current_target
@@ -96,18 +97,21 @@ class Write:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grouped:
-    """A call of `grouped_matmul`: rows M by experts' weights [X, B, A]."""
+    """A call of `grouped_matmul`: rows M by experts' weights [X, B, A]; quantised: to int8, widened to `dtype`."""
 
     rows: int
     outs: int
     ins: int
     dtype: str = "bfloat16"
     experts: int = 8
+    quantised: bool = False
 
     @property
     def name(self) -> str:
         """Unique, and short."""
-        return f"grouped-{self.dtype}-m{self.rows}-x{self.experts}-b{self.outs}-a{self.ins}"
+        return (
+            f"grouped-{'int8' if self.quantised else self.dtype}-m{self.rows}-x{self.experts}-b{self.outs}-a{self.ins}"
+        )
 
     @property
     def facts(self) -> dict[str, Fact]:
@@ -143,6 +147,7 @@ _WRITES = [
 _MIXTRAL = ((28672, 4096), (4096, 14336))  # outs and ins of gate and up in one, and of down
 _GROUPED = [
     *(Grouped(rows=rows, outs=outs, ins=ins) for rows, (outs, ins) in product((2, 32, 512, 4096), _MIXTRAL)),
+    *(Grouped(rows=rows, outs=outs, ins=ins, quantised=True) for rows, (outs, ins) in product((2, 4096), _MIXTRAL)),
     Grouped(rows=32, outs=28672, ins=4096, dtype="float16"),
     Grouped(rows=32, outs=28672, ins=4096, dtype="float32"),
 ]
@@ -228,16 +233,22 @@ def write_program(case: Write) -> Program:
 
 def grouped_program(case: Grouped) -> Program:
     """`grouped_matmul` of rows that are float32, as layers have them."""
-    of = jax.ShapeDtypeStruct
+    of, shape = jax.ShapeDtypeStruct, (case.experts, case.outs, case.ins)
 
     def run(x, w, group_sizes):
         return grouped_matmul(x, w, group_sizes, backend=Backend.TRITON)
+
+    w: Any = of(shape, jnp.dtype(case.dtype))
+    if case.quantised:
+        values: Any = of(shape, jnp.int8)
+        scales: Any = of(shape[:2], jnp.float32)
+        w = Int8Weight(values=values, scales=scales, dtype=case.dtype)
 
     return Program(
         function=run,
         arguments=(
             of((case.rows, case.ins), jnp.float32),
-            of((case.experts, case.outs, case.ins), jnp.dtype(case.dtype)),
+            w,
             of((case.experts,), jnp.int32),
         ),
         kernels=("grouped_matmul",),

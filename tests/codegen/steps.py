@@ -29,7 +29,10 @@ BLOCK_SIZE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step of `shape` with `context` tokens a row at most, and a pool for `pool_tokens` in all."""
+    """A step of `shape` with `context` tokens a row at most, and a pool for `pool_tokens` in all.
+
+    quantization: of the weights, as `build` takes it.
+    """
 
     shape: str
     tokens: int
@@ -37,6 +40,7 @@ class Step:
     context: int
     pool_tokens: int = 262_144
     kv_dtype: str = "bfloat16"
+    quantization: str | None = None
 
 
 STEPS: Mapping[str, Step] = MappingProxyType(
@@ -47,9 +51,14 @@ STEPS: Mapping[str, Step] = MappingProxyType(
         "llama-3.1-8b-decode-fp8": Step(
             shape="llama-3.1-8b", tokens=64, rows=64, context=8192, kv_dtype="float8_e4m3fn"
         ),
+        "llama-3.1-8b-decode-w8": Step(shape="llama-3.1-8b", tokens=64, rows=64, context=8192, quantization="int8"),
+        "llama-3.1-8b-mixed-w8": Step(shape="llama-3.1-8b", tokens=2048, rows=64, context=8192, quantization="int8"),
         "mistral-7b-32k-decode": Step(shape="mistral-7b", tokens=32, rows=32, context=32768),
         "mistral-7b-32k-mixed": Step(shape="mistral-7b", tokens=2048, rows=32, context=32768),
         "mixtral-8x7b-32k-decode": Step(shape="mixtral-8x7b", tokens=16, rows=16, context=32768),
+        "mixtral-8x7b-32k-decode-w8": Step(
+            shape="mixtral-8x7b", tokens=16, rows=16, context=32768, quantization="int8"
+        ),
         "mixtral-8x7b-32k-mixed": Step(shape="mixtral-8x7b", tokens=2048, rows=16, context=32768),
     }
 )
@@ -58,7 +67,7 @@ STEPS: Mapping[str, Step] = MappingProxyType(
 def step_program(step: Step) -> Program:
     """The model's part of an engine step, all layers; the pool is given away, as the runner does."""
     config = read_config(shape_config(step.shape))
-    graph = build(config, dtype="bfloat16")
+    graph = build(config, dtype="bfloat16", quantization=step.quantization)
     layout = StepLayout(
         bucket=Bucket(tokens=step.tokens, rows=step.rows),
         table_width=-(-step.context // BLOCK_SIZE),

@@ -61,6 +61,7 @@ def test_complaints_name_what_is_wrong() -> None:
         "wanted": ["decode"],
         "code": [["mixed", 128, 3, 12]],
         "copies": ["copy bf16[1,8,16,128]"],
+        "widened": ["bf16[4096,4096]"],
         "sorts": [4096, 32000],
         "unsorted": 32000,
         "pool": 100,
@@ -75,6 +76,7 @@ def test_complaints_name_what_is_wrong() -> None:
         "kernel decode is missing from machine code",
         "mixed spills: 3, scratch 12 B",
         "the pool is copied: copy bf16[1,8,16,128]",
+        "int8 weights are widened in memory: bf16[4096,4096]",
         "a sort of 32000 elements",
         "50 bytes are written in place, the pool has 100",
     ]

@@ -43,6 +43,7 @@ def test_sampler(compiled: Compiled, name: str) -> None:
         ("no-kernel", "kernel decode is missing"),
         ("spill", "spills"),
         ("sorted-vocabulary", "a sort of"),
+        ("widened-weight", "int8 weights are widened"),
     ],
 )
 def test_control_is_caught(compiled: Compiled, name: str, complaint: str) -> None:

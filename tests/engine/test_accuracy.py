@@ -115,10 +115,21 @@ def test_the_command_prints_one_row(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert row["variant_bits_per_token"] > 0
 
 
+def test_the_command_compares_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.py").write_text("def add(a, b):\n    return a + b\n" * 20)
+    flags = ["--quiet", "--dtype", "float32", "--max-model-len", "128", "--compile-cache", "off", "--tokens", "150"]
+    assert main([*flags, "--quantization", "int8", "--input", str(tmp_path / "a.py")]) == 0
+    row: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert (row["baseline_quantization"], row["variant_quantization"]) == (None, "int8")
+    assert row["variant_weight_bytes"] < 0.3 * row["baseline_weight_bytes"]
+    assert (row["baseline_kv_cache_dtype"], row["variant_kv_cache_dtype"]) == ("float32", "float32")
+    assert 0 < row["mean_kl_nats"] < 0.01
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "kv-cache-dtype is 'auto'.*Give bf16, int8 or fp8"),
+        ([], "kv-cache-dtype is 'auto'.*Give bf16, int8 or fp8, or --quantization int8"),
         (["--kv-cache-dtype", "int8", "--tokens", "1"], "--tokens is 1"),
         (["--kv-cache-dtype", "int8", "--input", "/nowhere"], "--input is '/nowhere'.*UTF-8"),
     ],

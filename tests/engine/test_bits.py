@@ -22,23 +22,29 @@ BLOCKS = {"float32": 129, "bfloat16": 400}  # those of test_bundled and test_com
 
 
 @pytest.mark.parametrize(
-    ("backend", "dtype", "kv_cache_dtype"),
+    ("backend", "dtype", "kv_cache_dtype", "quantization"),
     [
-        ("native", "float32", "auto"),
-        ("native", "bfloat16", "auto"),
-        ("native", "bfloat16", "int8"),
-        ("xla", "float32", "int8"),
-        ("xla", "bfloat16", "auto"),
-        pytest.param("xla", "float32", "auto", marks=pytest.mark.slow),  # the same sums as with int8, but for scales
-        pytest.param("xla", "float32", "fp8", marks=pytest.mark.slow),  # encoded and decoded by the same code as int8
+        ("native", "float32", "auto", None),
+        ("native", "bfloat16", "auto", None),
+        ("native", "bfloat16", "int8", None),
+        ("native", "bfloat16", "auto", "int8"),
+        ("xla", "float32", "int8", None),
+        ("xla", "bfloat16", "auto", None),
+        # the same sums of integers as the native ones
+        pytest.param("xla", "bfloat16", "auto", "int8", marks=pytest.mark.slow),
+        # the same sums as with int8, but for scales
+        pytest.param("xla", "float32", "auto", None, marks=pytest.mark.slow),
+        # encoded and decoded by the same code as int8
+        pytest.param("xla", "float32", "fp8", None, marks=pytest.mark.slow),
     ],
 )
-def test_logits_bits(backend: Any, dtype: Any, kv_cache_dtype: Any) -> None:
+def test_logits_bits(backend: Any, dtype: Any, kv_cache_dtype: Any, quantization: Any) -> None:
     need(backend)
     engine = LLMEngine(
         EngineConfig(
             dtype=dtype,
             kv_cache_dtype=kv_cache_dtype,
+            quantization=quantization,
             max_model_len=512,
             max_num_seqs=16,
             max_num_batched_tokens=256,

@@ -14,7 +14,8 @@ from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.grouped_matmul.triton import multiply_tuned, row_tiles
 from pallas_kernels.grouped_matmul.tuning import Tuning, tuning_for
 from pallas_kernels.grouped_matmul.xla import tile_rows
-from pallas_kernels.target import Target
+from pallas_kernels.int8 import Int8Weight, quantise
+from pallas_kernels.target import Target, assume_target
 from pallas_kernels.tuning import Entry, Table
 
 WIDTH, HEIGHT = 24, 40
@@ -52,6 +53,37 @@ def test_equals_one_product_per_expert(backend: Backend, dtype: str) -> None:
         want = oracle(x, w, sizes)
         assert np.abs(got - want).max() < 1e-5 * max(np.abs(want).max(), 1), sizes
         assert (got[sum(sizes) :] == 0).all(), sizes
+
+
+@pytest.mark.parametrize("backend", list(Backend))
+def test_int8_experts(backend: Backend) -> None:
+    values, scales = quantise(jnp.asarray(weights(5, "float32")))
+    held = Int8Weight(values=values, scales=scales, dtype="bfloat16")
+    wide = np.asarray(values, np.float32) * np.asarray(scales)[:, :, None]
+    x = np.random.default_rng(0).normal(size=(70, WIDTH)).astype(np.float32)
+    if backend == Backend.TRITON:  # weights alone are int8
+        of_x = x.astype(jnp.bfloat16).astype(np.float32)
+    else:
+        x_values, x_scales = quantise(jnp.asarray(x))
+        of_x = np.asarray(x_values, np.float32) * np.asarray(x_scales)[:, None]
+    multiply = jax.jit(partial(grouped_matmul, backend=backend))
+    for sizes in ([14] * 5, [0, 70, 0, 0, 0], [1, 0, 33, 0, 16], [7, 8, 9, 17, 29], [0] * 5):
+        x_now = x.copy()
+        x_now[sum(sizes) :] = np.nan
+        got, want = np.asarray(multiply(x_now, held, np.array(sizes, np.int32))), oracle(of_x, wide, sizes)
+        assert np.abs(got - want).max() < 1e-5 * max(np.abs(want).max(), 1), sizes
+        assert (got[sum(sizes) :] == 0).all(), sizes
+
+
+def test_int8_experts_are_widened_by_xla_on_a_gpu() -> None:
+    values, scales = quantise(jnp.asarray(weights(3, "float32")))
+    x = np.random.default_rng(0).normal(size=(20, WIDTH)).astype(np.float32)
+    with assume_target(Target(platform="rocm", kind="gfx942")):
+        held = Int8Weight(values=values, scales=scales, dtype="bfloat16")
+        got = grouped_matmul(jnp.asarray(x), held, jnp.asarray([5, 0, 12], jnp.int32), backend=Backend.XLA)
+    wide = np.asarray(values, np.float32) * np.asarray(scales)[:, :, None]
+    want = oracle(x.astype(jnp.bfloat16).astype(np.float32), wide, [5, 0, 12])
+    np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 def test_fewer_rows_than_experts() -> None:

@@ -1,0 +1,68 @@
+"""Int8 weights in the order that the CPU's AMX unit reads them: permuted once at load, zeros up to whole tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from pallas_kernels.int8 import check_ins
+
+PANEL, DEPTH = 32, 64
+"""Outputs of a panel, and inputs of a tile."""
+_HALF = 16
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedInt8Weight:
+    """A weight [B, A]: int8 values times scales f32[B].
+
+    tiles: u32[panels, depths, 2, 16, 16]: panel, depth, half of the panel, four inputs, output; each number is four
+    inputs, the first in the low bits.
+    """
+
+    tiles: Array
+    scales: Array
+    ins: int = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[B, A]."""
+        return self.scales.shape[0], self.ins
+
+    def rows(self, indices: Array) -> Array:
+        """f32[T, A]: the rows of the weight at i32[T]."""
+        panel, half, output = indices // PANEL, indices % PANEL // _HALF, indices % _HALF
+        fours = self.tiles.at[panel, :, half, :, output].get(mode="clip")  # [T, depths, 16]
+        values = lax.bitcast_convert_type(fours, jnp.int8).reshape(indices.shape[0], -1)[:, : self.ins]
+        return values.astype(jnp.float32) * self.scales.at[indices].get(mode="clip")[:, None]
+
+
+def packed_int8_shape(outs: int, ins: int) -> tuple[int, ...]:
+    """The shape of the tiles of a weight [outs, ins]."""
+    return -(-outs // PANEL), -(-ins // DEPTH), 2, _HALF, _HALF
+
+
+def pack_int8(values: np.ndarray) -> np.ndarray:
+    """The tiles of values i8[B, A]."""
+    outs, ins = values.shape
+    panels, depths, *_ = packed_int8_shape(outs, ins)
+    whole = np.zeros((panels * PANEL, depths * DEPTH), np.int8)
+    whole[:outs, :ins] = values
+    parts = whole.reshape(panels, 2, _HALF, depths, _HALF, 4)
+    tiles = np.ascontiguousarray(parts.transpose(0, 3, 1, 4, 2, 5))
+    return tiles.view(np.uint32).reshape(packed_int8_shape(outs, ins))
+
+
+def multiply_packed(x: Array, w: PackedInt8Weight) -> Array:
+    """x f32[M, A] times w transposed: f32[M, B], the bits of `int8.multiply`; on a CPU with AMX alone.
+
+    Raises ValueError for more inputs than int32 can sum.
+    """
+    check_ins(w.ins)
+    shape = jax.ShapeDtypeStruct((x.shape[0], w.shape[0]), jnp.float32)
+    return jax.ffi.ffi_call("jaxpaged_linear_int8", shape)(x.astype(jnp.float32), w.tiles, w.scales)
