@@ -13,20 +13,19 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from jaxpaged.assembly import make_buckets, make_scheduler
 from jaxpaged.batch import Packer
-from jaxpaged.buckets import BucketTable
 from jaxpaged.bundle import Bundle, read_bundle
-from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig
+from jaxpaged.config import EngineConfig, ResolvedConfig
 from jaxpaged.errors import EngineError, ParameterError, RequestError
-from jaxpaged.memory import Device, claim_share, gib, resolve, resolve_combination, resolve_dtype, this_device
+from jaxpaged.inventory import inventory, kv_bytes_per_token
+from jaxpaged.memory import Device, claim_share, resolve, resolve_combination, resolve_dtype, this_device
 from jaxpaged.metrics import EngineMetrics
-from jaxpaged.models.kv import bytes_per_block
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.plan import StepPlan
 from jaxpaged.prompt import check_prompt, prompt_ids
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged.runner import ModelRunner, StepResult
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
@@ -90,31 +89,14 @@ class LLMEngine:
         self.config = config
         self.model_config = model.config
         self._dtype_reason = dtype_reason
-        self.buckets = BucketTable.build(
-            max_rows=config.max_num_seqs, max_step_tokens=config.max_num_batched_tokens, min_rows=config.min_rows
-        )
-        groups = [
-            KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks, window=group.window)
-            for group in model.config.kv_groups()
-        ]
-        self.scheduler = Scheduler(
-            SchedulerConfig(
-                max_rows=config.max_num_seqs,
-                max_step_tokens=config.max_num_batched_tokens,
-                max_model_len=config.max_model_len,
-                chunk_align=CHUNK_ALIGN,
-                prefix_caching=config.enable_prefix_caching,
-                kv_dtype=config.kv_cache_dtype,
-            ),
-            groups,
-            self.buckets,
-            clock=self._clock,
-        )
+        self.buckets = make_buckets(config)
+        windows = [group.window for group in model.config.kv_groups()]
+        self.scheduler = make_scheduler(config, windows, self.buckets, clock=self._clock)
         self.runner = ModelRunner(model, config, bundle=bundle)
         self._packer = Packer(
             num_seats=config.num_seats,
             table_width=config.table_width,
-            num_groups=len(groups),
+            num_groups=len(windows),
             max_model_len=config.max_model_len,
             vocab_size=model.config.vocab,
         )
@@ -262,43 +244,16 @@ class LLMEngine:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes that a token takes in the KV pool, in all layers together, scales included."""
-        config = self.config
-        per_block = bytes_per_block(
-            self.model_config,
-            Backend(config.attention_backend),
-            block_size=config.block_size,
-            dtype=config.kv_cache_dtype,
-        )
-        return per_block // config.block_size
+        return kv_bytes_per_token(self.config, self.model_config)
 
     def describe(self) -> list[tuple[str, str]]:
         """The start-up table: what was chosen, and why."""
-        config, reasons = self.config, self.config.reasons
-        per_block = self.kv_bytes_per_token * config.block_size
-        usable = (config.num_blocks - 1) * config.block_size
+        config, model = self.config, self.model_config
+        weight_bytes, dtype_reason = self.weight_bytes, self._dtype_reason
         return [
-            ("model", f"{config.model.name} ({self.model_config.architecture})"),
+            ("model", f"{config.model.name} ({model.architecture})"),
             ("device", f"{self.device.name} ({self.device.platform}, {jax.device_count()} device)"),
-            ("dtype", f"{config.dtype}: {self._dtype_reason}"),
-            ("weights", gib(self.weight_bytes)),
-            (
-                "KV cache",
-                f"{config.kv_cache_dtype}, {self.kv_bytes_per_token:,} bytes a token: {reasons['kv_cache_dtype']}",
-            ),
-            ("KV pool", f"{gib(per_block * config.num_blocks)}: {reasons['num_blocks']}"),
-            ("blocks", f"{config.num_blocks:,} of {config.block_size} tokens, {gib(per_block)} each"),
-            ("longest context", f"{config.max_model_len:,} tokens: {reasons['max_model_len']}"),
-            (
-                "concurrency",
-                f"{config.max_num_seqs} rows a step; {usable / config.max_model_len:.1f} longest contexts fit",
-            ),
-            (
-                "step",
-                f"up to {config.max_num_batched_tokens:,} tokens, {len(self.buckets)} buckets; "
-                f"decode steps are padded by about {self.buckets.expected_padding:.0%}",
-            ),
-            ("attention", f"{config.attention_backend}: {reasons['attention_backend']}"),
-            ("prefix cache", "on" if config.enable_prefix_caching else "off"),
+            *inventory(config, model, self.buckets, weight_bytes=weight_bytes, dtype_reason=dtype_reason),
             (
                 "programs",
                 f"of the bundle {config.bundle}" if config.bundle else f"compile cache {self._cache_folder or 'off'}",
