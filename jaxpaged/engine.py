@@ -10,22 +10,34 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
 
 from jaxpaged.assembly import make_buckets, make_scheduler
 from jaxpaged.batch import Packer
-from jaxpaged.bundle import Bundle, read_bundle
-from jaxpaged.config import EngineConfig, ResolvedConfig
+from jaxpaged.bundle import read_bundle
+from jaxpaged.config import EngineConfig
 from jaxpaged.errors import EngineError, ParameterError, RequestError
 from jaxpaged.inventory import inventory, kv_bytes_per_token
-from jaxpaged.memory import Device, claim_share, resolve, resolve_combination, resolve_dtype, this_device
+from jaxpaged.memory import (
+    Device,
+    blocks_follow_step,
+    claim_share,
+    gib,
+    resolve,
+    resolve_combination,
+    resolve_dtype,
+    this_device,
+)
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.plan import StepPlan
+from jaxpaged.programs import Programs
 from jaxpaged.prompt import check_prompt, prompt_ids
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged.runner import ModelRunner, StepResult
+from jaxpaged.step_memory import StepMemory, estimate
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
@@ -75,7 +87,10 @@ class LLMEngine:
         if bundle is not None:
             resolved, why = bundle.explain(resolved), "the bundle's"
         self._cache_folder = use_compile_cache(resolved.compile_cache)
-        self._assemble(model, resolved, why, bundle)
+        programs = Programs(model, resolved, bundle=bundle)
+        if bundle is None and resolved.warmup and blocks_follow_step(asked, self.device):
+            programs = self._plan_memory(asked, programs)
+        self._assemble(programs, why)
         self._early: EarlyStart | None = None
         if resolved.warmup and resolved.early_start:
             self._early = EarlyStart(self.runner, self.buckets, progress=progress)
@@ -85,14 +100,32 @@ class LLMEngine:
         self.metrics.compiles_at_start = self._compiles.count
         self.startup_s = time.monotonic() - began
 
-    def _assemble(self, model: LoadedModel, config: ResolvedConfig, dtype_reason: str, bundle: Bundle | None) -> None:
+    def _plan_memory(self, asked: EngineConfig, programs: Programs) -> Programs:
+        """The programs for as many blocks as fit beside the largest step, by its own analysis; no pool exists yet.
+
+        What a step takes does not depend on the number of blocks, so it is compiled for the least that serves the
+        longest context: once more than without, and only where the blocks follow from it.
+        """
+        model, least = programs.model, programs.config
+        options = {"dtype": least.dtype, "weight_bytes": self.weight_bytes}
+        nothing = StepMemory(num_bytes=0, source="nothing")
+        most = resolve(asked, model.config, self.device, **options, step=nothing)  # the longest context there may be
+        trial = programs.with_pool(replace(most, num_blocks=most.table_width + 1))
+        step = trial.step_memory(make_buckets(most))
+        if step is None:
+            return programs
+        return trial.with_pool(resolve(asked, model.config, self.device, **options, step=step))
+
+    def _assemble(self, programs: Programs, dtype_reason: str) -> None:
+        model, config = programs.model, programs.config
+        self._programs = programs
         self.config = config
         self.model_config = model.config
         self._dtype_reason = dtype_reason
         self.buckets = make_buckets(config)
         windows = [group.window for group in model.config.kv_groups()]
         self.scheduler = make_scheduler(config, windows, self.buckets, clock=self._clock)
-        self.runner = ModelRunner(model, config, bundle=bundle)
+        self.runner = ModelRunner(programs)
         self._packer = Packer(
             num_seats=config.num_seats,
             table_width=config.table_width,
@@ -254,12 +287,25 @@ class LLMEngine:
             ("model", f"{config.model.name} ({model.architecture})"),
             ("device", f"{self.device.name} ({self.device.platform}, {jax.device_count()} device)"),
             *inventory(config, model, self.buckets, weight_bytes=weight_bytes, dtype_reason=dtype_reason),
+            ("step memory", self._step_memory()),
             (
                 "programs",
                 f"of the bundle {config.bundle}" if config.bundle else f"compile cache {self._cache_folder or 'off'}",
             ),
             ("ready in", f"{self.startup_s:.1f} s, {self.metrics.compiles_at_start} programs compiled or loaded"),
         ]
+
+    def _step_memory(self) -> str:
+        """What the largest step takes beside weights and pool, for people; nothing is compiled for it."""
+        config, (largest,) = self.config, self.buckets.base.mixed
+        step = self._programs.step_memory(self.buckets) if self._programs.has_step(largest) else None
+        step = step or estimate(
+            self.model_config,
+            rows=config.max_num_seqs,
+            tokens=config.max_num_batched_tokens,
+            max_model_len=config.max_model_len,
+        )
+        return f"{gib(step.num_bytes)} ({step.source})"
 
     @property
     def pool_is_lost(self) -> bool:

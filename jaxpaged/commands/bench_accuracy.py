@@ -61,6 +61,7 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     from jaxpaged.bench.accuracy import Scorer, compare  # starts jax
     from jaxpaged.bench.circumstances import versions
     from jaxpaged.memory import resolve_combination
+    from jaxpaged.programs import Programs
     from jaxpaged.runner import ModelRunner
     from jaxpaged.weights.load import read_model_config
 
@@ -78,7 +79,8 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     engine = start_engine(plain, quiet=options.quiet)
     choice = resolve_combination(asked, engine.model_config, engine.device, dtype=engine.config.dtype)
     baseline = Scorer(engine.runner)
-    variant = Scorer(ModelRunner(engine.runner.model, replace(engine.config, kv_cache_dtype=choice.kv_cache_dtype)))
+    other = replace(engine.config, kv_cache_dtype=choice.kv_cache_dtype)
+    variant = Scorer(ModelRunner(Programs(engine.runner.model, other)))
     ids = engine.tokenizer.encode(text)[: options.tokens]
     found = compare(baseline, variant, ids, progress=progress_options(quiet=options.quiet))
     return {

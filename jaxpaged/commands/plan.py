@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxpaged.buckets import BucketTable
 
 _LEAST: dict[str, int] = dict.fromkeys(("limit", "max_concurrency"), 1)
+_BUSY = 0.1  # share of processor time: from there on, times are not those of a machine of one's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _measure(options: PlanOptions, found: Capacity) -> None:
     """Time the steps of the engine of these options and write the table."""
+    from jaxpaged.bench.machine import busyness
     from jaxpaged.bench.prediction import subject_of
     from jaxpaged.bench.step_times import time_steps
 
@@ -109,6 +111,9 @@ def _measure(options: PlanOptions, found: Capacity) -> None:
     if asked.model in SHAPES or Path(asked.model).is_file():
         asked, shape = replace(asked, model=EngineConfig().model), asked.model
     engine = bench_engine(asked, shape, quiet=options.quiet)
+    busy = busyness()["busy_before"]
+    if busy is not None and busy > _BUSY:
+        say(f"{busy:.0%} of the processor time is in use by others: the table will be that of a busy machine")
     subject = subject_of(found)
     costs = time_steps(engine, subject=subject, progress=progress_options(quiet=options.quiet))
     place = options.costs or default_costs(subject)
