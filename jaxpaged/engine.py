@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 
@@ -106,15 +107,12 @@ class LLMEngine:
         What a step takes does not depend on the number of blocks, so it is compiled for the least that serves the
         longest context: once more than without, and only where the blocks follow from it.
         """
-        model, least = programs.model, programs.config
-        options = {"dtype": least.dtype, "weight_bytes": self.weight_bytes}
-        nothing = StepMemory(num_bytes=0, source="nothing")
-        most = resolve(asked, model.config, self.device, **options, step=nothing)  # the longest context there may be
+        model, dtype = programs.model, programs.config.dtype
+        resolved = partial(resolve, asked, model.config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)
+        most = resolved(step=StepMemory(num_bytes=0, source="nothing"))  # the longest context that there may be
         trial = programs.with_pool(replace(most, num_blocks=most.table_width + 1))
         step = trial.step_memory(make_buckets(most))
-        if step is None:
-            return programs
-        return trial.with_pool(resolve(asked, model.config, self.device, **options, step=step))
+        return programs if step is None else trial.with_pool(resolved(step=step))
 
     def _assemble(self, programs: Programs, dtype_reason: str) -> None:
         model, config = programs.model, programs.config

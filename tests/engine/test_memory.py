@@ -128,7 +128,8 @@ def test_more_kv_cache_than_the_device_has_is_refused(options: dict[str, Any], w
 
 def test_no_array_of_bytes_between_2_and_4_gib_on_a_gpu() -> None:
     low = 2 * GIB // (8 * 16 * 128)  # a block's keys in one layer
-    for options in ({"kv_cache_memory_bytes": 14 * GIB}, {"gpu_memory_utilization": 0.15}):
+    asked: tuple[dict[str, Any], ...] = ({"kv_cache_memory_bytes": 14 * GIB}, {"gpu_memory_utilization": 0.15})
+    for options in asked:
         config = resolved("cuda", kv_cache_dtype="int8", **options)
         assert config.num_blocks == low == 131_072
         assert "2 GiB of int8 keys" in config.reasons["num_blocks"]
