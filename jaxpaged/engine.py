@@ -11,27 +11,37 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 
+from jaxpaged.assembly import make_buckets, make_scheduler
 from jaxpaged.batch import Packer
-from jaxpaged.buckets import BucketTable
-from jaxpaged.bundle import Bundle, read_bundle
-from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig
+from jaxpaged.bundle import read_bundle
+from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError, EngineError, ParameterError, RequestError
-from jaxpaged.memory import Device, claim_share, gib, resolve, resolve_combination, resolve_dtype, this_device
+from jaxpaged.inventory import inventory, kv_bytes_per_token
+from jaxpaged.memory import (
+    Device,
+    blocks_follow_step,
+    claim_share,
+    gib,
+    resolve,
+    resolve_combination,
+    resolve_dtype,
+    this_device,
+)
 from jaxpaged.metrics import EngineMetrics
-from jaxpaged.models.kv import bytes_per_block
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.plan import StepPlan
+from jaxpaged.programs import Programs
 from jaxpaged.prompt import check_prompt, prompt_ids
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged.runner import ModelRunner, StepResult
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.step_memory import StepMemory, estimate
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
-from pallas_kernels.backend import Backend
 
 
 class LLMEngine:
@@ -77,7 +87,10 @@ class LLMEngine:
         if bundle is not None:
             resolved, why = bundle.explain(resolved), "the bundle's"
         self._cache_folder = use_compile_cache(resolved.compile_cache)
-        self._assemble(model, resolved, why, bundle)
+        programs = Programs(model, resolved, bundle=bundle)
+        if bundle is None and resolved.warmup and blocks_follow_step(asked, self.device):
+            programs = self._plan_memory(asked, programs)
+        self._assemble(programs, why)
         self._early: EarlyStart | None = None
         if resolved.warmup and resolved.early_start:
             self._early = EarlyStart(self.runner, self.buckets, progress=progress)
@@ -87,35 +100,33 @@ class LLMEngine:
         self.metrics.compiles_at_start = self._compiles.count
         self.startup_s = time.monotonic() - began
 
-    def _assemble(self, model: LoadedModel, config: ResolvedConfig, dtype_reason: str, bundle: Bundle | None) -> None:
+    def _plan_memory(self, asked: EngineConfig, programs: Programs) -> Programs:
+        """The programs for as many blocks as fit beside the largest step, by its own analysis; no pool exists yet.
+
+        What a step takes does not depend on the number of blocks, so it is compiled for the least that serves the
+        longest context: once more than without, and only where the blocks follow from it.
+        """
+        model, dtype = programs.model, programs.config.dtype
+        resolved = partial(resolve, asked, model.config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)
+        most = resolved(step=StepMemory(num_bytes=0, source="nothing"))  # the longest context that there may be
+        trial = programs.with_pool(replace(most, num_blocks=most.table_width + 1))
+        step = trial.step_memory(make_buckets(most))
+        return programs if step is None else trial.with_pool(resolved(step=step))
+
+    def _assemble(self, programs: Programs, dtype_reason: str) -> None:
+        model, config = programs.model, programs.config
+        self._programs = programs
         self.config = config
         self.model_config = model.config
         self._dtype_reason = dtype_reason
-        self.buckets = BucketTable.build(
-            max_rows=config.max_num_seqs, max_step_tokens=config.max_num_batched_tokens, min_rows=config.min_rows
-        )
-        groups = [
-            KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks, window=group.window)
-            for group in model.config.kv_groups()
-        ]
-        self.scheduler = Scheduler(
-            SchedulerConfig(
-                max_rows=config.max_num_seqs,
-                max_step_tokens=config.max_num_batched_tokens,
-                max_model_len=config.max_model_len,
-                chunk_align=CHUNK_ALIGN,
-                prefix_caching=config.enable_prefix_caching,
-                kv_dtype=config.kv_cache_dtype,
-            ),
-            groups,
-            self.buckets,
-            clock=self._clock,
-        )
-        self.runner = ModelRunner(model, config, bundle=bundle)
+        self.buckets = make_buckets(config)
+        windows = [group.window for group in model.config.kv_groups()]
+        self.scheduler = make_scheduler(config, windows, self.buckets, clock=self._clock)
+        self.runner = ModelRunner(programs)
         self._packer = Packer(
             num_seats=config.num_seats,
             table_width=config.table_width,
-            num_groups=len(groups),
+            num_groups=len(windows),
             max_model_len=config.max_model_len,
             vocab_size=model.config.vocab,
         )
@@ -263,49 +274,35 @@ class LLMEngine:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes that a token takes in the KV pool, in all layers together, scales included."""
-        config = self.config
-        per_block = bytes_per_block(
-            self.model_config,
-            Backend(config.attention_backend),
-            block_size=config.block_size,
-            dtype=config.kv_cache_dtype,
-        )
-        return per_block // config.block_size
+        return kv_bytes_per_token(self.config, self.model_config)
 
     def describe(self) -> list[tuple[str, str]]:
         """The start-up table: what was chosen, and why."""
-        config, reasons = self.config, self.config.reasons
-        per_block = self.kv_bytes_per_token * config.block_size
-        usable = (config.num_blocks - 1) * config.block_size
+        config, model = self.config, self.model_config
+        weight_bytes, dtype_reason = self.weight_bytes, self._dtype_reason
         return [
-            ("model", f"{config.model.name} ({self.model_config.architecture})"),
+            ("model", f"{config.model.name} ({model.architecture})"),
             ("device", f"{self.device.name} ({self.device.platform}, {jax.device_count()} device)"),
-            ("dtype", f"{config.dtype}: {self._dtype_reason}"),
-            ("weights", f"{gib(self.weight_bytes)}: {reasons['quantization']}"),
-            (
-                "KV cache",
-                f"{config.kv_cache_dtype}, {self.kv_bytes_per_token:,} bytes a token: {reasons['kv_cache_dtype']}",
-            ),
-            ("KV pool", f"{gib(per_block * config.num_blocks)}: {reasons['num_blocks']}"),
-            ("blocks", f"{config.num_blocks:,} of {config.block_size} tokens, {gib(per_block)} each"),
-            ("longest context", f"{config.max_model_len:,} tokens: {reasons['max_model_len']}"),
-            (
-                "concurrency",
-                f"{config.max_num_seqs} rows a step; {usable / config.max_model_len:.1f} longest contexts fit",
-            ),
-            (
-                "step",
-                f"up to {config.max_num_batched_tokens:,} tokens, {len(self.buckets)} buckets; "
-                f"decode steps are padded by about {self.buckets.expected_padding:.0%}",
-            ),
-            ("attention", f"{config.attention_backend}: {reasons['attention_backend']}"),
-            ("prefix cache", "on" if config.enable_prefix_caching else "off"),
+            *inventory(config, model, self.buckets, weight_bytes=weight_bytes, dtype_reason=dtype_reason),
+            ("step memory", self._step_memory()),
             (
                 "programs",
                 f"of the bundle {config.bundle}" if config.bundle else f"compile cache {self._cache_folder or 'off'}",
             ),
             ("ready in", f"{self.startup_s:.1f} s, {self.metrics.compiles_at_start} programs compiled or loaded"),
         ]
+
+    def _step_memory(self) -> str:
+        """What the largest step takes beside weights and pool, for people; nothing is compiled for it."""
+        config, (largest,) = self.config, self.buckets.base.mixed
+        step = self._programs.step_memory(self.buckets) if self._programs.has_step(largest) else None
+        step = step or estimate(
+            self.model_config,
+            rows=config.max_num_seqs,
+            tokens=config.max_num_batched_tokens,
+            max_model_len=config.max_model_len,
+        )
+        return f"{gib(step.num_bytes)} ({step.source})"
 
     @property
     def pool_is_lost(self) -> bool:

@@ -22,14 +22,12 @@ from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig, default_c
 from jaxpaged.errors import ConfigError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.kv import bytes_per_block, pool_specs
+from jaxpaged.step_memory import StepMemory, estimate
 from pallas_kernels.backend import Backend, choose_backend, native_obstacle
 from pallas_kernels.native.library import packs_int8_weights, packs_weights
 from pallas_kernels.pool_spec import default_block_size
 
 _CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
-# of a step: bytes a token and element of its widest hidden vector (the gates saw 14 for Llama-3.1-8B, 11 for Mixtral),
-# and bytes a row and token of the vocabulary (the sampler's 16, and the logits)
-_STEP_BYTES, _LOGIT_BYTES = 32, 24
 # arrays of 1-byte elements above the first and up to the second: offsets of 32 bits fail
 _HAZARD_BYTES = (2**31, 2**32)
 # the share of a GPU's memory that JAX's allocator takes: the variables that say it, and what it is where they do not
@@ -171,9 +169,16 @@ def resolve_combination(config: EngineConfig, model: ModelConfig, device: Device
 
 
 def resolve(
-    config: EngineConfig, model: ModelConfig, device: Device, *, dtype: str, weight_bytes: int
+    config: EngineConfig,
+    model: ModelConfig,
+    device: Device,
+    *,
+    dtype: str,
+    weight_bytes: int,
+    step: StepMemory | None = None,
 ) -> ResolvedConfig:
-    """Make every choice that `config` left open. device: as it is with the weights loaded.
+    """Make every choice that `config` left open. device: as it is with the weights loaded. step: what the largest step
+    takes; None: an estimate.
 
     Raises ConfigError where the choices cannot hold together.
     """
@@ -194,8 +199,9 @@ def resolve(
             limit=f"beside max_num_seqs={rows} rows a step needs room for {CHUNK_ALIGN} tokens of a prompt",
             fix=f"Raise it to {rows + CHUNK_ALIGN} or lower max_num_seqs",
         )
+    step = step or estimate(model, rows=rows, tokens=tokens, max_model_len=max_model_len)
     num_blocks, reasons["num_blocks"] = _num_blocks(
-        config, model, device, choice, weight_bytes, rows, tokens, max_model_len
+        config, model, device, choice, weight_bytes, step, wanted=rows * -(-max_model_len // block_size) + 1
     )
     if on_cpu and config.gpu_memory_utilization is not None:
         reasons["num_blocks"] += "; gpu_memory_utilization is for GPUs and has no effect here"
@@ -227,6 +233,13 @@ def resolve(
     )
 
 
+def blocks_follow_step(config: EngineConfig, device: Device) -> bool:
+    """Whether the number of blocks depends on what a step takes: on a GPU, where neither it nor its bytes are asked
+    for. On a CPU the pool takes a share of the free memory that leaves steps the rest."""
+    asked = config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None
+    return device.platform != "cpu" and not asked
+
+
 def _max_model_len(config: EngineConfig, model: ModelConfig, reasons: dict[str, str]) -> int:
     if config.max_model_len is None:
         reasons["max_model_len"] = "the model's"
@@ -248,15 +261,14 @@ def _num_blocks(
     device: Device,
     choice: Choice,
     weight_bytes: int,
-    rows: int,
-    tokens: int,
-    max_model_len: int,
+    step: StepMemory,
+    *,
+    wanted: int,
 ) -> tuple[int, str]:
+    """The number of blocks, and why. wanted: for every row at the longest context, and the null block."""
     backend, block_size = Backend(choice.backend), choice.block_size
     per_block = bytes_per_block(model, backend, block_size=block_size, dtype=choice.kv_cache_dtype)
     low, high = _hazard_blocks(model, device, choice)
-    longest = -(-max_model_len // block_size)
-    wanted = rows * longest + 1  # every row at the longest context, and the null block
     if (asked := config.num_gpu_blocks_override) is not None:
         _check_fits("num_gpu_blocks_override", asked, asked * per_block, per_block, device)
         if low < asked < high:
@@ -278,15 +290,15 @@ def _num_blocks(
         why = "every row at the longest context" if blocks == wanted else f"{_CPU_SHARE:.0%} of the free memory"
         name, value = "free memory", device.free_bytes
     else:
-        share = min(
-            int(device.total_bytes * config.memory_share),
-            device.limit_bytes,
-            weight_bytes + device.free_bytes,  # others of this process may hold some
+        limits = (
+            (int(device.total_bytes * config.memory_share), f"{config.memory_share:g} x {gib(device.total_bytes)}"),
+            (device.limit_bytes, f"the {gib(device.limit_bytes)} of JAX's allocator"),
+            # others of this process may hold some
+            (weight_bytes + device.free_bytes, f"the {gib(weight_bytes + device.free_bytes)} that are free"),
         )
-        step = _step_bytes(model, rows=rows, tokens=tokens, max_model_len=max_model_len)
-        budget = share - weight_bytes - step
-        blocks = budget // per_block
-        why = f"{gib(share)} of the card's {gib(device.total_bytes)}, less weights and step"
+        share, told = min(limits, key=lambda limit: limit[0])
+        blocks = (share - weight_bytes - step.num_bytes) // per_block
+        why = f"{told} - weights {gib(weight_bytes)} - step {gib(step.num_bytes)} ({step.source})"
         name, value = "gpu_memory_utilization", config.memory_share
     if low < blocks < high:
         blocks, why = low, f"2 GiB of {choice.kv_cache_dtype} keys a layer: the GPU kernels address no 2 to 4"
@@ -294,18 +306,10 @@ def _num_blocks(
         raise ConfigError(
             name=name,
             value=value,
-            limit=f"one block takes {per_block:,} bytes, and at least 2 are needed (one is the null block)",
+            limit=f"{why}: one block takes {per_block:,} bytes, and at least 2 are needed (one is the null block)",
             fix="Give the KV cache more memory or use a smaller block_size",
         )
     return int(blocks), why
-
-
-def _step_bytes(model: ModelConfig, *, rows: int, tokens: int, max_model_len: int) -> int:
-    """What a step takes beside weights and pool, a rough upper bound."""
-    experts = [layer.moe.top_k * max(2 * layer.moe.ffn, model.embed) for layer in model.layers if layer.moe]
-    widest = max(model.ffn, model.embed, *experts)
-    history = 2 * rows * max_model_len * 4  # the sampler's, in a bucket of all rows and in the smaller ones together
-    return tokens * _STEP_BYTES * widest + rows * model.vocab * _LOGIT_BYTES + history
 
 
 def _check_fits(name: str, value: int, num_bytes: int, unit_bytes: int, device: Device) -> None:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -198,3 +199,51 @@ def offline_seconds(
     flops += 2 * output_len * weights.head
     flops += 4 * (prompt + decode) * config.heads * config.head_dim
     return requests * rates.seconds(num_bytes=decode * kv_bytes_of_token(config, kv_dtype), flops=flops)
+
+
+def plan_work(
+    config: ModelConfig,
+    rows: Sequence[tuple[int, int]],
+    *,
+    padded_tokens: int,
+    padded_rows: int,
+    dtype: str,
+    kv_dtype: str,
+) -> StepWork:
+    """A step as the scheduler planned it. rows: of each, tokens before it and tokens computed.
+
+    Padding is multiplied with the weights as tokens are, and with the head as rows are, but it goes to no expert and
+    has no keys. A row's keys are read once in each layer, those that any of its tokens sees.
+    """
+    weights = weights_of(config)
+    moe = next((layer.moe for layer in config.layers if layer.moe), None)
+    tokens = sum(length for _, length in rows)
+    read, pairs = keys_and_pairs(config, rows)
+    expert_flops = tokens * weights.expert * moe.top_k if moe else 0.0
+    touched = touched_experts(moe.experts, moe.top_k, tokens) if moe else 0.0
+    return StepWork(
+        weight_bytes=(weights.layers + weights.head + weights.expert * touched) * _ITEMSIZES[dtype],
+        kv_bytes=read * kv_bytes_of_token(config, kv_dtype),
+        weight_flops=2 * (padded_tokens * weights.layers + expert_flops + padded_rows * weights.head),
+        attention_flops=4 * pairs * config.heads * config.head_dim,
+    )
+
+
+def keys_and_pairs(config: ModelConfig, rows: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Keys that a step reads, and pairs of a query and a key that it multiplies, of one head in all layers together.
+
+    rows: as of `plan_work`.
+    """
+    read = pairs = 0
+    for window, layers in Counter(layer.window for layer in config.layers).items():
+        for start, length in rows:
+            end = start + length
+            read += layers * (end if window is None else min(end, window + length - 1))
+            pairs += layers * _pairs(start, end, end if window is None else window)
+    return read, pairs
+
+
+def _pairs(start: int, end: int, window: int) -> int:
+    """Keys that the tokens from place `start` to below `end` see, together."""
+    growing = max(0, min(end, window) - start)  # tokens that see all before them
+    return growing * (2 * start + growing + 1) // 2 + (end - start - growing) * window

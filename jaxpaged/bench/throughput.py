@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
@@ -13,10 +13,24 @@ from jaxpaged.bench.circumstances import circumstances, percentile_ms
 from jaxpaged.bench.trace import TraceRequest
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.outputs import OutputKind
-from jaxpaged.request import SamplingParams
+from jaxpaged.request import RequestOutput, SamplingParams
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine
+
+
+class TraceServer(Protocol):
+    """What serves a trace: `LLMEngine`, or what stands in for it."""
+
+    @property
+    def metrics(self) -> EngineMetrics: ...
+    @property
+    def has_unfinished(self) -> bool: ...
+    def check(self, prompt: Sequence[int], params: SamplingParams | None = None) -> object: ...
+    def submit(
+        self, prompt: Sequence[int], params: SamplingParams | None = None, *, output_kind: OutputKind
+    ) -> str: ...
+    def step(self) -> list[RequestOutput]: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +67,23 @@ def measure(
 ) -> dict[str, Any]:
     """Serve the trace greedily, every request to its full length, and return the figures as one flat row.
 
+    See `serve`; with the circumstances of the run.
+    """
+    figures = serve(engine, trace, progress=progress, max_concurrency=max_concurrency, clock=clock, sleep=sleep)
+    return {"engine": "jaxpaged", **figures, **circumstances(engine, startup_s=startup_s)}
+
+
+def serve(
+    engine: TraceServer,
+    trace: Sequence[TraceRequest],
+    *,
+    progress: Mapping[str, Any],
+    max_concurrency: int | None,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> dict[str, Any]:
+    """The figures of a trace served greedily, every request to its full length.
+
     With max_concurrency no more requests are with the engine at once; a request's waiting begins when it is let in.
     itl: the times between two readings of a request's tokens.
     Raises RequestError where a request of the trace cannot be served; nothing is measured then.
@@ -65,17 +96,15 @@ def measure(
     total_s = clock() - began_s
     online = any(request.arrival_s for request in trace)
     return {
-        "engine": "jaxpaged",
         "mode": "online" if online else "offline",
         "max_concurrency": max_concurrency,
         **_latencies(records, total_s),
         **_counters(engine.metrics, before),
-        **circumstances(engine, startup_s=startup_s),
     }
 
 
 def _serve(
-    engine: LLMEngine,
+    engine: TraceServer,
     trace: Sequence[TraceRequest],
     *,
     most: int | None,

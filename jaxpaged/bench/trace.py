@@ -45,8 +45,8 @@ class Lengths:
         return lengths
 
 
-def read_trace(path: Path, *, limit: int | None = None) -> list[TraceRequest]:
-    """Read a trace in order of arrival. Raises ConfigError naming the line that cannot be."""
+def read_trace(path: Path, *, limit: int | None = None, option: str = "--input") -> list[TraceRequest]:
+    """Read a trace in order of arrival. Raises ConfigError for a line that cannot be. option: what named the file."""
     trace: list[TraceRequest] = []
     number = 0
     try:
@@ -55,16 +55,16 @@ def read_trace(path: Path, *, limit: int | None = None) -> list[TraceRequest]:
                 if line.strip() and (limit is None or len(trace) < limit):
                     trace.append(_request(line, f"{path}, line {number}"))
     except OSError as error:
-        raise ConfigError(name="--input", value=str(path), limit=error.strerror or str(error)) from error
+        raise ConfigError(name=option, value=str(path), limit=error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(
-            name="--input",
+            name=option,
             value=str(path),
             limit=f"after line {number} it is not UTF-8 ({error.reason})",
             fix="Save it as UTF-8",
         ) from None
     if not trace:
-        raise ConfigError(name="--input", value=str(path), limit="it holds no request")
+        raise ConfigError(name=option, value=str(path), limit="it holds no request")
     return sorted(trace, key=lambda request: request.arrival_s)
 
 

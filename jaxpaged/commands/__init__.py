@@ -42,6 +42,11 @@ COMMANDS = (
         module="jaxpaged.commands.compile",
     ),
     Command(
+        words=("plan",),
+        summary="say what of a model fits on a device, and how fast it would serve a trace, with no such device here",
+        module="jaxpaged.commands.plan",
+    ),
+    Command(
         words=("bench", "throughput"),
         summary="serve a trace as fast as possible and print the figures as JSON",
         module="jaxpaged.commands.bench_throughput",

@@ -62,6 +62,7 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     from jaxpaged.bench.accuracy import Scorer, compare  # starts jax
     from jaxpaged.bench.circumstances import versions
     from jaxpaged.memory import resolve_combination
+    from jaxpaged.programs import Programs
     from jaxpaged.runner import ModelRunner
     from jaxpaged.weights.load import load_model, read_model_config
 
@@ -84,7 +85,7 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     if choice.quantization:
         form = {"dtype": engine.config.dtype, "packed": choice.packed, "quantization": choice.quantization}
         model = load_model(asked.model, **form, progress=not options.quiet)
-    variant = Scorer(ModelRunner(model, replace(config, quantization=choice.quantization)))
+    variant = Scorer(ModelRunner(Programs(model, replace(config, quantization=choice.quantization))))
     ids = engine.tokenizer.encode(text)[: options.tokens]
     found = compare(baseline, variant, ids, progress=progress_options(quiet=options.quiet))
     return {

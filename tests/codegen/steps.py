@@ -19,8 +19,8 @@ from jaxpaged.limits import num_seats
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
 from jaxpaged.models.kv import pool_specs
+from jaxpaged.programs import draw, run_model
 from jaxpaged.request import MAX_BIASES
-from jaxpaged.runner import draw, run_model
 from jaxpaged.sampler import SamplingRows
 from pallas_kernels.backend import Backend
 
@@ -47,6 +47,9 @@ STEPS: Mapping[str, Step] = MappingProxyType(
     {
         "llama-3.1-8b-decode": Step(shape="llama-3.1-8b", tokens=64, rows=64, context=8192),
         "llama-3.1-8b-mixed": Step(shape="llama-3.1-8b", tokens=2048, rows=64, context=8192),
+        "llama-3.1-8b-mixed-small-pool": Step(
+            shape="llama-3.1-8b", tokens=2048, rows=64, context=8192, pool_tokens=8192
+        ),
         "llama-3.1-8b-decode-int8": Step(shape="llama-3.1-8b", tokens=64, rows=64, context=8192, kv_dtype="int8"),
         "llama-3.1-8b-decode-fp8": Step(
             shape="llama-3.1-8b", tokens=64, rows=64, context=8192, kv_dtype="float8_e4m3fn"

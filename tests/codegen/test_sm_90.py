@@ -28,6 +28,11 @@ def test_step(compiled: Compiled, name: str) -> None:
     print(f"{DEVICE} {name}: arguments {report['argument'] / 1e9:.1f} GB, temporaries {report['temp'] / 1e6:.0f} MB")
 
 
+def test_what_a_step_takes_does_not_depend_on_the_number_of_blocks(compiled: Compiled) -> None:
+    few, many = (compiled(DEVICE, f"llama-3.1-8b-mixed{pool}")["temp"] for pool in ("-small-pool", ""))
+    assert abs(few - many) <= 4096  # buffers are rounded up
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampler(compiled: Compiled, name: str) -> None:
     report = compiled(DEVICE, name)

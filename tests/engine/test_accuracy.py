@@ -17,6 +17,7 @@ from jaxpaged.commands.bench_accuracy import main
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError
+from jaxpaged.programs import Programs
 from jaxpaged.runner import ModelRunner
 from jaxpaged.tiny.corpus import read_corpus
 
@@ -70,7 +71,7 @@ def test_logits_stay_close(
     bits: float,
 ) -> None:
     config = replace(engine.config, kv_cache_dtype=KV_DTYPES[kv_cache_dtype])
-    variant = Scorer(ModelRunner(engine.runner.model, config))
+    variant = Scorer(ModelRunner(Programs(engine.runner.model, config)))
     assert (baseline.kv_bytes_per_token, variant.kv_bytes_per_token) == (6144, bytes_per_token)
     row = compare(baseline, variant, text[: 2 * CONTEXT], progress=QUIET).row()
     print(kv_cache_dtype, row)

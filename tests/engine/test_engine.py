@@ -76,11 +76,11 @@ def test_a_pool_that_a_step_took_is_named_and_made_anew(
         raise failure
 
     failing = {name: fail if name.startswith("step") else program for name, program in programs.items()}
-    monkeypatch.setattr(engine.runner, "programs", failing)
+    monkeypatch.setattr(engine.runner._programs, "compiled", failing)
     request_id = engine.submit("import sys", GREEDY)
     with pytest.raises(type(failure)):
         engine.step()
-    monkeypatch.setattr(engine.runner, "programs", programs)
+    monkeypatch.setattr(engine.runner._programs, "compiled", programs)
     with pytest.raises(EngineError, match=r"KV pool is 'lost'.*rebuild_pool"):
         engine.step()
     with pytest.raises(EngineError, match="no request in flight"):

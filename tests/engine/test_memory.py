@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import jax
 import pytest
+from native_backend import need
 
+from jaxpaged.assembly import make_buckets
+from jaxpaged.bench.shapes import SHAPES
 from jaxpaged.config import EngineConfig, ResolvedConfig
+from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError
-from jaxpaged.memory import Device, allocator_share, claim_share, resolve, resolve_dtype, resolve_kv_dtype
+from jaxpaged.memory import (
+    Device,
+    allocator_share,
+    blocks_follow_step,
+    claim_share,
+    gib,
+    resolve,
+    resolve_dtype,
+    resolve_kv_dtype,
+    this_device,
+)
 from jaxpaged.models.families import read_config
+from jaxpaged.programs import Programs
+from jaxpaged.request import MAX_BIASES, SamplingParams
+from jaxpaged.step_memory import StepMemory, estimate
+from jaxpaged.weights.random import random_model
 
 
 def device(platform: str, bfloat16_unit: str = "") -> Device:
@@ -66,7 +85,9 @@ MODEL = read_config(
 )
 
 
-def resolved(platform: str, *, gib: float = 100, limit: float = 1.0, **options: Any) -> ResolvedConfig:
+def resolved(
+    platform: str, *, gib: float = 100, limit: float = 1.0, step: StepMemory | None = None, **options: Any
+) -> ResolvedConfig:
     size = int(gib * GIB)
     on = Device(
         platform=platform,
@@ -76,7 +97,7 @@ def resolved(platform: str, *, gib: float = 100, limit: float = 1.0, **options: 
         limit_bytes=int(limit * size),
         bfloat16_unit="",
     )
-    return resolve(EngineConfig(**options), MODEL, on, dtype="bfloat16", weight_bytes=GIB)
+    return resolve(EngineConfig(**options), MODEL, on, dtype="bfloat16", weight_bytes=GIB, step=step)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +128,8 @@ def test_more_kv_cache_than_the_device_has_is_refused(options: dict[str, Any], w
 
 def test_no_array_of_bytes_between_2_and_4_gib_on_a_gpu() -> None:
     low = 2 * GIB // (8 * 16 * 128)  # a block's keys in one layer
-    for options in ({"kv_cache_memory_bytes": 14 * GIB}, {"gpu_memory_utilization": 0.15}):
+    asked: tuple[dict[str, Any], ...] = ({"kv_cache_memory_bytes": 14 * GIB}, {"gpu_memory_utilization": 0.15})
+    for options in asked:
         config = resolved("cuda", kv_cache_dtype="int8", **options)
         assert config.num_blocks == low == 131_072
         assert "2 GiB of int8 keys" in config.reasons["num_blocks"]
@@ -130,13 +152,124 @@ def test_a_share_asked_for_on_a_cpu_is_said_to_have_no_effect() -> None:
     assert resolved("cuda", gpu_memory_utilization=0.9) == resolved("cuda")
 
 
-@pytest.mark.parametrize(("share", "limit", "bought"), [(0.9, 1.0, 90), (0.9, 0.75, 75), (0.5, 0.75, 50)])
-def test_a_share_is_of_the_card_and_never_more_than_the_allocator_has(share: float, limit: float, bought: int) -> None:
-    config = resolved("cuda", limit=limit, gpu_memory_utilization=share)
-    assert config.reasons["num_blocks"] == f"{bought}.00 GiB of the card's 100.00 GiB, less weights and step"
-    other = resolved("cuda", limit=limit, gpu_memory_utilization=share - 0.1)
-    spared = (config.num_blocks - other.num_blocks) * 16 * 2 * 2048 * 2
-    assert abs(spared - (10 if share < limit or limit == 1.0 else 0) * GIB) < GIB / 100
+@pytest.mark.parametrize(
+    ("share", "limit", "bought", "told"),
+    [
+        (0.9, 1.0, 90, "0.9 x 100.00 GiB"),
+        (0.9, 0.75, 75, "the 75.00 GiB of JAX's allocator"),
+        (0.5, 0.75, 50, "0.5 x 100.00 GiB"),
+    ],
+)
+def test_a_share_is_of_the_card_and_never_more_than_the_allocator_has(
+    share: float, limit: float, bought: int, told: str
+) -> None:
+    step = StepMemory(num_bytes=3 * GIB, source="memory_analysis")
+    config = resolved("cuda", limit=limit, gpu_memory_utilization=share, step=step)
+    assert config.reasons["num_blocks"] == f"{told} - weights 1.00 GiB - step 3.00 GiB (memory_analysis)"
+    assert config.num_blocks == (bought - 1 - 3) * GIB // (16 * 2 * 2048 * 2)
+
+
+def test_without_an_analysis_a_step_is_estimated() -> None:
+    # 2,048 tokens of 1,024 x 32 bytes, 256 rows of 1,000 x 24, twice 256 x 4,096 x 4: 78.0 MB
+    step = estimate(MODEL, rows=256, tokens=2048, max_model_len=4096)
+    assert step == StepMemory(num_bytes=2048 * 32768 + 256 * 24000 + 8 * 256 * 4096, source="estimate")
+    assert resolved("cuda") == resolved("cuda", step=step)
+    assert resolved("cuda").reasons["num_blocks"] == "0.9 x 100.00 GiB - weights 1.00 GiB - step 77.9 MiB (estimate)"
+
+
+def test_a_gpu_with_no_room_for_blocks_tells_the_arithmetic() -> None:
+    told = r"1\.20 GiB - weights 1\.00 GiB - step 77\.9 MiB \(estimate\): one block takes 131,072 bytes"
+    with pytest.raises(ConfigError, match=rf"gpu_memory_utilization is 0\.896: 0\.896 x {told}"):
+        resolved("cuda", gib=1.2, gpu_memory_utilization=0.896)
+
+
+def test_blocks_follow_the_step_on_a_gpu_where_nobody_asks_for_them() -> None:
+    assert blocks_follow_step(EngineConfig(), device("rocm"))
+    assert not blocks_follow_step(EngineConfig(), device("cpu"))
+    assert not blocks_follow_step(EngineConfig(num_gpu_blocks_override=9), device("rocm"))
+    assert not blocks_follow_step(EngineConfig(kv_cache_memory_bytes=GIB), device("rocm"))
+
+
+def as_a_gpu(monkeypatch: pytest.MonkeyPatch, *, free_bytes: int) -> list[str]:
+    """Let the engine take this CPU for a GPU of so much memory; the names of programs are listed as they are made."""
+    card = Device(
+        platform="cuda",
+        name="a card",
+        free_bytes=free_bytes,
+        total_bytes=2 * free_bytes,
+        limit_bytes=free_bytes,
+        bfloat16_unit="",
+    )
+    made: list[str] = []
+    program = Programs._program
+
+    def spy(self: Programs, name: str, *arguments: Any, **options: Any) -> Any:
+        made.append(name)
+        return program(self, name, *arguments, **options)
+
+    monkeypatch.setattr("jaxpaged.engine.this_device", lambda: card)
+    monkeypatch.setattr(Programs, "_program", spy)
+    return made
+
+
+SMALL: dict[str, Any] = {
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 128,
+    "max_model_len": 128,
+    "attention_backend": "xla",
+    "dtype": "float32",
+    "compile_cache": "off",
+}
+
+
+def test_blocks_are_what_the_largest_step_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = as_a_gpu(monkeypatch, free_bytes=256 * 2**20)
+    engine = LLMEngine(EngineConfig(model="tiny-llama", **SMALL), model=random_model(SHAPES["tiny-llama"]))
+    step, sampler = (engine.runner.programs[name].memory_analysis() for name in ("step-128x8", "sampler-8"))
+    assert step is not None
+    assert sampler is not None
+    given, drawn = (it.output_size_in_bytes - it.alias_size_in_bytes for it in (step, sampler))
+    assert given > 8 * engine.model_config.vocab * 4  # the logits
+    peak = max(step.temp_size_in_bytes, sampler.temp_size_in_bytes + drawn) + given
+    unused = sum(rows * 4 * (128 + 2 * MAX_BIASES) for rows in {bucket.rows for bucket in engine.buckets})
+    per_block = engine.kv_bytes_per_token * 64
+    assert engine.config.num_blocks == (256 * 2**20 - engine.weight_bytes - peak - unused) // per_block
+    shown = dict(engine.describe())
+    assert shown["KV pool"].endswith("MiB (memory_analysis)")
+    assert "the 256.0 MiB of JAX's allocator - weights " in shown["KV pool"]
+    assert shown["step memory"] == f"{gib(peak + unused)} (memory_analysis)"
+    # only the step is made for two pools, the least one first; its sampler is kept
+    assert sorted(made) == sorted([*engine.runner.programs, "step-128x8"])
+    assert made.index("pool") > made.index("step-128x8")
+    engine.submit([1, 2, 3], SamplingParams(max_tokens=2))
+    assert len(engine.step() + engine.step() + engine.step()) == 2
+    assert engine.metrics.compiles_after_ready == 0
+
+
+@pytest.mark.parametrize("options", [{"warmup": False}, {"num_gpu_blocks_override": 20}])
+def test_nothing_is_compiled_for_an_analysis_that_nobody_needs(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    made = as_a_gpu(monkeypatch, free_bytes=256 * 2**20)
+    engine = LLMEngine(EngineConfig(model="tiny-llama", **SMALL, **options), model=random_model(SHAPES["tiny-llama"]))
+    assert sorted(made) == sorted(engine.runner.programs)
+    told = "(estimate)" if "warmup" in options else "(memory_analysis)"
+    assert dict(engine.describe())["step memory"].endswith(told)
+    assert engine.config.num_blocks == 20 or "(estimate)" in engine.config.reasons["num_blocks"]
+
+
+@pytest.mark.parametrize("backend", ["xla", "native"])
+def test_what_a_step_takes_does_not_depend_on_the_number_of_blocks(backend: str) -> None:
+    need(backend)
+    model = random_model(SHAPES["tiny-llama"])
+    options = {**SMALL, "attention_backend": backend, "num_gpu_blocks_override": 20}
+    config = resolve(EngineConfig(**options), model.config, this_device(), dtype="float32", weight_bytes=0)
+    found = [
+        Programs(model, replace(config, num_blocks=blocks)).step_memory(make_buckets(config)) for blocks in (3, 2000)
+    ]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

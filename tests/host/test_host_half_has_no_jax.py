@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-MODULES = ("blocks", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors")
+MODULES = ("blocks", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors", "assembly")
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -121,6 +121,7 @@ def test_an_import_does_not_bring(statement: str, absent: tuple[str, ...]) -> No
         [],
         ["generate"],
         ["chat"],
+        ["plan"],
         ["bench"],
         ["bench", "throughput"],
         ["bench", "kernels"],

@@ -1,0 +1,37 @@
+"""Buckets and scheduler of an engine from its resolved options. [host half: no jax]"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jaxpaged.buckets import BucketTable
+from jaxpaged.config import CHUNK_ALIGN, ResolvedConfig
+from jaxpaged.kvcache import KVGroupSpec
+from jaxpaged.limits import SchedulerConfig
+from jaxpaged.scheduler import Scheduler
+
+
+def make_buckets(config: ResolvedConfig) -> BucketTable:
+    """The padded shapes of an engine's steps."""
+    return BucketTable.build(
+        max_rows=config.max_num_seqs, max_step_tokens=config.max_num_batched_tokens, min_rows=config.min_rows
+    )
+
+
+def make_scheduler(
+    config: ResolvedConfig, windows: Sequence[int | None], buckets: BucketTable, *, clock: Callable[[], float]
+) -> Scheduler:
+    """The scheduler of an engine. windows: of each KV group, how far back its layers look."""
+    return Scheduler(
+        SchedulerConfig(
+            max_rows=config.max_num_seqs,
+            max_step_tokens=config.max_num_batched_tokens,
+            max_model_len=config.max_model_len,
+            chunk_align=CHUNK_ALIGN,
+            prefix_caching=config.enable_prefix_caching,
+            kv_dtype=config.kv_cache_dtype,
+        ),
+        [KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks, window=window) for window in windows],
+        buckets,
+        clock=clock,
+    )

@@ -1,0 +1,239 @@
+"""What runs on the device, compiled: one program of the model a bucket, one sampler a number of rows, one for the pool.
+
+Owns the traced functions, which are pure functions of arrays, and what they are compiled for; holds no array of the
+pool. A step takes a flat tuple of leaves (an `nnx.State` argument costs milliseconds a call, docs/DECISIONS.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxpaged.batch import StepLayout, unpack
+from jaxpaged.buckets import Bucket, BucketTable
+from jaxpaged.bundle import Bundle, fingerprint_of
+from jaxpaged.config import ResolvedConfig
+from jaxpaged.memory import machine_digest
+from jaxpaged.models.config import ModelConfig
+from jaxpaged.models.decoder import Graph, make_context, unflatten
+from jaxpaged.models.kv import KVPool, make_pool, pool_specs
+from jaxpaged.request import MAX_BIASES, PENDING
+from jaxpaged.sampler import Sampled, SamplingRows, sample
+from jaxpaged.step_memory import StepMemory, options_bytes
+from jaxpaged.tuning import user_tuning
+from jaxpaged.weights.load import LoadedModel
+from pallas_kernels.backend import Backend
+from pallas_kernels.tuning import NO_TUNING, Table
+
+_FLOAT_OPTIONS = frozenset({"temperature", "top_p", "min_p", "presence", "frequency", "repetition"})
+_ROW_DTYPES = tuple(jnp.float32 if name in _FLOAT_OPTIONS else jnp.int32 for name in SamplingRows._fields)
+_ROWS = SamplingRows._make([0] * len(SamplingRows._fields))
+_SAMPLED = Sampled._make([0] * len(Sampled._fields))
+
+
+class Programs:
+    """The programs of a model for one setting, compiled or loaded when first asked for, each once.
+
+    Asking may come from several threads.
+    """
+
+    def __init__(self, model: LoadedModel, config: ResolvedConfig, *, bundle: Bundle | None = None) -> None:
+        """bundle: where programs come from, instead of being compiled. Raises ConfigError for one made elsewhere."""
+        self.model = model
+        self.config = config
+        self.backend = Backend(config.attention_backend)
+        self.tuning = user_tuning()
+        self.fingerprint = fingerprint_of(model, tuning=self.tuning, machine=machine_digest())
+        if bundle is not None:
+            bundle.check(self.fingerprint)
+        self._bundle = bundle
+        self.compiled: dict[str, jax.stages.Compiled] = {}
+        """All that was compiled or loaded so far, by name."""
+
+    def layout(self, bucket: Bucket) -> StepLayout:
+        """Where each field of a step of this bucket lies in the packed vectors."""
+        groups = len(self.model.config.kv_groups())
+        return StepLayout(bucket=bucket, table_width=self.config.table_width, num_groups=groups)
+
+    def step(self, bucket: Bucket) -> jax.stages.Compiled:
+        """The model's part of a step of `bucket`; the pool is donated."""
+        name = _step_name(bucket)
+        if name in self.compiled:
+            return self.compiled[name]
+        layout, pool = self.layout(bucket), self._pool_form()
+        step = partial(
+            run_model,
+            graphdef=self.model.graphdef,
+            config=self.model.config,
+            layout=layout,
+            backend=self.backend,
+            block_size=self.config.block_size,
+            tuning=self.tuning,
+        )
+        arguments = (_shapes(self.model.leaves), pool, self._last_tokens(), _int32(layout.num_ints))
+        return self._program(name, step, arguments, donate=1, results=(pool, 0, (0, 0), _ROWS))
+
+    def sampler(self, rows: int) -> jax.stages.Compiled:
+        """The sampler of `rows` rows; all buckets of as many rows share it."""
+        name = f"sampler-{rows}"
+        if name in self.compiled:
+            return self.compiled[name]
+        of, config = jax.ShapeDtypeStruct, self.config
+        arguments = (
+            self._last_tokens(),
+            (_int32(rows), _int32(rows)),
+            of((rows, self.model.config.vocab), jnp.float32),
+            SamplingRows._make(of((rows,), dtype) for dtype in _ROW_DTYPES),
+            _int32(rows, config.max_model_len),
+            _int32(rows, MAX_BIASES),
+            of((rows, MAX_BIASES), jnp.float32),
+        )
+        return self._program(name, draw, arguments, donate=0, results=(0, _SAMPLED))
+
+    def pool_maker(self) -> jax.stages.Compiled:
+        """Makes a pool of zeros, of nothing."""
+        make = partial(make_pool, self.model.config, self.backend, **self._pool_sizes())
+        return self.compiled.get("pool") or self._program("pool", make, (), donate=None, results=self._pool_form())
+
+    def step_memory(self, buckets: BucketTable) -> StepMemory | None:
+        """What the largest step takes beside weights and pool, as its two programs say; compiles them where they are
+        not yet. None where they do not say it."""
+        (bucket,) = buckets.base.mixed
+        step, sampler = (_transient(program) for program in (self.step(bucket), self.sampler(bucket.rows)))
+        if step is None or sampler is None:
+            return None
+        # one after the other; what the step gives, logits above all, stays until the sampler has read it
+        (step_temp, given), (sampler_temp, drawn) = step, sampler
+        unused = options_bytes({bucket.rows for bucket in buckets}, max_model_len=self.config.max_model_len)
+        num_bytes = max(step_temp + given, given + sampler_temp + drawn) + unused
+        return StepMemory(num_bytes=num_bytes, source="memory_analysis")
+
+    def has_step(self, bucket: Bucket) -> bool:
+        """Whether both programs of a step of this bucket are there."""
+        return {_step_name(bucket), f"sampler-{bucket.rows}"} <= self.compiled.keys()
+
+    def with_pool(self, config: ResolvedConfig) -> Programs:
+        """Programs for another number of blocks; those that do not depend on it are kept."""
+        other = Programs(self.model, config, bundle=self._bundle)
+        if config == replace(self.config, num_blocks=config.num_blocks, reasons=config.reasons):
+            samplers = {name: program for name, program in self.compiled.items() if name.startswith("sampler-")}
+            other.compiled.update(samplers)
+        return other
+
+    def _program(
+        self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...], *, donate: int | None, results: Any
+    ) -> jax.stages.Compiled:
+        """Load or compile a program. results: a tree of the form that it gives."""
+        if self._bundle is not None:
+            program = self._bundle.load(name, arguments, results)
+        else:
+            program = jax.jit(function, donate_argnums=donate).lower(*arguments).compile()
+        self.compiled[name] = program
+        return program
+
+    def _pool_sizes(self) -> dict[str, Any]:
+        config = self.config
+        return {"num_blocks": config.num_blocks, "block_size": config.block_size, "dtype": config.kv_cache_dtype}
+
+    def _pool_form(self) -> KVPool:
+        return tuple(spec.abstract() for spec in pool_specs(self.model.config, self.backend, **self._pool_sizes()))
+
+    def _last_tokens(self) -> jax.ShapeDtypeStruct:
+        return _int32(self.config.num_seats + 1)
+
+
+def _step_name(bucket: Bucket) -> str:
+    return f"step-{bucket.tokens}x{bucket.rows}"
+
+
+def _transient(program: jax.stages.Compiled) -> tuple[int, int] | None:
+    """Bytes of a program's temporaries, and of what it gives that is no donated argument; None if it cannot say."""
+    memory: Any = program.memory_analysis()
+    if memory is None:
+        return None
+    return memory.temp_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
+
+
+def _shapes(arrays: Any) -> Any:
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), arrays)
+
+
+def _int32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def run_model(
+    leaves: tuple[Array, ...],
+    pool: KVPool,
+    last_tokens: Array,
+    ints: Array,
+    *,
+    graphdef: Graph,
+    config: ModelConfig,
+    layout: StepLayout,
+    backend: Backend,
+    block_size: int,
+    tuning: Table = NO_TUNING,
+) -> tuple[KVPool, Array, tuple[Array, Array], SamplingRows]:
+    """The model's part of a step, traced: writes K and V of its tokens into the pool.
+
+    last_tokens: i32[seats + 1], drawn by earlier steps. ints: i32[num_ints] as `layout` says. Returns the pool, the
+    logits f32[S, V] of each row's last token, these tokens and the rows' seats (i32[S] both), and the rows' options for
+    the sampler.
+    """
+    fields = unpack(ints, layout, lambda bits: lax.bitcast_convert_type(bits, jnp.float32))
+    context = make_context(
+        fields.cu_q_lens,
+        fields.kv_lens,
+        fields.block_tables,
+        config=config,
+        num_tokens=layout.bucket.tokens,
+        block_size=block_size,
+        backend=backend,
+        tuning=tuning,
+    )
+    # only rows of one token have a token that the host does not know, and they come first: row i has token i
+    first, rest = fields.token_ids[: layout.bucket.rows], fields.token_ids[layout.bucket.rows :]
+    first = jnp.where(first == PENDING, last_tokens.at[fields.seats].get(mode="clip"), first)
+    token_ids = jnp.concatenate([first, rest])
+    model = unflatten(graphdef, leaves)
+    hidden, pool = model(token_ids, context, pool)  # [T, E]
+    last = fields.cu_q_lens[1:] - 1  # [S]: where each row's last token stands
+    rows = SamplingRows(
+        temperature=fields.temperature,
+        top_k=fields.top_k,
+        top_p=fields.top_p,
+        min_p=fields.min_p,
+        presence=fields.presence,
+        frequency=fields.frequency,
+        repetition=fields.repetition,
+        seeds=fields.seeds,
+        positions=fields.kv_lens,  # the sampled token's position
+        prompt_lens=fields.prompt_lens,
+        num_logprobs=fields.num_logprobs,
+    )
+    return pool, model.logits(hidden[last]), (token_ids[last], fields.seats), rows
+
+
+def draw(
+    last_tokens: Array,
+    rows_last: tuple[Array, Array],
+    logits: Array,
+    rows: SamplingRows,
+    history: Array,
+    bias_ids: Array,
+    bias_values: Array,
+) -> tuple[Array, Sampled]:
+    """The sampler's part of a step, traced: `sample`, and the tokens it drew remembered at the rows' seats.
+
+    last_tokens: i32[seats + 1], donated. rows_last: each row's last token and its seat, i32[S] both.
+    """
+    tokens, seats = rows_last
+    sampled = sample(logits, rows, history, bias_ids, bias_values, tokens)
+    return last_tokens.at[seats].set(sampled.tokens, mode="drop"), sampled

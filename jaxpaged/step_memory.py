@@ -1,0 +1,35 @@
+"""What steps take of a device's memory beside weights and pool."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from jaxpaged.models.config import ModelConfig
+from jaxpaged.request import MAX_BIASES
+
+# of a step: bytes a token and element of its widest hidden vector (the gates saw 14 for Llama-3.1-8B, 11 for Mixtral),
+# and bytes a row and token of the vocabulary (the sampler's 16, and the logits)
+_STEP_BYTES, _LOGIT_BYTES = 32, 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMemory:
+    """Bytes of the largest step, and where the figure is from: "memory_analysis" of its programs, or "estimate"."""
+
+    num_bytes: int
+    source: str
+
+
+def estimate(model: ModelConfig, *, rows: int, tokens: int, max_model_len: int) -> StepMemory:
+    """A rough upper bound for a step of so many rows and tokens."""
+    experts = [layer.moe.top_k * max(2 * layer.moe.ffn, model.embed) for layer in model.layers if layer.moe]
+    widest = max(model.ffn, model.embed, *experts)
+    history = 2 * rows * max_model_len * 4  # the sampler's, in a bucket of all rows and in the smaller ones together
+    num_bytes = tokens * _STEP_BYTES * widest + rows * model.vocab * _LOGIT_BYTES + history
+    return StepMemory(num_bytes=num_bytes, source="estimate")
+
+
+def options_bytes(rows: Collection[int], *, max_model_len: int) -> int:
+    """Bytes of the stand-ins for options that no row uses, of samplers of these numbers of rows: they stay."""
+    return sum(count * 4 * (max_model_len + 2 * MAX_BIASES) for count in rows)
