@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,8 +72,7 @@ def _resolved(
     options: EngineConfig, model: ModelConfig, device: Device, sheet: DeviceSheet | None, *, is_here: bool
 ) -> Capacity:
     dtype, why = resolve_dtype(options.dtype, model.dtype, device)
-    specs = build(model, dtype=dtype, quantization=options.quantization).specs
-    weight_bytes = sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in specs)
+    weight_bytes = build(model, dtype=dtype, quantization=options.quantization).nbytes
     held_as = options.quantization or dtype
     if weight_bytes >= device.free_bytes:
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from jaxpaged.bench.shapes import shape_config
@@ -32,8 +31,7 @@ def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) 
     config, device = shape_config(shape), this_device()
     model = read_config(config)
     dtype, _ = resolve_dtype(options.dtype, model.dtype, device)
-    specs = build(model, dtype=dtype, quantization=options.quantization).specs
-    needed = sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in specs)
+    needed = build(model, dtype=dtype, quantization=options.quantization).nbytes
     held_as = options.quantization or dtype
     if needed > device.free_bytes:
         raise ConfigError(

@@ -5,6 +5,7 @@ The step is given flat leaves, never a module or a state: `flatten` once, `unfla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jaxpaged.combinations import QUANTIZATIONS
 from jaxpaged.errors import ModelError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.context import StepContext, make_context
-from jaxpaged.models.form import PARAM_DTYPES, QUANTIZATIONS, WeightForm
+from jaxpaged.models.form import PARAM_DTYPES, WeightForm
 from jaxpaged.models.kv import KVPool
 from jaxpaged.models.layers import Axes, DecoderLayer, RMSNorm, declare_matrix, matrix
 from jaxpaged.models.rope import rope_table
@@ -123,6 +125,11 @@ class Graph:
     definition: nnx.GraphDef[Decoder]
     structure: Any
     specs: tuple[ParamSpec, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parameters as they are declared, without what tiles are padded with."""
+        return sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in self.specs)
 
 
 def build(config: ModelConfig, *, dtype: str, packed: bool = False, quantization: str | None = None) -> Graph:

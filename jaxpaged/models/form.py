@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PARAM_DTYPES = ("float32", "bfloat16")
-QUANTIZATIONS = ("int8",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +12,8 @@ class WeightForm:
     """dtype: of `PARAM_DTYPES`, what matrices are held as and activations are multiplied in, unless they are quantised.
 
     packed: matrices that have a packed form here are held in it (`pallas_kernels.packed`, `packed_int8`).
-    quantization: one of `QUANTIZATIONS`, None for none; of products' matrices alone: no norm, bias or router, and no
-    table that is only read by row.
+    quantization: one of `combinations.QUANTIZATIONS`, None for none; of products' matrices alone: no norm, bias or
+    router, and no table that is only read by row.
     """
 
     dtype: str
