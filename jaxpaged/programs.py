@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -49,12 +49,16 @@ class Programs:
         self.config = config
         self.backend = Backend(config.attention_backend)
         self.tuning = user_tuning()
-        self.fingerprint = fingerprint_of(model, tuning=self.tuning, machine=machine_digest())
         if bundle is not None:
             bundle.check(self.fingerprint)
         self._bundle = bundle
         self.compiled: dict[str, jax.stages.Compiled] = {}
         """All that was compiled or loaded so far, by name."""
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What the programs depend on, by name. Reads all sources: only a bundle needs it."""
+        return fingerprint_of(self.model, tuning=self.tuning, machine=machine_digest())
 
     def layout(self, bucket: Bucket) -> StepLayout:
         """Where each field of a step of this bucket lies in the packed vectors."""

@@ -71,13 +71,17 @@ class ModelRunner:
         self.config = programs.config
         self.leaves = programs.model.leaves
         self.backend = programs.backend
-        self.fingerprint = programs.fingerprint
         self.layout = programs.layout
         self.compile = programs.step
         self._programs = programs
         self.pool: KVPool = programs.pool_maker()()
         self._last_tokens = self._no_tokens()
         self._unused: dict[int, tuple[jax.Array, jax.Array, jax.Array]] = {}
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What the programs depend on, by name."""
+        return self._programs.fingerprint
 
     @property
     def programs(self) -> dict[str, jax.stages.Compiled]:
