@@ -31,13 +31,11 @@ Panels<S> panels_of(const Attention<S>& a, int32_t row, int32_t head, int32_t ba
   Panels<S> p;
   p.stride = a.block_size, p.keys = keys, p.base = base;
   for (int sub = p.first_sub(); sub < p.end_sub(); ++sub) {
-    const int64_t position = base + sub * kLanes, offset = position % a.block_size;
-    const int64_t block = a.tables[row * a.width + position / a.block_size];
-    const int64_t place = (block * a.kv_heads + head) * a.block_size;
-    p.k[sub] = a.k + place * a.head_dim + offset;
-    p.v[sub] = a.v + (place + offset) * a.head_dim;
-    p.k_scale[sub] = a.k_scale ? a.k_scale + place + offset : nullptr;
-    p.v_scale[sub] = a.v_scale ? a.v_scale + place + offset : nullptr;
+    const int64_t slot = a.slot(row, head, base + sub * kLanes);
+    p.k[sub] = a.keys_from(slot);
+    p.v[sub] = a.v + slot * a.head_dim;
+    p.k_scale[sub] = a.k_scale ? a.k_scale + slot : nullptr;
+    p.v_scale[sub] = a.v_scale ? a.v_scale + slot : nullptr;
   }
   return p;
 }
@@ -230,8 +228,7 @@ void attend_chunk(const Attention<S>& a, const Tile& tile, const Tile* next, Vec
     for (int i = 0; i < kAhead; ++i) {
       const int64_t position = next->chunk * kChunk + i * kLanes;
       if (position >= next->kv_len) break;
-      const int64_t block = a.tables[next->row * a.width + position / a.block_size];
-      p.after[i] = a.k + (block * a.kv_heads + next->head) * a.block_size * dim + position % a.block_size;
+      p.after[i] = a.keys_from(a.slot(next->row, next->head, position));
     }
   }
   float* s = scratch(memory.scores, kMostRows * kChunk);

@@ -50,10 +50,13 @@ struct Attention {
       rope.rotate(token, static_cast<const float*>(q) + at, head_dim, to);
     }
     if (rounded && !q_is_bf16) {
-      for (int64_t i = 0; i < head_dim; ++i) to[i] = rounded_to_bfloat16(to[i]) * factor;
-    } else {
-      for (int64_t i = 0; i < head_dim; ++i) to[i] *= factor;
+      for (int64_t i = 0; i < head_dim; i += 8) {
+        Bf16 rounded_ones[8];
+        store_rounded(rounded_ones, load<f32x8>(to + i));
+        store(to + i, load<f32x8>(rounded_ones));
+      }
     }
+    for (int64_t i = 0; i < head_dim; ++i) to[i] *= factor;
   }
 
   void write_out(int64_t at, int64_t count, const float* from) const {
@@ -68,6 +71,15 @@ struct Attention {
     const int64_t size = rounded ? sizeof(Bf16) : sizeof(float);
     std::memset(static_cast<char*>(out) + at * size, 0, count * size);
   }
+
+  // the row of K's and V's slots [N * K * P] that holds a position of a row for one kv head
+  int64_t slot(int64_t row, int64_t kv_head, int64_t position) const {
+    const int64_t block = tables[row * width + position / block_size];
+    return (block * kv_heads + kv_head) * block_size + position % block_size;
+  }
+
+  // the keys from there on, to the end of their block: [D, ...] with rows block_size apart
+  const S* keys_from(int64_t slot) const { return k + (slot - slot % block_size) * head_dim + slot % block_size; }
 
   // what queries are multiplied by, so that their products with keys are what `finish` wants
   float query_factor() const { return softcap > 0 ? scale / softcap : scale * kLog2E; }

@@ -1,8 +1,7 @@
-// Rotary position embedding of one head, and rounding to bfloat16.
+// Rotary position embedding of one head.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 namespace jaxpaged {
 
@@ -24,20 +23,5 @@ struct RopeTable {
     for (int64_t i = 2 * pairs; i < dim; ++i) to[i] = from[i];
   }
 };
-
-// the upper half of the float32 nearest to x, ties to even; NaN stays NaN
-inline uint16_t bits_of_bfloat16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const uint32_t up = bits + 0x7fff + ((bits >> 16) & 1);
-  return (x == x ? up : bits | 0x00400000u) >> 16;
-}
-
-inline float rounded_to_bfloat16(float x) {
-  const uint32_t bits = static_cast<uint32_t>(bits_of_bfloat16(x)) << 16;
-  float rounded;
-  std::memcpy(&rounded, &bits, sizeof rounded);
-  return rounded;
-}
 
 }  // namespace jaxpaged

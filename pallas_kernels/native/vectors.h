@@ -105,6 +105,14 @@ inline void store_rounded(Bf16* to, f32x8 v) {
   std::memcpy(to, &half, sizeof half);
 }
 
+// one number rounded likewise
+inline uint16_t bits_of_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t up = bits + 0x7fff + ((bits >> 16) & 1);
+  return (x == x ? up : bits | 0x00400000u) >> 16;
+}
+
 inline f32x16 all(float value) { return value - (f32x16){}; }
 
 // i32x16 of 0..15
