@@ -8,15 +8,20 @@ import zipfile
 MAX_MODEL_BYTES = 12 * 10**6
 PACKAGES = ("jaxpaged", "pallas_kernels", "jaxpaged_server")
 NATIVE = (
+    "activation.h",
     "amx.h",
     "attend_amx.h",
     "attend_vector.h",
     "attention.cc",
     "attention.h",
     "linear.cc",
-    "linear_int8.cc",
+    "mlp.cc",
     "parallel.h",
+    "product.h",
+    "product_bfloat16.h",
+    "product_int8.h",
     "rotate.h",
+    "rows.h",
     "vectors.h",
     "write.cc",
 )

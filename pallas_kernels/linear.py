@@ -7,38 +7,49 @@ from jax import Array, lax
 
 from pallas_kernels.int8 import Int8Weight
 from pallas_kernels.int8 import multiply as multiply_int8
-from pallas_kernels.packed import PackedWeight, multiply
-from pallas_kernels.packed_int8 import PackedInt8Weight, multiply_packed
+from pallas_kernels.native.products import Packed, is_packed, multiply
+from pallas_kernels.norm import Norm, rms_norm
 from pallas_kernels.target import on_cpu
 
-Weight = Array | PackedWeight | Int8Weight | PackedInt8Weight
+Weight = Array | Int8Weight | Packed
 """What `linear` multiplies with."""
 
 # a dot of fewer rows in 8 or 16 bits leaves XLA's fast CPU path and widens the whole weight in memory
 _LEAST_ROWS = 4
 
 
-def linear(x: Array, w: Weight, bias: Array | None = None) -> Array:
-    """x [M, A] times w [B, A] transposed, plus bias [B]: f32[M, B].
+def linear(
+    x: Array,
+    w: Weight,
+    bias: Array | None = None,
+    *,
+    norm: Norm | None = None,
+    residual: Array | None = None,
+) -> Array:
+    """norm(x) [M, A] times w [B, A] transposed, plus bias [B], plus residual f32[M, B]: f32[M, B].
 
-    A packed w gives the bits of the plain one (`packed`). x is rounded to w's dtype, products are summed in float32;
-    float32 weights give exact float32 on every platform. With int8 weights x is quantised too on a CPU, and rounded to
-    the weight's other dtype elsewhere (`int8`).
+    A packed w gives the bits of the plain one (`packed`), but for the norm, which then has its own. What the product
+    takes is rounded to w's dtype, products are summed in float32; float32 weights give exact float32 on every platform.
+    With int8 weights it is quantised too on a CPU, and rounded to the weight's other dtype elsewhere (`int8`).
     Raises ValueError for shapes that do not fit together.
     """
     if x.ndim != 2 or len(w.shape) != 2 or x.shape[1] != w.shape[1]:
         raise ValueError(f"x is {x.shape} and w is {w.shape}: they must be [M, A] and [B, A]")
     if bias is not None and bias.shape != w.shape[:1]:
         raise ValueError(f"bias is {bias.shape}: it must be [{w.shape[0]}]")
-    out = _product(x, w)
-    return out if bias is None else out + bias.astype(jnp.float32)[None, :]
+    if norm is not None and norm.weight.shape != x.shape[1:]:
+        raise ValueError(f"norm's weight is {norm.weight.shape}: it must be [{x.shape[1]}]")
+    if residual is not None and residual.shape != (x.shape[0], w.shape[0]):
+        raise ValueError(f"residual is {residual.shape}: it must be [{x.shape[0]}, {w.shape[0]}]")
+    if is_packed(w):
+        return multiply(x, w, bias=bias, norm=norm, residual=residual)
+    out = _product(x if norm is None else rms_norm(x, norm), w)
+    if bias is not None:
+        out = out + bias.astype(jnp.float32)[None, :]
+    return out if residual is None else out + residual
 
 
-def _product(x: Array, w: Weight) -> Array:
-    if isinstance(w, PackedWeight):
-        return multiply(x, w)
-    if isinstance(w, PackedInt8Weight):
-        return multiply_packed(x, w)
+def _product(x: Array, w: Array | Int8Weight) -> Array:
     if isinstance(w, Int8Weight):
         if on_cpu():
             return multiply_int8(x, w)
@@ -55,16 +66,3 @@ def dot(x: Array, w: Array) -> Array:
     """x [M, A] times w [B, A] transposed, both of one dtype: f32[M, B], without the padding of `linear`."""
     precision = lax.Precision.HIGHEST if w.dtype == jnp.float32 else lax.Precision.DEFAULT
     return lax.dot_general(x, w, (((1,), (1,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
-
-
-def row_means(x: Array) -> Array:
-    """Mean over the last dimension of x f32[..., A], kept as 1: f32[..., 1]; bits do not depend on the other rows.
-
-    XLA's CPU compiler changes the order of a reduction with the size of the whole array, never that of a dot: so there
-    the sum is a dot with ones, eight columns of them (with one, the dot is turned back into a reduction).
-    """
-    if not on_cpu():
-        return jnp.mean(x, axis=-1, keepdims=True)
-    size = x.shape[-1]
-    sums = dot(x.reshape(-1, size), jnp.ones((8, size), x.dtype))[:, :1]  # [M, 1]
-    return sums.reshape(*x.shape[:-1], 1) / size

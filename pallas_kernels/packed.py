@@ -53,12 +53,3 @@ def pack(weight: np.ndarray) -> np.ndarray:
     parts = weight.view(np.uint16).reshape(outs // UNIT, 2, _HALF, ins // UNIT, _HALF, 2)
     tiles = np.ascontiguousarray(parts.transpose(0, 3, 1, 4, 2, 5))
     return tiles.view(np.uint32).reshape(packed_shape(outs, ins))
-
-
-def multiply(x: Array, w: PackedWeight) -> Array:
-    """x f32[M, A] times w transposed: f32[M, B], x rounded to bfloat16; on a CPU with AMX alone.
-
-    Sums run in the order of the inputs whatever M is: the bits of a row do not depend on the others.
-    """
-    shape = jax.ShapeDtypeStruct((x.shape[0], w.shape[0]), jnp.float32)
-    return jax.ffi.ffi_call("jaxpaged_linear_bfloat16", shape)(x.astype(jnp.float32), w.tiles)

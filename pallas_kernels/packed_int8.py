@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from pallas_kernels.int8 import check_ins
-
 PANEL, DEPTH = 32, 64
 """Outputs of a panel, and inputs of a tile."""
 _HALF = 16
@@ -56,13 +54,3 @@ def pack_int8(values: np.ndarray) -> np.ndarray:
     parts = whole.reshape(panels, 2, _HALF, depths, _HALF, 4)
     tiles = np.ascontiguousarray(parts.transpose(0, 3, 1, 4, 2, 5))
     return tiles.view(np.uint32).reshape(packed_int8_shape(outs, ins))
-
-
-def multiply_packed(x: Array, w: PackedInt8Weight) -> Array:
-    """x f32[M, A] times w transposed: f32[M, B], the bits of `int8.multiply`; on a CPU with AMX alone.
-
-    Raises ValueError for more inputs than int32 can sum.
-    """
-    check_ins(w.ins)
-    shape = jax.ShapeDtypeStruct((x.shape[0], w.shape[0]), jnp.float32)
-    return jax.ffi.ffi_call("jaxpaged_linear_int8", shape)(x.astype(jnp.float32), w.tiles, w.scales)

@@ -72,8 +72,8 @@ class ModelConfig:
     """A decoder of equal-width layers: E `embed`, H `heads`, K `kv_heads`, D `head_dim`, F `ffn`, V `vocab`.
 
     architecture: the name it was read from, for people. dtype: of the checkpoint. scale: factor on q.k.
-    activation: a name in layers.ACTIVATIONS. tied: the output head is the embedding table. max_positions: the longest
-    context the model is meant for.
+    activation: a name in `pallas_kernels.activations`. tied: the output head is the embedding table. max_positions: the
+    longest context the model is meant for.
     """
 
     architecture: str

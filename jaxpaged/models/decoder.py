@@ -25,6 +25,7 @@ from jaxpaged.models.kv import KVPool
 from jaxpaged.models.layers import Axes, DecoderLayer, RMSNorm, declare_matrix, matrix
 from jaxpaged.models.rope import rope_table
 from pallas_kernels.linear import linear
+from pallas_kernels.norm import Norm
 
 __all__ = [
     "PARAM_DTYPES",
@@ -51,7 +52,10 @@ class Decoder(nnx.Module):
         self.lm_head = None if config.tied else Embedding(config, form=form)
 
     def __call__(self, token_ids: Array, context: StepContext, pool: KVPool) -> tuple[Array, KVPool]:
-        """token_ids i32[T] -> hidden f32[T, E] and the pool with the step's tokens in it. Ids must be below V."""
+        """token_ids i32[T] -> hidden f32[T, E], what `logits` takes, and the pool with the step's tokens in it.
+
+        Ids must be below V.
+        """
         config = self.config
         tables = {rope: rope_table(rope, context.positions) for rope in config.ropes()}
         works = dict(zip(config.attention_kinds(), context.works, strict=True))
@@ -61,11 +65,11 @@ class Decoder(nnx.Module):
             kind = config.attention_kind(i)
             table, slots = tables[config.layers[i].rope], context.slots[kind.group]
             x, pools[i] = layer(x, table, pools[i], context, slots=slots, work=works[kind])
-        return self.norm(x), tuple(pools)
+        return x, tuple(pools)
 
     def logits(self, hidden: Array) -> Array:
-        """hidden f32[S, E] -> f32[S, V]."""
-        return (self.embed_tokens if self.lm_head is None else self.lm_head).logits(hidden)
+        """hidden f32[S, E] -> f32[S, V]. The last norm is here: no row meets it that gives no logits."""
+        return (self.embed_tokens if self.lm_head is None else self.lm_head).logits(hidden, self.norm.norm())
 
 
 class Embedding(nnx.Module):
@@ -82,9 +86,9 @@ class Embedding(nnx.Module):
             return table.at[token_ids].get(mode="clip").astype(jnp.float32)
         return table.rows(token_ids)
 
-    def logits(self, hidden: Array) -> Array:
+    def logits(self, hidden: Array, norm: Norm) -> Array:
         """f32[S, V] of hidden f32[S, E]."""
-        return linear(hidden, matrix(self.weight, self.weight_scale, self.form))
+        return linear(hidden, matrix(self.weight, self.weight_scale, self.form), norm=norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

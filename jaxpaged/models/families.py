@@ -12,8 +12,8 @@ from typing import TypeVar
 from jaxpaged.errors import UnsupportedModelError
 from jaxpaged.models.config import LayerConfig, ModelConfig, MoEConfig, RopeConfig
 from jaxpaged.models.hf_config import HARMLESS, HFConfig
-from jaxpaged.models.layers import ACTIVATIONS
 from jaxpaged.models.rope import FREQUENCIES, yarn_scale
+from pallas_kernels.activations import ACTIVATIONS
 
 CHECKPOINT_DTYPES = ("float32", "bfloat16", "float16")
 _MOST_LAYERS = 1024  # a typing error must not build a million layers

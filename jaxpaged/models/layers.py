@@ -7,9 +7,7 @@ are no families here. Modules are built abstract (shapes, no arrays): weights co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +17,14 @@ from jax import Array, lax
 from jaxpaged.models.config import LayerConfig, ModelConfig, MoEConfig
 from jaxpaged.models.context import StepContext
 from jaxpaged.models.form import WeightForm
+from pallas_kernels.activations import ACTIVATIONS
 from pallas_kernels.backend import Backend
 from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.int8 import Int8Weight
 from pallas_kernels.layer_pool import LayerPool
-from pallas_kernels.linear import Weight, linear, row_means
+from pallas_kernels.linear import Weight, linear
+from pallas_kernels.mlp import mlp
+from pallas_kernels.norm import Norm, rms_norm
 from pallas_kernels.packed import PackedWeight, can_pack, packed_shape
 from pallas_kernels.packed_int8 import PackedInt8Weight, packed_int8_shape
 from pallas_kernels.ragged_attention import AttentionWork, ragged_attention
@@ -32,14 +33,6 @@ from pallas_kernels.target import on_cpu
 from pallas_kernels.write_kv import write_kv
 
 Axes = tuple[str | None, ...]
-
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
-    {
-        "silu": jax.nn.silu,
-        "gelu": partial(jax.nn.gelu, approximate=False),
-        "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
-    }
-)
 
 
 def declare(shape: tuple[int, ...], axes: Axes, dtype: str, *, init: str = "normal") -> nnx.Param:
@@ -114,8 +107,11 @@ class RMSNorm(nnx.Module):
         self.weight = declare((size,), (axis,), "float32", init="ones")
 
     def __call__(self, x: Array) -> Array:
-        x = x * lax.rsqrt(row_means(jnp.square(x)) + self.eps)
-        return x * jnp.broadcast_to(self.weight[...], x.shape)
+        return rms_norm(x, self.norm())
+
+    def norm(self) -> Norm:
+        """What a product takes that normalises its rows itself."""
+        return Norm(weight=self.weight[...], eps=self.eps)
 
 
 class Linear(nnx.Module):
@@ -137,13 +133,21 @@ class Linear(nnx.Module):
         self.weight, self.weight_scale = declare_matrix((*outs, ins[0]), (*axes, ins[1]), form)
         self.bias = declare(outs, axes, "float32", init="zeros") if bias else None
 
-    def __call__(self, x: Array) -> Array:
-        bias = None if self.bias is None else self.bias[...].reshape(-1)
-        return linear(x, matrix(self.weight, self.weight_scale, self.form), bias).reshape(-1, *self.outs)
+    def __call__(self, x: Array, *, norm: Norm | None = None, residual: Array | None = None) -> Array:
+        out = linear(x, self.matrix(), self.flat_bias(), norm=norm, residual=residual)
+        return out.reshape(-1, *self.outs)
+
+    def matrix(self) -> Weight:
+        """The weight [B, A], where B counts all outs."""
+        return matrix(self.weight, self.weight_scale, self.form)
+
+    def flat_bias(self) -> Array | None:
+        """The bias [B]."""
+        return None if self.bias is None else self.bias[...].reshape(-1)
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention over the paged pool."""
+    """Grouped-query attention over the paged pool, behind a norm and around the residual stream."""
 
     def __init__(self, config: ModelConfig, *, form: WeightForm) -> None:
         self.config, self.dtype = config, form.dtype
@@ -160,6 +164,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Array,
+        norm: Norm,
         table: RopeTable,
         pool: LayerPool,
         *,
@@ -168,7 +173,7 @@ class Attention(nnx.Module):
     ) -> tuple[Array, LayerPool]:
         """x f32[T, E], rope table, the layer's pool -> f32[T, E] and the pool with this step's tokens."""
         config, tokens = self.config, x.shape[0]
-        qkv = self.qkv_proj(x)  # [T, K, G + 2, D]
+        qkv = self.qkv_proj(x, norm=norm)  # [T, K, G + 2, D]
         q = qkv[:, :, :-2].reshape(tokens, config.heads, config.head_dim)
         k, v = qkv[:, :, -2], qkv[:, :, -1]  # [T, K, D]
         if self.q_norm is not None and self.k_norm is not None:
@@ -177,11 +182,11 @@ class Attention(nnx.Module):
         # for kernels, what they multiply and the next product takes; XLA's CPU path keeps float32
         taken = self.dtype if not on_cpu() or work.backend == Backend.NATIVE else q.dtype
         out = ragged_attention(q, pool, work, scale=config.scale, rope=table, dtype=taken)  # [T, H, D]
-        return self.o_proj(out.reshape(tokens, -1)), pool
+        return self.o_proj(out.reshape(tokens, -1), residual=x), pool
 
 
 class MLP(nnx.Module):
-    """Gated feed-forward network: down(activation(gate(x)) * up(x))."""
+    """Gated feed-forward network behind a norm and around the residual stream."""
 
     def __init__(self, config: ModelConfig, *, form: WeightForm) -> None:
         self.activation = config.activation
@@ -190,10 +195,18 @@ class MLP(nnx.Module):
         self.gate_up_proj = Linear((2, ffn), (None, "ffn"), size, bias=bias, form=form)
         self.down_proj = Linear((config.embed,), ("embed",), (ffn, "ffn"), bias=bias, form=form)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, norm: Norm) -> Array:
         """x f32[T, E] -> f32[T, E]."""
-        gate_up = self.gate_up_proj(x)  # [T, 2, F]
-        return self.down_proj(ACTIVATIONS[self.activation](gate_up[:, 0]) * gate_up[:, 1])
+        return mlp(
+            x,
+            self.gate_up_proj.matrix(),
+            self.down_proj.matrix(),
+            activation=self.activation,
+            gate_up_bias=self.gate_up_proj.flat_bias(),
+            down_bias=self.down_proj.flat_bias(),
+            norm=norm,
+            residual=x,
+        )
 
 
 class MoE(nnx.Module):
@@ -237,7 +250,7 @@ class MoE(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Attention and feed-forward network, each behind a norm and around the residual stream."""
+    """Attention and feed-forward network."""
 
     def __init__(self, config: ModelConfig, layer: LayerConfig, *, form: WeightForm) -> None:
         self.input_layernorm = RMSNorm(config.embed, "embed", eps=config.eps)
@@ -257,11 +270,9 @@ class DecoderLayer(nnx.Module):
         work: AttentionWork,
     ) -> tuple[Array, LayerPool]:
         """x f32[T, E] and the layer's pool -> the same after this layer."""
-        attended, pool = self.self_attn(self.input_layernorm(x), table, pool, slots=slots, work=work)
-        x = x + attended
-        normed = self.post_attention_layernorm(x)
+        x, pool = self.self_attn(x, self.input_layernorm.norm(), table, pool, slots=slots, work=work)
         if self.mlp is not None:
-            x = x + self.mlp(normed)
+            x = self.mlp(x, self.post_attention_layernorm.norm())
         if self.moe is not None:
-            x = x + self.moe(normed, context)
+            x = x + self.moe(self.post_attention_layernorm(x), context)
         return x, pool

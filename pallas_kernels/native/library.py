@@ -17,7 +17,7 @@ KEYS_OF_A_PANEL, VALUES_OF_A_PANEL = 16, 8
 
 _TARGETS = (
     *(f"jaxpaged_{op}_{dtype}" for op in ("attention", "write") for dtype in POOL_DTYPES),
-    *(f"jaxpaged_linear_{dtype}" for dtype in ("bfloat16", "int8")),
+    *(f"jaxpaged_{op}_{dtype}" for op in ("linear", "mlp") for dtype in ("bfloat16", "int8")),
 )
 _AMX = {1: "AMX", -1: "AVX (the kernel refuses AMX)", 0: "AVX"}
 

@@ -1,0 +1,43 @@
+"""The gated feed-forward network (Shazeer, GLU Variants Improve Transformer): two products and what lies between."""
+
+from __future__ import annotations
+
+from jax import Array
+
+from pallas_kernels.activations import ACTIVATIONS
+from pallas_kernels.linear import Weight, linear
+from pallas_kernels.native.products import can_gate, is_packed, multiply_gated
+from pallas_kernels.norm import Norm
+
+
+def mlp(
+    x: Array,
+    gate_up: Weight,
+    down: Weight,
+    *,
+    activation: str,
+    gate_up_bias: Array | None = None,
+    down_bias: Array | None = None,
+    norm: Norm | None = None,
+    residual: Array | None = None,
+) -> Array:
+    """down(activation(gate(n)) * up(n)) + residual for n = norm(x): f32[M, E] of x [M, E].
+
+    gate_up [2 * F, E]: gate above up; down [E, F]; biases f32[2 * F] and f32[E]. norm: None leaves x as it is.
+    residual: f32[M, E]. activation: of `ACTIVATIONS`. Packed weights keep the F numbers of a row in one native call.
+    """
+    if is_packed(gate_up) and is_packed(down) and can_gate(gate_up, down, activation):
+        return multiply_gated(
+            x,
+            gate_up,
+            down,
+            activation=activation,
+            gate_up_bias=gate_up_bias,
+            down_bias=down_bias,
+            norm=norm,
+            residual=residual,
+        )
+    ffn = down.shape[1]
+    between = linear(x, gate_up, gate_up_bias, norm=norm)
+    hidden = ACTIVATIONS[activation](between[:, :ffn]) * between[:, ffn:]
+    return linear(hidden, down, down_bias, residual=residual)
