@@ -7,7 +7,7 @@ from jax import Array, lax
 
 from pallas_kernels.int8 import Int8Weight
 from pallas_kernels.int8 import multiply as multiply_int8
-from pallas_kernels.native.products import Packed, is_packed, multiply
+from pallas_kernels.native.products import Packed, multiply
 from pallas_kernels.norm import Norm, rms_norm
 from pallas_kernels.target import on_cpu
 
@@ -41,7 +41,7 @@ def linear(
         raise ValueError(f"norm's weight is {norm.weight.shape}: it must be [{x.shape[1]}]")
     if residual is not None and residual.shape != (x.shape[0], w.shape[0]):
         raise ValueError(f"residual is {residual.shape}: it must be [{x.shape[0]}, {w.shape[0]}]")
-    if is_packed(w):
+    if isinstance(w, Packed):
         return multiply(x, w, bias=bias, norm=norm, residual=residual)
     out = _product(x if norm is None else rms_norm(x, norm), w)
     if bias is not None:

@@ -6,7 +6,7 @@ from jax import Array
 
 from pallas_kernels.activations import ACTIVATIONS
 from pallas_kernels.linear import Weight, linear
-from pallas_kernels.native.products import can_gate, is_packed, multiply_gated
+from pallas_kernels.native.products import Packed, can_gate, multiply_gated
 from pallas_kernels.norm import Norm
 
 
@@ -26,7 +26,7 @@ def mlp(
     gate_up [2 * F, E]: gate above up; down [E, F]; biases f32[2 * F] and f32[E]. norm: None leaves x as it is.
     residual: f32[M, E]. activation: of `ACTIVATIONS`. Packed weights keep the F numbers of a row in one native call.
     """
-    if is_packed(gate_up) and is_packed(down) and can_gate(gate_up, down, activation):
+    if isinstance(gate_up, Packed) and isinstance(down, Packed) and can_gate(gate_up, down, activation):
         return multiply_gated(
             x,
             gate_up,

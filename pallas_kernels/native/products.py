@@ -5,8 +5,6 @@ Sums run in an order of the inputs alone, whatever M is: the bits of a row do no
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +18,6 @@ from pallas_kernels.packed_int8 import PANEL, PackedInt8Weight
 Packed = PackedWeight | PackedInt8Weight
 GATES = ("silu", "gelu_pytorch_tanh")
 """The activations that are there in C++."""
-
-
-def is_packed(w: object) -> TypeGuard[Packed]:
-    """Whether the weight is multiplied here."""
-    return isinstance(w, Packed)
 
 
 def multiply(
