@@ -8,10 +8,11 @@ from jax import Array, lax
 from pallas_kernels.int8 import Int8Weight
 from pallas_kernels.int8 import multiply as multiply_int8
 from pallas_kernels.packed import PackedWeight, multiply
+from pallas_kernels.packed_f32 import PackedF32Weight, multiply_f32
 from pallas_kernels.packed_int8 import PackedInt8Weight, multiply_packed
 from pallas_kernels.target import on_cpu
 
-Weight = Array | PackedWeight | Int8Weight | PackedInt8Weight
+Weight = Array | PackedWeight | PackedF32Weight | Int8Weight | PackedInt8Weight
 """What `linear` multiplies with."""
 
 # a dot of fewer rows in 8 or 16 bits leaves XLA's fast CPU path and widens the whole weight in memory
@@ -21,7 +22,8 @@ _LEAST_ROWS = 4
 def linear(x: Array, w: Weight, bias: Array | None = None) -> Array:
     """x [M, A] times w [B, A] transposed, plus bias [B]: f32[M, B].
 
-    A packed w gives the bits of the plain one (`packed`). x is rounded to w's dtype, products are summed in float32;
+    A packed w gives the bits of the plain one (`packed`), but in float32, where sums have an order of their own
+    (`packed_f32`). x is rounded to w's dtype, products are summed in float32;
     float32 weights give exact float32 on every platform. With int8 weights x is quantised too on a CPU, and rounded to
     the weight's other dtype elsewhere (`int8`).
     Raises ValueError for shapes that do not fit together.
@@ -37,6 +39,8 @@ def linear(x: Array, w: Weight, bias: Array | None = None) -> Array:
 def _product(x: Array, w: Weight) -> Array:
     if isinstance(w, PackedWeight):
         return multiply(x, w)
+    if isinstance(w, PackedF32Weight):
+        return multiply_f32(x, w)
     if isinstance(w, PackedInt8Weight):
         return multiply_packed(x, w)
     if isinstance(w, Int8Weight):

@@ -1,0 +1,170 @@
+// linear in float32 vectors: x [M, A] times a packed float32 weight [B, A] transposed, each sum one chain of fused
+// multiply-adds in the order of A, for every M. The weight is held as panels [B / 32][A][32 of B]: the same bytes, permuted.
+
+#include <array>
+#include <utility>
+
+#include "attention.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace jaxpaged {
+namespace {
+
+namespace ffi = xla::ffi;
+
+#ifdef __AVX512F__
+using Vector = f32x16;
+constexpr int64_t kMostRows = 14;  // of a block: 28 of 32 registers hold sums
+#else
+using Vector = f32x8;
+constexpr int64_t kMostRows = 6;  // 12 of 16
+#endif
+
+constexpr int64_t kPanel = 32;  // outputs of a panel
+constexpr int64_t kSpan = sizeof(Vector) / 4, kVectors = 2, kWidth = kVectors * kSpan;  // outputs of a product
+constexpr int64_t kDepth = 128;       // inputs at a time: 16 KB of a panel stay in the first-level cache
+constexpr int64_t kChunk = 1 << 20;   // bytes of rows that stay in the second-level cache while panels go by
+constexpr int64_t kLine = 64;
+
+// rows in blocks that differ by one row at most
+struct Blocks {
+  int64_t rows, count;
+
+  explicit Blocks(int64_t rows) : rows(rows), count((rows + kMostRows - 1) / kMostRows) {}
+  int64_t first(int64_t block) const { return rows * block / count; }
+  int64_t size(int64_t block) const { return first(block + 1) - first(block); }
+};
+
+// a block of x as [A / kDepth][rows of the block][kDepth], so that what a product reads lies together
+void pack_rows(const float* x, int64_t rows, int64_t ins, float* to) {
+  for (int64_t from = 0; from < ins; from += kDepth, to += rows * kDepth) {
+    const int64_t some = std::min(kDepth, ins - from);
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(x + r * ins + from, some, to + r * kDepth);
+  }
+}
+
+// what is fetched into the second-level cache meanwhile: `step` bytes for every input
+struct Ahead {
+  const char* from;
+  int64_t step;
+};
+
+// R rows of kDepth times `depth` inputs of kWidth outputs; sums go on from `sums` [R][kPanel] unless it is null
+template <int64_t R>
+void multiply(const float* x, const float* w, int64_t depth, const float* sums, float* out, int64_t outs, Ahead ahead) {
+  Vector sum[R][kVectors] = {};
+  if (sums != nullptr) {
+    for (int64_t r = 0; r < R; ++r) {
+      for (int64_t v = 0; v < kVectors; ++v) sum[r][v] = load<Vector>(sums + r * kPanel + v * kSpan);
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < depth; ++k, w += kPanel, ahead.from += ahead.step) {
+    __builtin_prefetch(ahead.from, 0, 2);
+    if (ahead.step > kLine) __builtin_prefetch(ahead.from + kLine, 0, 2);
+    Vector weights[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) weights[v] = load<Vector>(w + v * kSpan);
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < R; ++r) {
+      const Vector value = x[r * kDepth + k] - Vector{};
+      for (int64_t v = 0; v < kVectors; ++v) sum[r][v] += weights[v] * value;
+    }
+  }
+  for (int64_t r = 0; r < R; ++r) {
+    for (int64_t v = 0; v < kVectors; ++v) store(out + r * outs + v * kSpan, sum[r][v]);
+  }
+}
+
+using Multiply = void (*)(const float*, const float*, int64_t, const float*, float*, int64_t, Ahead);
+
+template <size_t... R>
+constexpr std::array<Multiply, sizeof...(R)> products(std::index_sequence<R...>) {
+  return {multiply<R + 1>...};
+}
+constexpr auto kProducts = products(std::make_index_sequence<kMostRows>());  // [rows - 1]
+
+struct Problem {
+  const float* x;  // [rows, ins]
+  const float* w;
+  int64_t ins, outs;
+  float* out;      // [rows, outs]
+  float* packed;   // x in blocks
+  Blocks blocks;
+
+  int64_t depths() const { return (ins + kDepth - 1) / kDepth; }
+  float* packed_block(int64_t block) const { return packed + blocks.first(block) * depths() * kDepth; }
+};
+
+// blocks [from, end) times one panel. Each block's products fetch their share of the weights two depths on, where the
+// panel's end is followed by the next panel. Until the last depth sums stay together: rows of `out` may lie whole pages
+// apart, which a cache does not like.
+void multiply_panel(const Problem& p, int64_t panel, int64_t from, int64_t end) {
+  const float* w = p.w + panel * p.ins * kPanel;
+  static thread_local std::vector<float> memory;
+  float* sums = scratch(memory, (p.blocks.first(end) - p.blocks.first(from)) * kPanel);
+  const int64_t step = kPanel * 4 / std::min<int64_t>(end - from, kPanel);
+  for (int64_t d = 0; d < p.depths(); ++d) {
+    const int64_t depth = std::min(kDepth, p.ins - d * kDepth);
+    Ahead ahead = {reinterpret_cast<const char*>(w + (d + 2) * kDepth * kPanel), step};
+    for (int64_t block = from; block < end; ++block, ahead.from += kDepth * step) {
+      const int64_t first = p.blocks.first(block), rows = p.blocks.size(block);
+      const float* x = p.packed_block(block) + d * rows * kDepth;
+      const float* weights = w + d * kDepth * kPanel;
+      float* sum = sums + (first - p.blocks.first(from)) * kPanel;
+      const bool last = d + 1 == p.depths();
+      float* out = last ? p.out + first * p.outs + panel * kPanel : sum;
+      for (int64_t n = 0; n < kPanel; n += kWidth) {
+        kProducts[rows - 1](x, weights + n, depth, d == 0 ? nullptr : sum + n, out + n, last ? p.outs : kPanel, ahead);
+      }
+    }
+  }
+}
+
+void multiply_all(ffi::ThreadPool& pool, Problem p) {
+  static thread_local std::vector<float> memory;
+  p.packed = scratch(memory, p.blocks.rows * p.depths() * kDepth);
+  const auto pack = [p](int64_t block) {
+    pack_rows(p.x + p.blocks.first(block) * p.ins, p.blocks.size(block), p.ins, p.packed_block(block));
+  };
+  if (p.blocks.rows <= 64) {
+    for (int64_t block = 0; block < p.blocks.count; ++block) pack(block);
+  } else {
+    parallel_for(pool, p.blocks.count, pack);
+  }
+  const int64_t panels = p.outs / kPanel, run = std::max<int64_t>(1, panels / 32), runs = (panels + run - 1) / run;
+  const int64_t most = std::max<int64_t>(1, kChunk / (kMostRows * p.depths() * kDepth * 4));  // blocks of a chunk
+  const int64_t chunks = (p.blocks.count + most - 1) / most;
+  parallel_for(pool, chunks * runs, [=](int64_t i) {
+    const int64_t chunk = i / runs, from = p.blocks.count * chunk / chunks, end = p.blocks.count * (chunk + 1) / chunks;
+    for (int64_t n = i % runs * run; n < std::min(panels, (i % runs + 1) * run); ++n) multiply_panel(p, n, from, end);
+  });
+}
+
+ffi::Error linear_float32(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> w,
+                          ffi::Result<ffi::Buffer<ffi::F32>> out) {
+  const auto x_shape = x.dimensions(), shape = out->dimensions();
+  if (x_shape.size() != 2 || shape.size() != 2 || shape[0] != x_shape[0] || shape[1] % kPanel != 0 ||
+      static_cast<int64_t>(w.element_count()) != x_shape[1] * shape[1]) {
+    return ffi::Error::InvalidArgument("packed float32 weights are panels of 32 outputs");
+  }
+  if (x_shape[0] > 0) {
+    multiply_all(pool, {x.typed_data(), w.typed_data(), x_shape[1], shape[1], out->typed_data(), nullptr, Blocks(x_shape[0])});
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxpaged_linear_float32, linear_float32,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>());
+
+#pragma GCC visibility pop
+
+}  // namespace jaxpaged
