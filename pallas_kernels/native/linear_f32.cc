@@ -103,7 +103,7 @@ void multiply_panel(const Problem& p, int64_t panel, int64_t from, int64_t end) 
   const float* w = p.w + panel * p.ins * kPanel;
   static thread_local std::vector<float> memory;
   float* sums = scratch(memory, (p.blocks.first(end) - p.blocks.first(from)) * kPanel);
-  const int64_t step = kPanel * 4 / std::min<int64_t>(end - from, kPanel);
+  const int64_t step = (kPanel * 4 + end - from - 1) / (end - from);
   for (int64_t d = 0; d < p.depths(); ++d) {
     const int64_t depth = std::min(kDepth, p.ins - d * kDepth);
     Ahead ahead = {reinterpret_cast<const char*>(w + (d + 2) * kDepth * kPanel), step};
