@@ -19,6 +19,7 @@ NATIVE = (
     "parallel.h",
     "product.h",
     "product_bfloat16.h",
+    "product_float32.h",
     "product_int8.h",
     "rotate.h",
     "rows.h",

@@ -181,7 +181,7 @@ def write_bundle(
 def fingerprint_of(model: LoadedModel, *, tuning: Table, machine: str) -> dict[str, str]:
     """What programs of this model depend on here, beside the settings. machine: a digest of the CPU that runs them."""
     target = current_target()
-    specs = [(spec.shape, str(spec.dtype), str(spec.storage)) for spec in model.graphdef.specs]
+    specs = [(spec.shape, str(spec.dtype), str(spec.storage), spec.packed) for spec in model.graphdef.specs]
     plugins = {name: version(name) for name in ("jax", "jaxlib")}
     return {
         **plugins,

@@ -66,7 +66,7 @@ class Choice:
 
     platform: "cpu", "cuda" or "rocm". compute_capability: (major, minor) of a CUDA device, else None. backend: of
     attention. kv_cache_dtype: of the pool, see `PoolSpec.dtype`. quantization: of the weights. packed: they are held
-    in the order that the CPU's AMX unit reads them, where there is such a form.
+    in the order that the native products read them, where there is such a form.
     """
 
     platform: str

@@ -24,7 +24,7 @@ from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.kv import bytes_per_block, pool_specs
 from jaxpaged.step_memory import StepMemory, estimate
 from pallas_kernels.backend import Backend, choose_backend, native_obstacle
-from pallas_kernels.native.library import packs_int8_weights, packs_weights
+from pallas_kernels.native.library import packs_f32_weights, packs_int8_weights, packs_weights
 from pallas_kernels.pool_spec import default_block_size
 
 _CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
@@ -130,7 +130,8 @@ def resolve_kv_dtype(asked: str, dtype: str) -> tuple[str, str]:
 def _explain_weights(choice: Choice, dtype: str) -> str:
     """How the weights are held, and what multiplies them."""
     if not choice.quantization:
-        return "not quantised"
+        own = "of our own in float32" if dtype == "float32" else "on the AMX unit"
+        return f"not quantised; products {own}" if choice.packed else "not quantised"
     if choice.platform != "cpu":
         return f"{choice.quantization}, a scale per output; widened to {dtype} in products"
     unit = "on the AMX unit" if choice.packed else "by XLA's dots"
@@ -162,10 +163,17 @@ def resolve_combination(config: EngineConfig, model: ModelConfig, device: Device
         block_size=config.block_size or default_block_size(backend),
         head_dim=model.head_dim,
         quantization=config.quantization,
-        packed=backend == Backend.NATIVE and (packs_int8_weights() if config.quantization else packs_weights()),
+        packed=backend == Backend.NATIVE and _packs(config.quantization, dtype),
     )
     check_combination(choice)
     return choice
+
+
+def _packs(quantization: str | None, dtype: str) -> bool:
+    """Whether the native library multiplies such weights here."""
+    if quantization:
+        return packs_int8_weights()
+    return packs_f32_weights() if dtype == "float32" else packs_weights()
 
 
 def resolve(

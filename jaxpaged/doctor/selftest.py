@@ -27,7 +27,7 @@ from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.layer_pool import LayerPool, decode
 from pallas_kernels.linear import linear
-from pallas_kernels.native.library import library, packs_weights
+from pallas_kernels.native.library import library, packs_f32_weights, packs_weights
 from pallas_kernels.pool_spec import default_block_size, pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.write_kv import write_kv
@@ -102,7 +102,9 @@ def tell_tuning() -> bool:
 
 def _products(backend: Backend) -> str:
     if backend == Backend.NATIVE and packs_weights():
-        return "XLA's own dots; those of packed bfloat16 and int8 weights are native, with the same bits"
+        return "XLA's own dots; those of packed weights are native, in bfloat16 and int8 with the same bits"
+    if backend == Backend.NATIVE and packs_f32_weights():
+        return "XLA's own dots; those of packed float32 weights are native"
     return "dense products are XLA's own dots"
 
 

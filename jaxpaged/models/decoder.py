@@ -96,8 +96,8 @@ class ParamSpec:
     """What a parameter is: path (its attributes joined by dots), shape, dtype, logical axes, initial distribution.
 
     dtype is int8 where it is quantised; the next parameter, of the same path and "_scale", then holds its scales.
-    storage: dtype of the array that holds it, uint16 where it is the bits of a bfloat16. packed: it is held as the
-    tiles of `pallas_kernels.packed` or `packed_int8`.
+    storage: dtype of the array that holds it, uint16 where it is the bits of a bfloat16. packed: it is held as
+    `pallas_kernels.packed`, `packed_f32` or `packed_int8` say.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""How a model's matrices are held: in which type, permuted for a CPU's AMX unit or not, quantised or not."""
+"""How a model's matrices are held: in which type, permuted for a CPU's native products or not, quantised or not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ PARAM_DTYPES = ("float32", "bfloat16")
 class WeightForm:
     """dtype: of `PARAM_DTYPES`, what matrices are held as and activations are multiplied in, unless they are quantised.
 
-    packed: matrices that have a packed form here are held in it (`pallas_kernels.packed`, `packed_int8`).
+    packed: matrices that have a packed form here are held in it (`pallas_kernels.packed`, `packed_f32`,
+    `packed_int8`).
     quantization: one of `combinations.QUANTIZATIONS`, None for none; of products' matrices alone: no norm, bias or
     router, and no table that is only read by row.
     """

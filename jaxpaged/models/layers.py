@@ -26,6 +26,7 @@ from pallas_kernels.linear import Weight, linear
 from pallas_kernels.mlp import mlp
 from pallas_kernels.norm import Norm, rms_norm
 from pallas_kernels.packed import PackedWeight, can_pack, packed_shape
+from pallas_kernels.packed_f32 import PackedF32Weight, can_pack_f32, packed_f32_shape
 from pallas_kernels.packed_int8 import PackedInt8Weight, packed_int8_shape
 from pallas_kernels.ragged_attention import AttentionWork, ragged_attention
 from pallas_kernels.rotate import RopeTable
@@ -58,12 +59,18 @@ def declare_matrix(
         stored = (packed_int8_shape(outs, ins), jnp.uint32) if packed else (shape, jnp.int8)
         scale = declare(shape[:-1], axes[:-1], "float32", init="scale")
         return _declare(jax.ShapeDtypeStruct(*stored), shape, axes, "int8", packed=packed), scale
-    if form.packed and not sliced and can_pack(outs, ins, form.dtype):
-        tiles = jax.ShapeDtypeStruct(packed_shape(outs, ins), jnp.uint32)
-        return _declare(tiles, shape, axes, form.dtype, packed=True), None
+    if form.packed and not sliced and (packed := _packed(outs, ins, form.dtype)) is not None:
+        return _declare(packed, shape, axes, form.dtype, packed=True), None
     as_bits = sliced and form.dtype == "bfloat16" and on_cpu()
     plain = jax.ShapeDtypeStruct(shape, jnp.uint16 if as_bits else jnp.dtype(form.dtype))
     return _declare(plain, shape, axes, form.dtype), None
+
+
+def _packed(outs: int, ins: int, dtype: str) -> jax.ShapeDtypeStruct | None:
+    """What holds a matrix in its packed form, None where it has none."""
+    if dtype == "float32":
+        return jax.ShapeDtypeStruct(packed_f32_shape(outs, ins), jnp.float32) if can_pack_f32(outs) else None
+    return jax.ShapeDtypeStruct(packed_shape(outs, ins), jnp.uint32) if can_pack(outs, ins, dtype) else None
 
 
 def _declare(
@@ -83,7 +90,9 @@ def matrix(param: nnx.Param, scale: nnx.Param | None, form: WeightForm) -> Weigh
     """A parameter [*outs, A] and its scales as `linear` takes them."""
     ins = param.declared[-1]
     if scale is None:
-        return PackedWeight(tiles=param[...]) if param.packed else param[...].reshape(-1, ins)
+        if not param.packed:
+            return param[...].reshape(-1, ins)
+        return PackedF32Weight(panels=param[...]) if form.dtype == "float32" else PackedWeight(tiles=param[...])
     scales = scale[...].reshape(-1)
     if param.packed:
         return PackedInt8Weight(tiles=param[...], scales=scales, ins=ins)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from jaxpaged.models.decoder import ParamSpec
 from pallas_kernels.int8 import quantise
 from pallas_kernels.packed import pack
+from pallas_kernels.packed_f32 import pack_f32
 from pallas_kernels.packed_int8 import pack_int8
 
 
@@ -46,7 +47,8 @@ def values_dtype(spec: ParamSpec) -> np.dtype:
 def _plain(spec: ParamSpec, values: np.ndarray) -> Array:
     values = values.astype(spec.dtype, copy=False)
     if spec.packed:
-        return jax.device_put(pack(values.reshape(-1, spec.shape[-1])))
+        pack_values = pack_f32 if spec.dtype == np.float32 else pack
+        return jax.device_put(pack_values(values.reshape(-1, spec.shape[-1])))
     return jax.device_put(values.view(spec.storage))
 
 

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +21,6 @@ FLAGS = (
     "-std=c++17",
     "-ffp-contract=fast",
     "-fPIC",
-    "-shared",
     "-fvisibility=hidden",
     "-Wno-psabi",
 )
@@ -87,16 +87,24 @@ def _compile(compiler: list[str], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as folder:
             made = Path(folder) / path.name
-            inputs = [str(source) for source in sources() if source.suffix == ".cc"]
-            command = [*compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), *inputs, "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S)
-            if done.returncode:
-                raise BuildError(f"{compiler[0]} failed: {_first_error(done.stderr)}")
+            units = [source for source in sources() if source.suffix == ".cc"]
+            objects = [str(Path(folder) / f"{unit.stem}.o") for unit in units]
+            common = [*compiler, *FLAGS, "-isystem", jax.ffi.include_dir()]
+            commands = [[*common, "-c", str(unit), "-o", o] for unit, o in zip(units, objects, strict=True)]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(_run, commands))
+            _run([*compiler, "-shared", *objects, "-o", str(made)])
             os.replace(made, path)
     except OSError as error:
         raise BuildError(f"{path.parent} cannot be written: {error.strerror or error}") from error
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{compiler[0]} did not end within {_TIMEOUT_S:.0f} s") from error
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S)
+    if done.returncode:
+        raise BuildError(f"{command[0]} failed: {_first_error(done.stderr)}")
 
 
 def _first_error(log: str) -> str:

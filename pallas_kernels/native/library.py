@@ -17,7 +17,8 @@ KEYS_OF_A_PANEL, VALUES_OF_A_PANEL = 16, 8
 
 _TARGETS = (
     *(f"jaxpaged_{op}_{dtype}" for op in ("attention", "write") for dtype in POOL_DTYPES),
-    *(f"jaxpaged_{op}_{dtype}" for op in ("linear", "mlp") for dtype in ("bfloat16", "int8")),
+    *(f"jaxpaged_linear_{dtype}" for dtype in ("float32", "bfloat16", "int8")),
+    *(f"jaxpaged_mlp_{dtype}" for dtype in ("bfloat16", "int8")),
 )
 _AMX = {1: "AMX", -1: "AVX (the kernel refuses AMX)", 0: "AVX"}
 
@@ -56,6 +57,11 @@ def library() -> Library:
 def packs_weights() -> bool:
     """Whether `linear` takes packed bfloat16 weights here (`pallas_kernels.packed`)."""
     return library().amx
+
+
+def packs_f32_weights() -> bool:
+    """Whether `linear` takes packed float32 weights here (`pallas_kernels.packed_f32`)."""
+    return not library().obstacle
 
 
 def packs_int8_weights() -> bool:

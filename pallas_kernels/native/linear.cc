@@ -4,6 +4,7 @@
 
 #include "product.h"
 #include "product_bfloat16.h"
+#include "product_float32.h"
 #include "product_int8.h"
 
 namespace jaxpaged {
@@ -30,6 +31,19 @@ ffi::Error linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, Floa
   return ffi::Error::InvalidArgument("the weight is not packed for this CPU's AMX unit");
 }
 
+ffi::Error linear_float32(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, Floats, Floats norm, Floats bias,
+                          Floats residual, ffi::Result<Floats> out, float eps) {
+  const int64_t count = x.dimensions()[0], ins = x.dimensions()[1], outs = out->dimensions()[1];
+  if (outs % kPanel != 0 || static_cast<int64_t>(w.size_bytes()) != ins * outs * 4) {
+    return ffi::Error::InvalidArgument("packed float32 weights are panels of 32 outputs");
+  }
+  const bool half = x.element_type() == ffi::BF16;
+  float32::multiply_all(pool, Rows{x.untyped_data(), half, count, ins, given(norm), eps},
+                        static_cast<const float*>(w.untyped_data()),
+                        Output{out->typed_data(), given(bias), given(residual), outs});
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 #pragma GCC visibility push(default)
@@ -43,8 +57,8 @@ extern "C" int jaxpaged_int8() {
 #endif
 }
 
-#define JAXPAGED_LINEAR(name, Product)                                      \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxpaged_linear_##name, linear<Product>,    \
+#define JAXPAGED_LINEAR(name, function)                                     \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxpaged_linear_##name, function,          \
                                 ffi::Ffi::Bind()                            \
                                     .Ctx<ffi::ThreadPool>()                 \
                                     .Arg<ffi::AnyBuffer>()                  \
@@ -56,8 +70,9 @@ extern "C" int jaxpaged_int8() {
                                     .Ret<Floats>()                          \
                                     .Attr<float>("eps"))
 
-JAXPAGED_LINEAR(bfloat16, ProductBfloat16);
-JAXPAGED_LINEAR(int8, ProductInt8);
+JAXPAGED_LINEAR(float32, linear_float32);
+JAXPAGED_LINEAR(bfloat16, linear<ProductBfloat16>);
+JAXPAGED_LINEAR(int8, linear<ProductInt8>);
 
 #pragma GCC visibility pop
 

@@ -1,4 +1,4 @@
-"""Products of packed weights in C++ on the AMX unit, with what stands before and behind them in a layer.
+"""Products of packed weights in C++, with what stands before and behind them in a layer.
 
 Sums run in an order of the inputs alone, whatever M is: the bits of a row do not depend on the others.
 """
@@ -13,9 +13,10 @@ from jax import Array
 from pallas_kernels.int8 import check_ins
 from pallas_kernels.norm import Norm
 from pallas_kernels.packed import PackedWeight
+from pallas_kernels.packed_f32 import PackedF32Weight
 from pallas_kernels.packed_int8 import PANEL, PackedInt8Weight
 
-Packed = PackedWeight | PackedInt8Weight
+Packed = PackedWeight | PackedF32Weight | PackedInt8Weight
 GATES = ("silu", "gelu_pytorch_tanh")
 """The activations that are there in C++."""
 
@@ -32,7 +33,8 @@ def multiply(
 
 def can_gate(gate_up: Packed, down: Packed, activation: str) -> bool:
     """Whether `multiply_gated` takes these weights [2 * F, E] and [E, F]."""
-    return type(gate_up) is type(down) and down.shape[1] % PANEL == 0 and activation in GATES
+    on_amx = isinstance(down, PackedWeight | PackedInt8Weight)
+    return on_amx and type(gate_up) is type(down) and down.shape[1] % PANEL == 0 and activation in GATES
 
 
 def multiply_gated(
@@ -64,10 +66,12 @@ def multiply_gated(
 
 
 def _operands(w: Packed) -> tuple[str, Array, Array]:
-    """The name of its kernels, its tiles, and the scales of its outputs."""
+    """The name of its kernels, its tiles or panels, and the scales of its outputs."""
     if isinstance(w, PackedInt8Weight):
         check_ins(w.ins)
         return "int8", w.tiles, w.scales
+    if isinstance(w, PackedF32Weight):
+        return "float32", w.panels, _floats(None)
     return "bfloat16", w.tiles, _floats(None)
 
 
