@@ -29,9 +29,9 @@ def linear(
     """norm(x) [M, A] times w [B, A] transposed, plus bias [B], plus residual f32[M, B]: f32[M, B].
 
     A packed w gives the bits of the plain one, but for a norm, and but in float32, where sums have an order of their
-    own (`packed_f32`). What the product takes is rounded to w's dtype, products are summed in float32; float32 weights give
-    exact float32 on every platform. With int8 weights it is quantised too on a CPU, and rounded to the weight's other
-    dtype elsewhere (`int8`).
+    own (`packed_f32`). What the product takes is rounded to w's dtype, products are summed in float32; float32 weights
+    give exact float32 on every platform. With int8 weights it is quantised too on a CPU, and rounded to the weight's
+    other dtype elsewhere (`int8`).
     Raises ValueError for shapes that do not fit together.
     """
     if x.ndim != 2 or len(w.shape) != 2 or x.shape[1] != w.shape[1]:
