@@ -26,6 +26,8 @@ _GROUP = 256  # tokens reduced together; the group is then looked into alone
 _NARROW = 256  # likeliest tokens that are looked at before the whole vocabulary is
 _MIN_TEMPERATURE = 1e-6  # below it, differences of logits that float32 can hold leave float32's range
 _SIGN = 0x80000000
+# counts a token in a prompt: so little that in a sum with ones, in whatever order, it moves no whole number
+_IN_PROMPT = 2.0**-30
 
 
 class SamplingRows(NamedTuple):
@@ -79,9 +81,10 @@ def sample(
 
     history: i32[S, any], prompt and then output tokens, padded with -1 (read if a row has a penalty).
     last_tokens: i32[S], the tokens at `rows.positions - 1` where the history lacks them; None: it lacks none.
-    bias_ids: i32[S, B], padded with -1; bias_values: f32[S, B], added to the logits, -inf bans a token.
+    bias_ids: i32[S, B], a token once a row, padded with -1; bias_values: f32[S, B], added to its logit, -inf bans it.
     Order: biases, repetition, frequency and presence, temperature, min_p, top_k, top_p over what these leave.
     """
+    vocab = logits.shape[1]
     random = rows.temperature > 0
     biased = jnp.any(bias_ids >= 0)
     repeats = jnp.any(rows.repetition != 1)
@@ -90,9 +93,11 @@ def sample(
     def choose_edited() -> Array:
         def edit() -> Array:
             whole = history if last_tokens is None else _with_last(history, rows.positions, last_tokens)
-            edited = lax.cond(biased, lambda: _add_biases(logits, bias_ids, bias_values), lambda: logits)
-            edited = lax.cond(repeats, lambda: _penalise_repetition(edited, rows, whole), lambda: edited)
-            return lax.cond(counts, lambda: _penalise_counts(edited, rows, whole), lambda: edited)
+            return lax.cond(
+                repeats | counts,
+                lambda: _penalise_biased(logits, rows, whole, bias_ids, bias_values),
+                lambda: logits.at[_columns(bias_ids, vocab)].add(bias_values, mode="drop"),
+            )
 
         edited = lax.cond(biased | repeats | counts, edit, lambda: logits)
         drawn = lax.cond(jnp.any(random), lambda: _draw(edited, rows), lambda: jnp.zeros(random.shape, jnp.int32))
@@ -148,10 +153,9 @@ def _total(weights: Array) -> Array:
     return jnp.sum(jnp.sum(_grouped(weights, 0.0), axis=2), axis=1)
 
 
-def _add_biases(logits: Array, bias_ids: Array, bias_values: Array) -> Array:
-    num_rows, vocab = logits.shape
-    columns = jnp.where(bias_ids < 0, vocab, bias_ids)  # past the end: dropped
-    return logits.at[jnp.arange(num_rows)[:, None], columns].add(bias_values, mode="drop")
+def _columns(ids: Array, vocab: int) -> tuple[Array, Array]:
+    """Where tokens i32[S, any] stand in [S, V], as an index; padding, -1, is past the end: dropped or filled."""
+    return jnp.arange(ids.shape[0])[:, None], jnp.where(ids < 0, vocab, ids)
 
 
 def _with_last(history: Array, positions: Array, last_tokens: Array) -> Array:
@@ -160,25 +164,40 @@ def _with_last(history: Array, positions: Array, last_tokens: Array) -> Array:
     return history.at[jnp.arange(num_rows), last].set(last_tokens, mode="drop")
 
 
-def _counts(rows: SamplingRows, history: Array, vocab: int, *, output_only: bool) -> Array:
-    """How often each token occurs in a row: f32[S, V]."""
+def _penalise_biased(logits: Array, rows: SamplingRows, history: Array, bias_ids: Array, bias_values: Array) -> Array:
+    """Logits with biases and then penalties, made where the occurrences were counted: no other array of their size."""
+    occurrences = _occurrences(rows, history, logits.shape[1])
+    few = _columns(bias_ids, logits.shape[1])
+
+    def everywhere(counted: Array) -> Array:
+        here, counted = lax.optimization_barrier((logits, counted))  # or parts of it are made before the loop
+        return _penalise(here, rows, counted)
+
+    def near() -> Array:
+        biased = logits.at[few].get(mode="fill", fill_value=0) + bias_values  # [S, B]
+        return _penalise(biased, rows, occurrences.at[few].get(mode="fill", fill_value=0))
+
+    # a branch, so that XLA reads there before it writes, and a loop of one turn, which it does not know to be one:
+    # what a loop carries is written over in place
+    biased = lax.cond(jnp.any(bias_ids >= 0), near, lambda: jnp.zeros_like(bias_values))
+    once = jnp.any(rows.repetition != 1) | jnp.any((rows.frequency != 0) | (rows.presence != 0))
+    edited = lax.fori_loop(0, once.astype(jnp.int32), lambda _, counted: everywhere(counted), occurrences)
+    return edited.at[few].set(biased, mode="drop")
+
+
+def _occurrences(rows: SamplingRows, history: Array, vocab: int) -> Array:
+    """How often each token occurs in a row's output, and a little more if it occurs in its prompt: f32[S, V]."""
     num_rows, length = history.shape
-    counted = history >= 0
-    if output_only:
-        counted &= jnp.arange(length)[None, :] >= rows.prompt_lens[:, None]
-    columns = jnp.where(counted, history, vocab)  # past the end: dropped
+    output = jnp.arange(length)[None, :] >= rows.prompt_lens[:, None]
     zeros = jnp.zeros((num_rows, vocab), jnp.float32)
-    return zeros.at[jnp.arange(num_rows)[:, None], columns].add(jnp.float32(1), mode="drop")
+    return zeros.at[_columns(history, vocab)].add(jnp.where(output, jnp.float32(1), _IN_PROMPT), mode="drop")
 
 
-def _penalise_repetition(logits: Array, rows: SamplingRows, history: Array) -> Array:
-    seen = _counts(rows, history, logits.shape[1], output_only=False) > 0
-    penalty = rows.repetition[:, None]
-    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
-def _penalise_counts(logits: Array, rows: SamplingRows, history: Array) -> Array:
-    counts = _counts(rows, history, logits.shape[1], output_only=True)
+def _penalise(logits: Array, rows: SamplingRows, occurrences: Array) -> Array:
+    """Repetition, then frequency and presence, of logits [S, any] whose tokens occur so often."""
+    repetition = rows.repetition[:, None]
+    counts = jnp.floor(occurrences)
+    logits = jnp.where(occurrences > 0, jnp.where(logits > 0, logits / repetition, logits * repetition), logits)
     logits = logits - rows.frequency[:, None] * counts
     return logits - rows.presence[:, None] * (counts > 0).astype(jnp.float32)
 
@@ -255,10 +274,11 @@ def _draw_wide(
 ) -> Array:
     """Draw among all tokens, exactly: i32[S]. kth is known where top_k <= _NARROW."""
     vocab = logits.shape[1]
-    weights = weigh(logits)
 
     def kept(cut: Array) -> Array:
-        return jnp.where(logits >= cut[:, None], weights, 0.0)
+        # weighed anew each time, for which the barrier is: the weights would be one more array of the logits' size
+        here, cut = lax.optimization_barrier((logits, cut))
+        return jnp.where(here >= cut[:, None], weigh(here), 0.0)
 
     def bisect_k() -> Array:
         def enough(cut: Array) -> Array:
@@ -277,12 +297,13 @@ def _draw_wide(
     seeks_p = wide & (rows.top_p < 1)
     cut = lax.cond(jnp.any(seeks_p), bisect_p, lambda: base)
 
-    grouped = _grouped(kept(cut), 0.0)  # [S, groups, _GROUP]
-    sums = jnp.sum(grouped, axis=2)
+    sums = jnp.sum(_grouped(kept(cut), 0.0), axis=2)  # [S, groups]
     cumulative = jnp.cumsum(sums, axis=1)
     target = u * cumulative[:, -1]
     group = _first_above(cumulative, sums, target)
-    inside = jax.vmap(lambda row, at: lax.dynamic_index_in_dim(row, at, keepdims=False))(grouped, group)  # [S, _GROUP]
+    places = group[:, None] * _GROUP + lax.broadcasted_iota(jnp.int32, (u.shape[0], _GROUP), 1)
+    near = jnp.take_along_axis(logits, places, axis=1, mode="fill", fill_value=-jnp.inf)  # [S, _GROUP]
+    inside = jnp.where(near >= cut[:, None], weigh(near), 0.0)
     place = _first_above(jnp.cumsum(inside, axis=1), inside, target - _at(cumulative, group - 1))
     return jnp.minimum(group * _GROUP + place, vocab - 1)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxpaged.batch import Packer
+from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN
 from jaxpaged.engine import LLMEngine
 from jaxpaged.request import Request, SamplingParams
@@ -14,18 +15,25 @@ from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 
 
 def record(
-    engine: LLMEngine, prompts: Mapping[str, Sequence[int]], *, count: int, rows: int, tokens: int, gap: int
+    engine: LLMEngine,
+    prompts: Mapping[str, Sequence[int]],
+    *,
+    count: int,
+    rows: int,
+    tokens: int,
+    gap: int,
+    buckets: BucketTable | None = None,
 ) -> dict[tuple[str, int], bytes]:
     """Greedy logits, as the bytes of f32[V], by (prompt's name, tokens before it); `count` a prompt.
 
-    rows, tokens: limits of a step. gap: steps between two arrivals.
+    rows, tokens: limits of a step. gap: steps between two arrivals. buckets: those in use, all of the engine's if None.
     """
     longest = engine.config.max_model_len
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=longest, chunk_align=CHUNK_ALIGN, prefix_caching=False
     )
     blocks = KVGroupSpec(block_size=engine.config.block_size, num_blocks=engine.config.num_blocks)
-    scheduler = Scheduler(config, [blocks], engine.buckets)
+    scheduler = Scheduler(config, [blocks], buckets or engine.buckets)
     packer = Packer(
         num_seats=config.num_seats,
         table_width=engine.config.table_width,

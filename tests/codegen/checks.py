@@ -30,6 +30,8 @@ def complaints(report: dict[str, Any], device: str) -> list[str]:
     found += [f"the pool is copied: {copy}" for copy in report["copies"]]
     found += [f"int8 weights are widened in memory: {array}" for array in report["widened"]]
     found += [f"a sort of {width} elements" for width in report["sorts"] if width >= (report["unsorted"] or math.inf)]
+    if report["most_temp"] is not None and report["temp"] > report["most_temp"]:
+        found.append(f"{report['temp']} bytes of temporaries, at most {report['most_temp']}")
     if report["pool"] and report["alias"] < report["pool"]:
         found.append(f"{report['alias']} bytes are written in place, the pool has {report['pool']}")
     return found

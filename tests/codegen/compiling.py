@@ -58,6 +58,7 @@ def report(program: Program, compiled: jax.stages.Compiled) -> dict[str, Any]:
         "widened": widened_weights(text, program),
         "sorts": sorted_widths(text),
         "unsorted": program.unsorted,
+        "most_temp": program.most_temp,
         "argument": memory.argument_size_in_bytes,
         "output": memory.output_size_in_bytes,
         "alias": memory.alias_size_in_bytes,

@@ -14,7 +14,8 @@ class Program:
     """arguments: trees of `jax.ShapeDtypeStruct`. donate: the indices of those given away.
 
     kernels: how the names of the Pallas kernels begin that must be in the program. pool: the argument that is the KV
-    pool. unsorted: sorts of this many elements, or of more, must not be in the program.
+    pool. unsorted: sorts of this many elements, or of more, must not be in the program. most_temp: bytes of
+    temporaries that it may have.
     """
 
     function: Callable[..., Any]
@@ -23,6 +24,7 @@ class Program:
     kernels: tuple[str, ...] = ()
     pool: int | None = None
     unsorted: int | None = None
+    most_temp: int | None = None
 
     def pool_arrays(self) -> list[jax.ShapeDtypeStruct]:
         """The arrays of the KV pool."""

@@ -132,4 +132,6 @@ def sampler_program(shape: SamplerShape) -> Program:
         of((rows, MAX_BIASES), jnp.int32),
         of((rows, MAX_BIASES), jnp.float32),
     )
-    return Program(function=draw, arguments=arguments, donate=(0,), unsorted=shape.vocab)
+    # the logits with biases and penalties, the history with last tokens, and what the 256 likeliest are looked for in
+    most_temp = 4 * rows * (shape.vocab + shape.context + 80 * 256)
+    return Program(function=draw, arguments=arguments, donate=(0,), unsorted=shape.vocab, most_temp=most_temp)

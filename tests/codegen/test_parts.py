@@ -64,6 +64,7 @@ def test_complaints_name_what_is_wrong() -> None:
         "widened": ["bf16[4096,4096]"],
         "sorts": [4096, 32000],
         "unsorted": 32000,
+        "most_temp": 10**8,
         "pool": 100,
         "alias": 50,
         "argument": 10**9,
@@ -78,6 +79,7 @@ def test_complaints_name_what_is_wrong() -> None:
         "the pool is copied: copy bf16[1,8,16,128]",
         "int8 weights are widened in memory: bf16[4096,4096]",
         "a sort of 32000 elements",
+        "200000000 bytes of temporaries, at most 100000000",
         "50 bytes are written in place, the pool has 100",
     ]
     assert memory_complaints(report, "gfx942") == ["200000000 bytes of temporaries, at most 150000000"]

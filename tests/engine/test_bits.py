@@ -13,32 +13,45 @@ import pytest
 from native_backend import need
 from step_recorder import record
 
-from jaxpaged.config import EngineConfig
+from jaxpaged.config import CHUNK_ALIGN, EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.tiny.corpus import read_corpus
 
 OUTPUT = 6
 BLOCKS = {"float32": 129, "bfloat16": 400}  # those of test_bundled and test_compile: the same programs
+ENOUGH_BLOCKS = 400  # for 16 of the longest prompts: a preempted one would be computed anew
+LENGTHS = (2, 17, 63, 64, 66, 100, 127, 128, 200, 260)
+SCHEDULES = (
+    {"rows": 16, "tokens": 256, "gap": 0},
+    {"rows": 10, "tokens": 64, "gap": 1},
+    {"rows": 3, "tokens": 128, "gap": 2},
+    {"rows": 5, "tokens": 192, "gap": 4},
+)
+VARIANTS = (
+    ("native", "float32", "auto", None),
+    ("native", "bfloat16", "auto", None),
+    ("native", "bfloat16", "int8", None),
+    ("native", "bfloat16", "auto", "int8"),
+    ("xla", "float32", "int8", None),
+    ("xla", "bfloat16", "auto", None),
+)
+MORE_VARIANTS = (
+    ("xla", "bfloat16", "auto", "int8"),  # the same sums of integers as the native ones
+    ("xla", "float32", "auto", None),  # the same sums as with int8, but for scales
+    ("xla", "float32", "fp8", None),  # encoded and decoded by the same code as int8
+)
+LONG = (pytest.mark.slow, pytest.mark.timeout(3600))
 
 
 @pytest.mark.parametrize(
-    ("backend", "dtype", "kv_cache_dtype", "quantization"),
+    ("backend", "dtype", "kv_cache_dtype", "quantization", "num_random"),
     [
-        ("native", "float32", "auto", None),
-        ("native", "bfloat16", "auto", None),
-        ("native", "bfloat16", "int8", None),
-        ("native", "bfloat16", "auto", "int8"),
-        ("xla", "float32", "int8", None),
-        ("xla", "bfloat16", "auto", None),
-        # the same sums of integers as the native ones
-        pytest.param("xla", "bfloat16", "auto", "int8", marks=pytest.mark.slow),
-        # the same sums as with int8, but for scales
-        pytest.param("xla", "float32", "auto", None, marks=pytest.mark.slow),
-        # encoded and decoded by the same code as int8
-        pytest.param("xla", "float32", "fp8", None, marks=pytest.mark.slow),
+        *((*variant, 0) for variant in VARIANTS),
+        *(pytest.param(*variant, 200, marks=LONG) for variant in VARIANTS + MORE_VARIANTS),
     ],
 )
-def test_logits_bits(backend: Any, dtype: Any, kv_cache_dtype: Any, quantization: Any) -> None:
+def test_logits_bits(backend: Any, dtype: Any, kv_cache_dtype: Any, quantization: Any, num_random: int) -> None:
+    """num_random: schedules drawn beside the given ones, over more prompts, each with some of the buckets missing."""
     need(backend)
     engine = LLMEngine(
         EngineConfig(
@@ -49,28 +62,46 @@ def test_logits_bits(backend: Any, dtype: Any, kv_cache_dtype: Any, quantization
             max_num_seqs=16,
             max_num_batched_tokens=256,
             attention_backend=backend,
-            num_gpu_blocks_override=BLOCKS[dtype],
+            num_gpu_blocks_override=ENOUGH_BLOCKS if num_random else BLOCKS[dtype],
             compile_cache="off",
             warmup=False,
         )
     )
     rng = random.Random(3)
     text = engine.tokenizer.encode("".join(read_corpus().held_out)[:40_000])
-    lengths = [2, 17, 63, 64, 66, 100, 127, 128, 200, 260]
-    prompts = {f"p{n}": text[(start := rng.randrange(len(text) - 300)) : start + n] for n in lengths}
+    lengths = [*LENGTHS, *(random_length(rng) for _ in range(30 if num_random else 0))]
+    starts = [rng.randrange(len(text) - 300) for _ in lengths]
+    prompts = {f"{i}: {n} tokens": text[at : at + n] for i, (n, at) in enumerate(zip(lengths, starts, strict=True))}
     alone: dict[tuple[str, int], bytes] = {}
     for name, ids in prompts.items():
         alone |= record(engine, {name: ids}, count=OUTPUT, rows=1, tokens=256, gap=0)
     assert len(alone) == len(prompts) * OUTPUT
-    for shape in (
-        {"rows": 16, "tokens": 256, "gap": 0},
-        {"rows": 10, "tokens": 64, "gap": 1},
-        {"rows": 3, "tokens": 128, "gap": 2},
-        {"rows": 5, "tokens": 192, "gap": 4},
-    ):
-        order = list(prompts.items())
-        rng.shuffle(order)
-        together = record(engine, dict(order), count=OUTPUT, **shape)
-        assert together.keys() == alone.keys()
-        different = [place for place in alone if together[place] != alone[place]]
-        assert not different, f"{shape}: {different}"
+    first = list(prompts)[: len(LENGTHS)]
+    plans = [(first, {**schedule, "buckets": engine.buckets}) for schedule in SCHEDULES]
+    plans += [(rng.sample(list(prompts), rng.randint(2, 16)), random_schedule(rng, engine)) for _ in range(num_random)]
+    compared = 0
+    for names, schedule in plans:
+        rng.shuffle(names)
+        together = record(engine, {name: prompts[name] for name in names}, count=OUTPUT, **schedule)
+        assert len(together) == len(names) * OUTPUT
+        different = [place for place in together if together[place] != alone[place]]
+        assert not different, f"{schedule}: {different}"
+        compared += len(together)
+    print(f"{len(plans)} schedules, {compared} rows of logits compared, {len(alone)} different ones")
+
+
+def random_length(rng: random.Random) -> int:
+    """Of a prompt whose last chunk is no single token."""
+    length = rng.randint(2, 260)
+    return length + 1 if length % CHUNK_ALIGN == 1 else length
+
+
+def random_schedule(rng: random.Random, engine: LLMEngine) -> dict[str, Any]:
+    base = list(engine.buckets.base)
+    kept = [bucket for bucket in engine.buckets if bucket in base or rng.random() < 0.7]
+    return {
+        "rows": rng.randint(1, 16),
+        "tokens": rng.randint(64, 256),
+        "gap": rng.randint(0, 5),
+        "buckets": engine.buckets.only(kept),
+    }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from native_backend import need
 
+from jaxpaged.assembly import make_scheduler
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.outputs import OutputKind
@@ -51,19 +54,75 @@ def random_params(rng: random.Random, vocab: int) -> SamplingParams:
     )
 
 
-def test_nothing_compiles_after_warm_up(engine: LLMEngine) -> None:
-    rng = random.Random(5)
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What random requests came to."""
+
+    submitted: int = 0
+    finished: int = 0
+    aborted: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    cached_tokens: int = 0
+
+
+def drive(engine: LLMEngine, counts: Counts, rng: random.Random, *, requests: int = 0, steps: int = 0) -> None:
+    """Random requests, some aborted, until so many came and so many steps were done; then all of them to their end."""
     vocab = engine.model_config.vocab
-    assert engine.metrics.compiles_at_start >= len(list(engine.buckets))
-    left, done = 250, 0  # for each dtype: 500 in all
-    while left or engine.has_unfinished:
-        for _ in range(min(left, rng.choice([0, 0, 1, 3, 12]))):
+    known = [[rng.randrange(vocab) for _ in range(300)] for _ in range(4)]  # beginnings that come again
+    came, began = 0, engine.metrics.steps
+    live: list[str] = []
+    arrivals = crowded = [0, 0, 1, 3, 12]
+    while (arriving := came < requests or engine.metrics.steps - began < steps) or engine.has_unfinished:
+        if rng.random() < 0.01:
+            arrivals = rng.choice([crowded, *(2 * [[0] * 20 + [1], [0, 0, 0, 0, 1]])])  # next: nearly alone, a few
+        for _ in range(rng.choice(arrivals) if arriving and engine.scheduler.num_waiting < 20 else 0):
             length = rng.choice([1, 3, 20, 63, 64, 65, 130, 300])
-            prompt = [rng.randrange(vocab) for _ in range(length)]
-            engine.submit(prompt, random_params(rng, vocab), output_kind=OutputKind.FINAL_ONLY)
-            left -= 1
-        done += len(engine.step())
-    assert done == 250
+            again = rng.choice(known)[:length]
+            prompt = again if rng.random() < 0.3 else [rng.randrange(vocab) for _ in range(length)]
+            live.append(engine.submit(prompt, random_params(rng, vocab), output_kind=OutputKind.FINAL_ONLY))
+            came += 1
+        if live and rng.random() < 0.03:
+            counts.aborted += engine.abort(live.pop(rng.randrange(len(live))))
+        for output in engine.step():
+            live.remove(output.request_id)
+            counts.finished += 1
+    engine.step()  # one may be in flight that computes for nobody any more
+    counts.submitted += came
+    counts.steps += engine.metrics.steps - began
+    counts.preemptions += engine.scheduler.num_preemptions
+    counts.cached_tokens += engine.scheduler.num_cached_tokens
+    engine.scheduler.check()
+
+
+def test_nothing_compiles_after_warm_up(engine: LLMEngine) -> None:
+    counts = Counts()
+    assert engine.metrics.compiles_at_start >= len(list(engine.buckets))
+    drive(engine, counts, random.Random(5), requests=250)  # for each dtype: 500 in all
+    assert counts.finished + counts.aborted == 250
+    assert counts.aborted < 50
+    assert engine.metrics.compiles_after_ready == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_nothing_compiles_in_many_steps(engine: LLMEngine) -> None:
+    """Steps one by one and overlapped, with room for all requests and with so little that some are preempted."""
+    config, scheduler, counts = engine.config, engine.scheduler, Counts()
+    windows = [group.window for group in engine.model_config.kv_groups()]
+    rng = random.Random(6)
+    began = time.monotonic()
+    for overlapped in (True, False):
+        for num_blocks in (config.num_blocks, 1 + 500 // config.block_size):
+            engine.config = replace(config, num_blocks=num_blocks, async_scheduling=overlapped)
+            engine.scheduler = make_scheduler(engine.config, windows, engine.buckets, clock=time.monotonic)
+            drive(engine, counts, rng, steps=25_000)
+    seconds = time.monotonic() - began
+    engine.config, engine.scheduler = config, scheduler
+    print(f"{counts}; {counts.steps / seconds:.0f} steps/s; {engine.metrics.compiles_after_ready} compilations")
+    assert counts.steps >= 100_000
+    assert counts.finished + counts.aborted == counts.submitted
+    assert min(counts.preemptions, counts.aborted, counts.cached_tokens) > 20
     assert engine.metrics.compiles_after_ready == 0
 
 

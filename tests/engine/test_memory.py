@@ -170,17 +170,17 @@ def test_a_share_is_of_the_card_and_never_more_than_the_allocator_has(
 
 
 def test_without_an_analysis_a_step_is_estimated() -> None:
-    # 2,048 tokens of 1,024 x 32 bytes, 256 rows of 1,000 x 24, twice 256 x 4,096 x 4: 78.0 MB
+    # 2,048 tokens of 1,024 x 32 bytes, 256 rows of 1,000 x 14, twice 256 x 4,096 x 4: 75.4 MiB
     step = estimate(MODEL, rows=256, tokens=2048, max_model_len=4096)
-    assert step == StepMemory(num_bytes=2048 * 32768 + 256 * 24000 + 8 * 256 * 4096, source="estimate")
+    assert step == StepMemory(num_bytes=2048 * 32768 + 256 * 14000 + 8 * 256 * 4096, source="estimate")
     assert resolved("cuda") == resolved("cuda", step=step)
-    assert resolved("cuda").reasons["num_blocks"] == "0.9 x 100.00 GiB - weights 1.00 GiB - step 77.9 MiB (estimate)"
+    assert resolved("cuda").reasons["num_blocks"] == "0.9 x 100.00 GiB - weights 1.00 GiB - step 75.4 MiB (estimate)"
 
 
 def test_a_gpu_with_no_room_for_blocks_tells_the_arithmetic() -> None:
-    told = r"1\.20 GiB - weights 1\.00 GiB - step 77\.9 MiB \(estimate\): one block takes 131,072 bytes"
-    with pytest.raises(ConfigError, match=rf"gpu_memory_utilization is 0\.896: 0\.896 x {told}"):
-        resolved("cuda", gib=1.2, gpu_memory_utilization=0.896)
+    told = r"1\.20 GiB - weights 1\.00 GiB - step 75\.4 MiB \(estimate\): one block takes 131,072 bytes"
+    with pytest.raises(ConfigError, match=rf"gpu_memory_utilization is 0\.894: 0\.894 x {told}"):
+        resolved("cuda", gib=1.2, gpu_memory_utilization=0.894)
 
 
 def test_blocks_follow_the_step_on_a_gpu_where_nobody_asks_for_them() -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampling_options import neutral
 from scipy import stats
 
 from jaxpaged.sampler import Sampled, SamplingRows, largest, sample, uniforms
@@ -21,30 +20,6 @@ SIZES = [7, 300, 32_000]
 LENGTH, BIASES = 24, 4
 
 jitted: Callable[..., Sampled] = jax.jit(sample)
-
-
-def neutral(num_rows: int, **changes: object) -> SamplingRows:
-    """Greedy rows that ask for nothing, but for `changes` (scalars or arrays)."""
-    defaults = {
-        "temperature": 0.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "presence": 0.0,
-        "frequency": 0.0,
-        "repetition": 1.0,
-    }
-    defaults |= {"seeds": np.arange(num_rows), "positions": 7, "prompt_lens": 0, "num_logprobs": -1}
-    assert changes.keys() <= defaults.keys()
-    integers = {"top_k", "seeds", "positions", "prompt_lens", "num_logprobs"}
-    return SamplingRows(
-        **{
-            name: jnp.asarray(
-                np.broadcast_to(np.asarray(value), (num_rows,)), jnp.int32 if name in integers else jnp.float32
-            )
-            for name, value in (defaults | changes).items()
-        }
-    )
 
 
 def run(
@@ -271,6 +246,19 @@ def test_penalties_equal_the_definition() -> None:
     assert changed > 50
 
 
+def test_a_token_that_fills_the_prompt_counts_as_often_as_it_was_drawn() -> None:
+    history = np.full((4, 5000), 3, np.int32)  # all prompt but for the last three
+    logits = np.zeros((4, 7), np.float32)
+    logits[:, 3], logits[:, 5] = [3.01, 2.99, 3.01, 2.99], 1.5
+    options = {"frequency": [0.5, 0.5, 0, 0], "repetition": [1, 1, 2, 2], "prompt_lens": 4997}
+    bare = neutral(4, **options)
+    ids, values = np.full((4, BIASES), -1, np.int32), np.zeros((4, BIASES), np.float32)
+    assert jitted(logits, bare, history, ids, values).tokens.tolist() == [3, 5, 3, 5]
+    ids[:, 0], values[:, 0] = 3, 0.1  # a token with a bias is penalised apart
+    ids[:, 1], values[:, 1] = 5, [0.0, 0.0, 0.1, 0.1]
+    assert jitted(logits, bare, history, ids, values).tokens.tolist() == [3, 3, 5, 5]
+
+
 def test_padding_of_the_history_is_no_token() -> None:
     logits = np.zeros((1, 7), np.float32)
     logits[0, 6] = 1  # where index -1 would wrap to
@@ -351,48 +339,3 @@ def test_a_tiny_top_p_keeps_the_likeliest(vocab: int) -> None:
     for top_k in (0, 270):
         rows = neutral(8, temperature=1.0, top_p=1e-40, top_k=top_k)
         assert set(run(logits, rows).tokens.tolist()) == {5}
-
-
-def unconditional(hlo: str) -> str:
-    """The text of every computation that runs whatever the data: the branches of conditionals left out."""
-    bodies = dict(re.findall(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", hlo, re.MULTILINE | re.DOTALL))
-    entry = re.search(r"^ENTRY %?([\w.\-]+)", hlo, re.MULTILINE)
-    assert entry
-    found: list[str] = []
-    todo = [entry[1]]
-    while todo:
-        body = bodies[todo.pop()]
-        found.append(body)
-        todo += re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)", body)
-    return "\n".join(found)
-
-
-@cache
-def compiled_text() -> str:
-    vocab = 32_000
-    shapes = (
-        jax.ShapeDtypeStruct((8, vocab), jnp.float32),
-        jax.eval_shape(lambda: neutral(8)),
-        jax.ShapeDtypeStruct((8, LENGTH), jnp.int32),
-        jax.ShapeDtypeStruct((8, BIASES), jnp.int32),
-        jax.ShapeDtypeStruct((8, BIASES), jnp.float32),
-    )
-    hlo = jax.jit(sample).lower(*shapes).compile().as_text()
-    assert hlo
-    return hlo
-
-
-def test_the_vocabulary_is_never_sorted() -> None:
-    assert not re.search(r" sort\(", compiled_text())
-    assert compiled_text().count('custom_call_target="TopK"') == 2
-
-
-def test_greedy_steps_skip_everything_else() -> None:
-    hlo = compiled_text()
-    always = unconditional(hlo)
-    costly = r"\b(sort|topk|TopK|exponential|scatter|while|dot|copy)\("
-    assert " conditional(" in always
-    assert not re.findall(costly, always)
-    assert len(re.findall(r" conditional\(", hlo)) >= 10
-    assert re.search(r"exponential\(", hlo)  # the search above can find something
-    assert re.search(r" while\(", hlo)
