@@ -18,6 +18,7 @@ NATIVE = (
     "mlp.cc",
     "parallel.h",
     "product.h",
+    "product_amx.h",
     "product_bfloat16.h",
     "product_float32.h",
     "product_int8.h",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -34,6 +35,24 @@ def linear(
     other dtype elsewhere (`int8`).
     Raises ValueError for shapes that do not fit together.
     """
+    check_shapes(x, w, bias, norm=norm, residual=residual)
+    if isinstance(w, Packed):
+        return multiply(x, w, bias=bias, norm=norm, residual=residual)
+    out = _product(x if norm is None else rms_norm(x, norm), w)
+    if bias is not None:
+        out = out + bias.astype(jnp.float32)[None, :]
+    return out if residual is None else out + residual
+
+
+def check_shapes(
+    x: Array | jax.ShapeDtypeStruct,
+    w: Weight,
+    bias: Array | None,
+    *,
+    norm: Norm | None = None,
+    residual: Array | None = None,
+) -> None:
+    """Raise ValueError naming the first operand of `linear` that does not fit the others."""
     if x.ndim != 2 or len(w.shape) != 2 or x.shape[1] != w.shape[1]:
         raise ValueError(f"x is {x.shape} and w is {w.shape}: they must be [M, A] and [B, A]")
     if bias is not None and bias.shape != w.shape[:1]:
@@ -42,12 +61,6 @@ def linear(
         raise ValueError(f"norm's weight is {norm.weight.shape}: it must be [{x.shape[1]}]")
     if residual is not None and residual.shape != (x.shape[0], w.shape[0]):
         raise ValueError(f"residual is {residual.shape}: it must be [{x.shape[0]}, {w.shape[0]}]")
-    if isinstance(w, Packed):
-        return multiply(x, w, bias=bias, norm=norm, residual=residual)
-    out = _product(x if norm is None else rms_norm(x, norm), w)
-    if bias is not None:
-        out = out + bias.astype(jnp.float32)[None, :]
-    return out if residual is None else out + residual
 
 
 def _product(x: Array, w: Array | Int8Weight) -> Array:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 from jax import Array
 
 from pallas_kernels.activations import ACTIVATIONS
-from pallas_kernels.linear import Weight, linear
+from pallas_kernels.linear import Weight, check_shapes, linear
 from pallas_kernels.native.products import Packed, can_gate, multiply_gated
 from pallas_kernels.norm import Norm
 
@@ -25,7 +26,13 @@ def mlp(
 
     gate_up [2 * F, E]: gate above up; down [E, F]; biases f32[2 * F] and f32[E]. norm: None leaves x as it is.
     residual: f32[M, E]. activation: of `ACTIVATIONS`. Packed weights keep the F numbers of a row in one native call.
+    Raises ValueError for shapes that do not fit together.
     """
+    outs, ffn = down.shape
+    check_shapes(x, gate_up, gate_up_bias, norm=norm)
+    check_shapes(jax.ShapeDtypeStruct((x.shape[0], ffn), x.dtype), down, down_bias, residual=residual)
+    if gate_up.shape[0] != 2 * ffn:
+        raise ValueError(f"gate_up is {gate_up.shape} and down is [{outs}, {ffn}]: gate_up must be [{2 * ffn}, ...]")
     if isinstance(gate_up, Packed) and isinstance(down, Packed) and can_gate(gate_up, down, activation):
         return multiply_gated(
             x,
@@ -37,7 +44,6 @@ def mlp(
             norm=norm,
             residual=residual,
         )
-    ffn = down.shape[1]
     between = linear(x, gate_up, gate_up_bias, norm=norm)
     hidden = ACTIVATIONS[activation](between[:, :ffn]) * between[:, ffn:]
     return linear(hidden, down, down_bias, residual=residual)

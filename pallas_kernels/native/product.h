@@ -22,7 +22,7 @@ constexpr int64_t kPanel = 32;  // outputs of a panel
 constexpr int64_t kBlock = 32;  // rows of a block: two tiles, one below the other
 constexpr int64_t kSums = kBlock * kPanel;
 constexpr int64_t kResident = 1 << 20;  // bytes of packed rows that stay in the second-level cache while panels go by
-constexpr int64_t kAhead = 8192;        // bytes of a weight that are asked for before they are multiplied
+constexpr int64_t kAheadBytes = 8192;   // of a weight, that are asked for before they are multiplied
 
 // all rows, and what is missing to whole tiles as zeros
 template <typename Product>
@@ -49,6 +49,7 @@ void pack_rows(xla::ffi::ThreadPool& pool, const Rows& rows, const Product& prod
 // store(row, rows, panel, sums) for every block: sums f32[Weights][32][32] of the panels `panel`, `panel + panels`, ...
 template <int Weights, typename Product, typename Store>
 void multiply_rows(xla::ffi::ThreadPool& pool, const Product& product, int64_t rows, int64_t panels, Store store) {
+  if (rows == 0) return;
   const int64_t most = std::max<int64_t>(64, kResident / product.row_bytes());
   const int64_t chunks = (rows + most - 1) / most;
   const int64_t chunk = ((rows + chunks - 1) / chunks + kBlock - 1) / kBlock * kBlock;

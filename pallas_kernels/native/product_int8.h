@@ -2,8 +2,7 @@
 // [16 of B][4], padded with zeros. Rows are quantised as they are read and laid as tiles [M / 16][A / 64][16][64].
 #pragma once
 
-#include "amx.h"
-#include "product.h"
+#include "product_amx.h"
 
 #if defined(JAXPAGED_AMX) && defined(__AMX_INT8__)
 #define JAXPAGED_INT8 1
@@ -57,27 +56,16 @@ class ProductInt8 {
     for (int64_t d = 0; d < depth_; ++d) _mm512_storeu_si512(at(row, d), _mm512_setzero_si512());
   }
 
+  template <int C, int A, int B>
+  static void dot() {
+    tile_dot_int8<C, A, B>();
+  }
+
   // Tiles of 16 rows, from `row` on, times a panel: sums f32[16 * Tiles][32]. cold: the panel is not in any cache
   template <int RowTiles>
   void multiply(int64_t row, int64_t panel, bool cold, float* sums) const {
-    const int8_t* x = at(row, 0);
-    const int8_t* w = w_ + panel * depth_ * 2 * kTile;
-    tile_zero<0>(), tile_zero<1>();
-    if constexpr (RowTiles == 2) tile_zero<2>(), tile_zero<3>();
-    for (int64_t d = 0; d < depth_; ++d, x += kTile, w += 2 * kTile) {
-      tile_load_stream<4>(x, 64);
-      tile_load<6>(w, 64), tile_load<7>(w + kTile, 64);
-      if (cold) fetch<false>(w + kAhead, 2 * kTile);
-      fetch_sums<2 * RowTiles>(sums, depth_ - d);
-      tile_dot_int8<0, 4, 6>(), tile_dot_int8<1, 4, 7>();
-      if constexpr (RowTiles == 2) {
-        tile_load_stream<5>(x + depth_ * kTile, 64);
-        tile_dot_int8<2, 5, 6>(), tile_dot_int8<3, 5, 7>();
-      }
-    }
-    constexpr int64_t kBytes = kPanel * 4;
-    tile_store<0>(sums, kBytes), tile_store<1>(sums + 16, kBytes);
-    if constexpr (RowTiles == 2) tile_store<2>(sums + kSums / 2, kBytes), tile_store<3>(sums + kSums / 2 + 16, kBytes);
+    multiply_tiles<RowTiles, ProductInt8>(reinterpret_cast<const char*>(at(row, 0)),
+                                        reinterpret_cast<const char*>(w_) + panel * depth_ * 2 * kTileBytes, depth_, cold, sums);
     scale<16 * RowTiles>(row, panel, sums);
   }
 

@@ -79,6 +79,10 @@ def test_what_is_not_finite_stays_in_its_row_or_output() -> None:
     np.testing.assert_array_equal(got[:, rest], want[others][:, rest])
 
 
+def test_no_rows_give_none() -> None:
+    assert jax.jit(linear)(jnp.zeros((0, 40)), pack(draw(64, 40))).shape == (0, 64)
+
+
 def test_rows_of_a_packed_weight() -> None:
     w, which = draw(96, 50), np.array([0, 95, 31, 32, 64, 63, 0], np.int32)
     rows = jax.jit(lambda panels: PackedF32Weight(panels=panels).rows(jnp.asarray(which)))(pack_f32(w))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,3 +130,26 @@ def test_what_does_not_fit_is_refused(norm: int, residual: tuple[int, int], mess
             norm=Norm(weight=jnp.ones(norm), eps=0.0),
             residual=jnp.zeros(residual),
         )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_give_none(kind: str) -> None:
+    nothing = jnp.zeros((0, EMBED))
+    assert layer(kind, packed=True)(nothing, nothing).shape == (0, EMBED)
+    packed = weights(draw(64, EMBED), kind)[1]
+    assert jax.jit(linear)(nothing, packed).shape == (0, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gate_up": jnp.zeros((8, 3))}, r"gate_up is \(8, 3\) and down is \[3, 5\]: gate_up must be \[10"),
+        ({"gate_up_bias": jnp.zeros(5)}, r"bias is \(5,\): it must be \[10\]"),
+        ({"down_bias": jnp.zeros(5)}, r"bias is \(5,\): it must be \[3\]"),
+        ({"residual": jnp.zeros((2, 5))}, r"residual is \(2, 5\): it must be \[2, 3\]"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused(change: dict[str, jax.Array], message: str) -> None:
+    operands: dict[str, Any] = {"gate_up": jnp.zeros((10, 3)), "down": jnp.zeros((3, 5))} | change
+    with pytest.raises(ValueError, match=message):
+        mlp(jnp.zeros((2, 3)), activation="silu", **operands)
