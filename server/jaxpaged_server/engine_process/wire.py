@@ -1,0 +1,261 @@
+"""What the front end and the engine's process say to each other: msgpack in frames over a Unix socket pair.
+
+The pair has no name in the file system, so no other process can join in. Nothing is pickled: both ends decode into
+these types and refuse the rest. [no jax]
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from jaxpaged.config import EngineConfig
+from jaxpaged.kvcache import KVLedger
+from jaxpaged.metrics import EngineMetrics
+from jaxpaged.request import SamplingParams
+
+MAX_FRAME = 64 * 1024 * 1024
+"""Bytes of one message at most; the longest is a prompt of a million tokens with its logprobs."""
+_HEADER = struct.Struct("<I")
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, tag=True):
+    """Base of all messages; the class name goes first in the frame."""
+
+
+# From the front end to the engine.
+
+
+class Start(Message, frozen=True):
+    """The first message: make an engine of this."""
+
+    config: EngineConfig
+
+
+class Submit(Message, frozen=True):
+    """Queue a prompt. id: chosen by the front end, unique for its life. salt: namespace of its cached prefixes."""
+
+    id: int
+    ids: list[int]
+    params: SamplingParams
+    salt: str = ""
+
+
+class Abort(Message, frozen=True):
+    """End these requests now; nothing more is said of them."""
+
+    ids: list[int]
+
+
+class Finish(Message, frozen=True):
+    """The text of a request has met a stop string; nothing more is said of it."""
+
+    id: int
+
+
+class Call(Message, frozen=True):
+    """Ask for something else, answered by a `Reply` of the same number.
+
+    name: "reset_prefix_cache" (bool), "start_profile" (argument: folder), "stop_profile", "pool_map" (PoolMap),
+    "fault" (tests only: argument names what to break).
+    """
+
+    call: int
+    name: str
+    argument: str = ""
+
+
+class Stop(Message, frozen=True):
+    """Abort what is in flight and exit with status 0."""
+
+
+# From the engine to the front end.
+
+
+class Phase(Message, frozen=True):
+    """How far the start is. name: "loading", "compiling"; done of total (0: not countable), seconds left where known."""
+
+    name: str
+    done: int = 0
+    total: int = 0
+    left_s: float | None = None
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the front end must know of a ready engine."""
+
+    model: str  # folder or name
+    architecture: str
+    max_model_len: int
+    vocab: int  # width of the logits: token ids are below
+    block_size: int
+    num_blocks: int  # the null block included
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    dtype: str
+    kv_cache_dtype: str
+    quantization: str | None
+    enable_prefix_caching: bool
+    attention_backend: str
+    device: str
+    fingerprint: str  # of weights, kernels and config: 16 hex digits
+    startup_s: float
+    table: list[tuple[str, str]]  # the start-up table, for people
+
+
+class Ready(Message, frozen=True):
+    """The engine serves from now on."""
+
+    info: EngineInfo
+
+
+class ErrorFields(msgspec.Struct, frozen=True, kw_only=True):
+    """A `JaxPagedError`, taken apart. kind: the class's name."""
+
+    kind: str
+    name: str
+    value: str  # shown, at most 200 characters
+    limit: str
+    fix: str = ""
+
+
+class Refused(Message, frozen=True):
+    """A `Submit` that the engine does not take."""
+
+    id: int
+    error: ErrorFields
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One token, or the end, of one request; see `TokenEvent`.
+
+    logprobs: token id -> (logprob, rank), the chosen token always among them. num_cached: of its prompt, said with the
+    first token. prompt_logprobs: with the first token, one entry per prompt token, None for the first.
+    """
+
+    id: int
+    token: int | None = None
+    finish: str | None = None
+    stop_reason: int | None = None
+    num_cached: int = 0
+    logprobs: dict[int, tuple[float, int]] | None = None
+    prompt_logprobs: list[dict[int, tuple[float, int]] | None] | None = None
+    error: str | None = None
+
+
+class Tokens(Message, frozen=True):
+    """What one step led to."""
+
+    items: list[Item]
+
+
+class StepRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One step, for the timeline. Seconds; `at` is on the wall clock when it was committed."""
+
+    at: float
+    tokens: int  # computed for requests
+    padding: int
+    rows: int
+    plan_s: float
+    pack_s: float
+    execute_s: float
+    wait_s: float
+    commit_s: float
+
+
+class Beat(Message, frozen=True):
+    """Sent four times a second by a thread of its own, so that it comes while a step hangs, too.
+
+    step_age_s: since the step that runs now began, 0 where none runs. steps: those since the beat before, the last 64
+    at most. oldest_wait_s: of the queue's first request. waiting: requests in the engine's own queue.
+    """
+
+    metrics: EngineMetrics
+    ledger: KVLedger
+    running: int
+    waiting: int
+    step_age_s: float
+    oldest_wait_s: float
+    longest_step_s: float
+    steps: list[StepRecord]
+
+
+class PoolMap(msgspec.Struct, frozen=True, array_like=True):
+    """The block pool as it is now. One entry per block of the first KV group.
+
+    classes: 0 free, 1 cached, 2 live, 3 shared, 4 live with tail slack, 5 null. owners: index into `requests`, -1 for
+    none; a shared block shows its first. requests: (id, tokens, computed, blocks).
+    """
+
+    classes: bytes
+    owners: list[int]
+    requests: list[tuple[int, int, int, int]]
+
+
+class Reply(Message, frozen=True):
+    """The answer to a `Call`."""
+
+    call: int
+    value: Any = None
+    error: ErrorFields | None = None
+
+
+class Broken(Message, frozen=True):
+    """The engine could not start, or a step failed; the process exits with status 1 after it."""
+
+    error: ErrorFields
+    while_starting: bool
+
+
+ToEngine = Start | Submit | Abort | Finish | Call | Stop
+FromEngine = Phase | Ready | Refused | Tokens | Beat | Reply | Broken
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def frame(message: Message) -> bytes:
+    """A message as it goes over the wire: length, little-endian u32, then msgpack."""
+    body = _encoder.encode(message)
+    assert len(body) <= MAX_FRAME, f"a {type(message).__name__} of {len(body)} bytes"
+    return _HEADER.pack(len(body)) + body
+
+
+class Frames:
+    """Takes bytes as they come and gives the bodies that are whole."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def push(self, data: bytes | memoryview) -> list[bytes]:
+        """The bodies completed by these bytes. Raises ValueError for a length above MAX_FRAME."""
+        buffer, bodies, at = self._buffer, [], 0
+        buffer += data
+        while len(buffer) - at >= _HEADER.size:
+            (length,) = _HEADER.unpack_from(buffer, at)
+            if length > MAX_FRAME:
+                raise ValueError(f"a frame of {length} bytes; the longest may have {MAX_FRAME}")
+            if len(buffer) - at - _HEADER.size < length:
+                break
+            at += _HEADER.size
+            bodies.append(bytes(memoryview(buffer)[at : at + length]))
+            at += length
+        del buffer[:at]
+        return bodies
+
+
+def engine_decoder() -> msgspec.msgpack.Decoder[ToEngine]:
+    """Reads what the engine is told."""
+    return msgspec.msgpack.Decoder(ToEngine)
+
+
+def front_decoder() -> msgspec.msgpack.Decoder[FromEngine]:
+    """Reads what the engine says."""
+    return msgspec.msgpack.Decoder(FromEngine)
+
+
+def pairs(logprobs: Mapping[int, Any] | None) -> dict[int, tuple[float, int]] | None:
+    """Logprobs of a `TokenEvent` in the wire's form."""
+    return None if logprobs is None else {token: (p.logprob, p.rank or 0) for token, p in logprobs.items()}
