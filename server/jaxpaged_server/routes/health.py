@@ -1,0 +1,51 @@
+"""Is it alive, and may it be sent requests? Open to all; says nothing else.
+
+live: the process and its event loop answer. ready: the engine serves, its process beats, and what runs makes progress.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from jaxpaged_server.api.tokens import HealthReply
+from jaxpaged_server.reply import json_reply
+from jaxpaged_server.services import Services, services_of
+
+
+async def live(request: web.Request) -> web.Response:
+    """200 as long as anything answers."""
+    phase = services_of(request).engine.state.phase
+    return json_reply(HealthReply(status="ok", phase=phase))
+
+
+async def ready(request: web.Request) -> web.Response:
+    """200 or 503, with the phase and how far it is."""
+    reply = health_of(services_of(request))
+    headers = {"Cache-Control": "no-store"}
+    if reply.status != "ok":
+        headers["Retry-After"] = str(max(1, round(reply.left_s or 1.0)))
+    return json_reply(reply, status=200 if reply.status == "ok" else 503, headers=headers)
+
+
+def health_of(services: Services) -> HealthReply:
+    """What /health/ready says."""
+    state = services.engine.state
+    phase, detail = state.phase, ""
+    if services.draining:
+        phase, detail = "draining", "no new requests; those in flight are finished"
+    elif phase == "ready" and services.admission is not None and services.admission.paused:
+        phase, detail = "paused", "an operator has paused the server"
+    elif phase == "ready" and (stalled := services.engine.stalled()):
+        phase, detail = "stalled", stalled
+    elif phase == "failed":
+        detail = "the engine could not be started; the log says why"
+    status = "ok" if phase == "ready" else "unavailable"
+    return HealthReply(
+        status=status, phase=phase, done=state.done, total=state.total, left_s=state.left_s, detail=detail
+    )
+
+
+async def ping(request: web.Request) -> web.Response:
+    """As SageMaker asks it: 200 with nothing, or 503."""
+    ok = health_of(services_of(request)).status == "ok"
+    return web.Response(status=200 if ok else 503)

@@ -1,0 +1,3 @@
+"""GET /status.json: what the status page draws."""
+
+from __future__ import annotations
