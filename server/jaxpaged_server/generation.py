@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
 from jaxpaged.errors import ContextLengthError, ParameterError
@@ -17,6 +17,7 @@ from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.prompt import check_prompt
 from jaxpaged.request import FinishReason, Logprob, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged_server.access.keys import Key
+from jaxpaged_server.admission.ticket import Ticket
 from jaxpaged_server.engine_process.wire import EngineInfo, Item
 from jaxpaged_server.meter import Meter
 from jaxpaged_server.services import Services
@@ -32,7 +33,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What one HTTP request asks of the engine. n answers to each prompt; deadline: on the event loop's clock.
+    """What one HTTP request asks of the engine. n answers to each prompt; deadline: on the monotonic clock.
 
     id: of the HTTP request; model: the name it was asked for by.
     """
@@ -84,8 +85,9 @@ def check_job(job: Job, info: EngineInfo) -> None:
 class Answer:
     """One answer to one prompt. `index` is its place among the request's choices."""
 
-    def __init__(self, services: Services, job: Job, info: EngineInfo, index: int) -> None:
+    def __init__(self, services: Services, job: Job, info: EngineInfo, index: int, ticket: Ticket) -> None:
         self.index = index
+        self._ticket = ticket
         self.prompt = job.prompts[index // job.n]
         self._services = services
         self._job = job
@@ -114,34 +116,38 @@ class Answer:
 
         Raises what admission and the engine raise.
         """
-        services, job, completion, request = self._services, self._job, self.completion, self.request
-        meter = Meter(
-            services.metrics,
+        job, completion, request, ticket = self._job, self.completion, self.request, self._ticket
+        meter = self._meter()
+        try:
+            await ticket.turn()
+            meter.admitted()
+            stream = self._services.engine.submit(request.prompt, self._params, job.salt)
+            try:
+                while not completion.finished:
+                    items = await stream.next()
+                    count = self._take(items)
+                    ticket.charge(count)
+                    meter.tokens(count)
+                    if completion.finished and items[-1].finish is None:  # its text has met a stop string
+                        stream.finish()
+                    if completion.finished or job.kind is OutputKind.DELTA:
+                        yield completion.output()
+            finally:
+                stream.close()
+        finally:
+            ticket.release()
+            meter.end(completion.finish, cached_tokens=request.num_cached)
+
+    def _meter(self) -> Meter:
+        job, request = self._job, self.request
+        return Meter(
+            self._services.metrics,
             model=job.model,
             key=job.key.name,
-            prompt_tokens=len(self.prompt.ids),
+            prompt_tokens=len(request.prompt),
             max_tokens=request.max_tokens,
             n=None if self.index % job.n else job.n,
         )
-        deadline_s = max(0.0, job.deadline - asyncio.get_running_loop().time())
-        try:
-            async with services.place(job.key, request, deadline_s=deadline_s) as ticket:
-                meter.admitted()
-                stream = services.engine.submit(list(request.prompt), self._params, job.salt)
-                try:
-                    while not completion.finished:
-                        items = await stream.next()
-                        count = self._take(items)
-                        ticket.charge(count)
-                        meter.tokens(count)
-                        if completion.finished and items[-1].finish is None:  # its text has met a stop string
-                            stream.finish()
-                        if completion.finished or job.kind is OutputKind.DELTA:
-                            yield completion.output()
-                finally:
-                    stream.close()
-        finally:
-            meter.end(completion.finish, cached_tokens=request.num_cached)
 
     def _take(self, items: Sequence[Item]) -> int:
         """Put items into the text; those after its end are dropped. Returns how many tokens they were."""
@@ -199,11 +205,21 @@ async def gather(answers: Sequence[Answer]) -> list[RequestOutput]:
     return [last[answer.index] for answer in answers]
 
 
-def answers_to(services: Services, job: Job) -> list[Answer]:
-    """The answers that a job asks for, not begun. Raises what `check_job` raises, and NotReadyError."""
+@contextmanager
+def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
+    """The answers that a job asks for, lined up and not begun; their places are given back at the end.
+
+    Raises what `check_job` raises, NotReadyError, RateLimitedError and QueueFullError.
+    """
     info = services.info()
     check_job(job, info)
-    return [Answer(services, job, info, index) for index in range(len(job.prompts) * job.n)]
+    lengths = [len(prompt.ids) for prompt in job.prompts for _ in range(job.n)]
+    tickets = services.admission.line_up(job.key, prompt_tokens=lengths, deadline_s=job.deadline)
+    try:
+        yield [Answer(services, job, info, index, ticket) for index, ticket in enumerate(tickets)]
+    finally:
+        for ticket in tickets:
+            ticket.release()
 
 
 def _event(item: Item, request_id: str) -> TokenEvent:
@@ -221,4 +237,4 @@ def _logprobs(pairs: dict[int, tuple[float, int]]) -> dict[int, Logprob]:
     return {token: Logprob(logprob=value, rank=rank) for token, (value, rank) in pairs.items()}
 
 
-__all__ = ["Answer", "Job", "Prompt", "answers_to", "check_job", "gather", "outputs_of"]
+__all__ = ["Answer", "Job", "Prompt", "answering", "check_job", "gather", "outputs_of"]

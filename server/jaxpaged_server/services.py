@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from jaxpaged.request import Request
 from jaxpaged_server.access.keys import Key, Keys
 from jaxpaged_server.admission.admission import Admission
-from jaxpaged_server.admission.ticket import Ticket
 from jaxpaged_server.engine_process.supervisor import EngineSupervisor
 from jaxpaged_server.engine_process.wire import EngineInfo
 from jaxpaged_server.flights import Flight, Flights
@@ -28,8 +26,7 @@ from jaxpaged_server.text import TextWorker
 class Services:
     """One server's parts.
 
-    names: under which the model is served, the first is shown. created: Unix seconds. admission: there as soon as the
-    engine was ready once, since its sizes are the engine's.
+    names: under which the model is served, the first is shown. created: Unix seconds.
     """
 
     settings: ServerConfig
@@ -39,14 +36,15 @@ class Services:
     text: TextWorker
     metrics: ServerMetrics
     flights: Flights
+    admission: Admission
     created: int
-    admission: Admission | None = None
+    last_beat: float = 0.0  # of the engine, on the monotonic clock
     draining: bool = False
 
     def info(self) -> EngineInfo:
         """What is known of the engine. Raises NotReadyError before it is ready, and while it is started again."""
         state, info = self.engine.state, self.engine.info
-        if state.phase != "ready" or info is None or self.admission is None:
+        if state.phase != "ready" or info is None:
             raise NotReadyError(
                 name="engine",
                 value=state.phase,
@@ -66,24 +64,10 @@ class Services:
         return asked
 
     @asynccontextmanager
-    async def place(self, key: Key, request: Request, *, deadline_s: float) -> AsyncIterator[Ticket]:
-        """Wait for a place in the engine; it is given back at the end.
-
-        Raises QueueFullError, RateLimitedError, DeadlineError and NotReadyError.
-        """
-        self.info()
-        assert self.admission is not None, "info() sees to that"
-        ticket = await self.admission.enter(
-            key, prompt_tokens=len(request.prompt), max_tokens=request.max_tokens, deadline_s=deadline_s
-        )
-        with ticket:
-            yield ticket
-
-    @asynccontextmanager
     async def deadline(self, at: float) -> AsyncIterator[None]:
-        """Ends what is inside at this time of the event loop's clock. Raises DeadlineError."""
+        """Ends what is inside at this time of the monotonic clock. Raises DeadlineError."""
         try:
-            async with asyncio.timeout_at(at):
+            async with asyncio.timeout(max(0.0, at - time.monotonic())):
                 yield
         except TimeoutError:
             raise DeadlineError(

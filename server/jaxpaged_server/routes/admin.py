@@ -6,7 +6,6 @@ import msgspec
 from aiohttp import web
 
 from jaxpaged.errors import ParameterError
-from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.api.parse import parse_body
 from jaxpaged_server.body import read_body
 from jaxpaged_server.reply import json_reply
@@ -41,24 +40,17 @@ async def abort_requests(request: web.Request) -> web.Response:
     return json_reply(AdminReply(status="ok", count=services.flights.abort(body.ids)))
 
 
-def admission_of(request: web.Request) -> Admission:
-    """Raises NotReadyError before the engine was ever ready."""
-    services = services_of(request)
-    if services.admission is None:
-        services.info()
-    assert services.admission is not None, "info() refuses without"
-    return services.admission
-
-
 async def pause(request: web.Request) -> web.Response:
     """Let nobody in; what runs goes on."""
-    admission_of(request).pause()
+    services_of(request).admission.pause("paused by its operator")
     return json_reply(AdminReply(status="paused"))
 
 
 async def resume(request: web.Request) -> web.Response:
     """Let requests in again."""
-    admission_of(request).resume()
+    services = services_of(request)
+    services.info()
+    services.admission.resume()
     return json_reply(AdminReply(status="ok"))
 
 

@@ -26,7 +26,7 @@ from jaxpaged_server.api.chat import (
 from jaxpaged_server.api.common import ABSENT, StreamOptions, Usage, usage_of
 from jaxpaged_server.api.parse import parse_body
 from jaxpaged_server.body import read_body
-from jaxpaged_server.generation import Answer, Job, Prompt, answers_to, gather, outputs_of
+from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
@@ -52,13 +52,13 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     params = _params(body)
     prompt = await _prompt(services, body)
     job = make_job(services, request, body, (prompt,), params)
-    answers = answers_to(services, job)
-    writer = _Writer(services, head, body, job, answers)
-    if body.stream:
-        return await stream_reply(request, services, job, writer.events)
-    async with services.deadline(job.deadline):
-        outputs = await gather(answers)
-    return json_reply(writer.reply(outputs), headers=services.load_headers(request))
+    with answering(services, job) as answers:
+        writer = _Writer(services, head, body, job, answers)
+        if body.stream:
+            return await stream_reply(request, services, job, writer.events)
+        async with services.deadline(job.deadline):
+            outputs = await gather(answers)
+        return json_reply(writer.reply(outputs), headers=services.load_headers(request))
 
 
 class _Writer:

@@ -21,7 +21,7 @@ from jaxpaged_server.api.completions import (
 )
 from jaxpaged_server.api.parse import parse_body
 from jaxpaged_server.body import read_body
-from jaxpaged_server.generation import Answer, Job, Prompt, answers_to, gather, outputs_of
+from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import completion_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
@@ -38,24 +38,24 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     prompts = await _prompts(services, body)
     params = _params(body)
     job = make_job(services, request, body, prompts, params)
-    answers = answers_to(services, job)
-    writer = _Writer(services, head, body, job, answers)
-    if body.stream:
-        return await stream_reply(request, services, job, writer.events)
-    async with services.deadline(job.deadline):
-        outputs = await gather(answers)
-    choices = [writer.choice(answer, output) for answer, output in zip(answers, outputs, strict=True)]
-    return json_reply(
-        CompletionReply(
-            id=head.id,
-            created=head.created,
-            model=head.model,
-            choices=choices,
-            usage=writer.usage(),
-            system_fingerprint=head.system_fingerprint,
-        ),
-        headers=services.load_headers(request),
-    )
+    with answering(services, job) as answers:
+        writer = _Writer(services, head, body, job, answers)
+        if body.stream:
+            return await stream_reply(request, services, job, writer.events)
+        async with services.deadline(job.deadline):
+            outputs = await gather(answers)
+        choices = [writer.choice(answer, output) for answer, output in zip(answers, outputs, strict=True)]
+        return json_reply(
+            CompletionReply(
+                id=head.id,
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=writer.usage(),
+                system_fingerprint=head.system_fingerprint,
+            ),
+            headers=services.load_headers(request),
+        )
 
 
 class _Writer:

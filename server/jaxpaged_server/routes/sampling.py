@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
+import time
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -75,7 +75,7 @@ def make_job(
         n=body.n or 1,
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
         salt=key.namespace(body.cache_salt),
-        deadline=asyncio.get_running_loop().time() + _seconds(services, request, body),
+        deadline=time.monotonic() + _seconds(services, request, body),
     )
 
 
