@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from jaxpaged_server.access.keys import Key, Keys
 from jaxpaged_server.admission.admission import Admission
+from jaxpaged_server.api.status import MAX_STEPS
 from jaxpaged_server.engine_process.supervisor import EngineSupervisor
-from jaxpaged_server.engine_process.wire import EngineInfo
+from jaxpaged_server.engine_process.wire import EngineInfo, StepRecord
 from jaxpaged_server.flights import Flight, Flights
 from jaxpaged_server.metrics.orca import FORMAT_HEADER, load_report
 from jaxpaged_server.metrics.registry import ServerMetrics
@@ -38,6 +40,8 @@ class Services:
     flights: Flights
     admission: Admission
     created: int
+    began: float  # on the monotonic clock
+    steps: deque[StepRecord] = field(default_factory=lambda: deque(maxlen=MAX_STEPS))
     last_beat: float = 0.0  # of the engine, on the monotonic clock
     draining: bool = False
 
