@@ -34,6 +34,7 @@ from jaxpaged.memory import (
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.plan import StepPlan
+from jaxpaged.prefix import PrefixListener
 from jaxpaged.programs import Programs
 from jaxpaged.prompt import check_prompt, prompt_ids
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
@@ -48,8 +49,8 @@ class LLMEngine:
     """A model, its KV pool, and the requests in flight. Not thread-safe: one thread calls it.
 
     model: taken as it is, so that `config.model` is a name and no folder; without `config.tokenizer` the engine then
-    speaks token ids alone. Raises ModelError for a folder that cannot be served and ConfigError for options that cannot
-    be.
+    speaks token ids alone. prefix_listener: told of what enters and leaves the prefix cache. Raises ModelError for a
+    folder that cannot be served and ConfigError for options that cannot be.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class LLMEngine:
         model: LoadedModel | None = None,
         progress: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        prefix_listener: PrefixListener | None = None,
     ) -> None:
         began = time.monotonic()
         asked = config or EngineConfig()
@@ -66,6 +68,7 @@ class LLMEngine:
         if bundle is not None:
             asked = bundle.apply(asked)
         self._clock = clock
+        self._prefix_listener = prefix_listener
         self._compiles = CompileCounter()
         self.metrics = EngineMetrics()
         claim_share(asked.memory_share)
@@ -121,7 +124,9 @@ class LLMEngine:
         self._dtype_reason = dtype_reason
         self.buckets = make_buckets(config)
         windows = [group.window for group in model.config.kv_groups()]
-        self.scheduler = make_scheduler(config, windows, self.buckets, clock=self._clock)
+        self.scheduler = make_scheduler(
+            config, windows, self.buckets, clock=self._clock, listener=self._prefix_listener
+        )
         self.runner = ModelRunner(programs)
         self._packer = Packer(
             num_seats=config.num_seats,
