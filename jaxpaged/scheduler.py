@@ -26,7 +26,7 @@ from jaxpaged.blockmap import BlockMap
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import ConfigError, RequestError
 from jaxpaged.events import failure, token_event
-from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixMatch
+from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixListener, PrefixMatch
 from jaxpaged.limits import SchedulerConfig, check_request, longest_life, prompt_tokens
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import PENDING, FinishReason, Logprob, Request, RequestState, TokenEvent
@@ -45,6 +45,7 @@ class Scheduler:
         buckets: BucketTable,
         *,
         clock: Callable[[], float] = time.monotonic,
+        listener: PrefixListener | None = None,
     ) -> None:
         for name, value, limit in (
             ("max_rows", config.max_rows, buckets.max_rows),
@@ -58,7 +59,7 @@ class Scheduler:
         self.num_cached_tokens = 0  # of these, served by the prefix cache
         self.buckets = buckets
         self._clock = clock
-        self._cache = KVCache(groups, prefix_caching=config.prefix_caching, dtype=config.kv_dtype)
+        self._cache = KVCache(groups, prefix_caching=config.prefix_caching, dtype=config.kv_dtype, listener=listener)
         self._requests: dict[str, Request] = {}  # oldest first
         self._running: list[Request] = []  # oldest first
         self._waiting: deque[Request] = deque()  # oldest first
