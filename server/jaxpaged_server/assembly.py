@@ -12,7 +12,7 @@ from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.admission.limits import AdmissionConfig
 from jaxpaged_server.engine_process.supervisor import EngineState, EngineSupervisor
-from jaxpaged_server.engine_process.restart_policy import RestartPolicy
+from jaxpaged_server.engine_process.restart_policy import DELAYS_S, RestartPolicy
 from jaxpaged_server.engine_process.watchdog import WatchLimits
 from jaxpaged_server.engine_process.wire import Beat, EngineInfo
 from jaxpaged_server.flights import Flights
@@ -40,7 +40,7 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
         names=tuple(names),
         engine=EngineSupervisor(
             engine_config,
-            policy=RestartPolicy(max_restarts=settings.max_engine_restarts),
+            policy=RestartPolicy(delays_s=_delays(settings.max_engine_restarts)),
             limits=WatchLimits(step_s=settings.engine_hang_timeout_s),
         ),
         keys=keys,
@@ -75,13 +75,13 @@ def _on_state(services: Services, state: EngineState) -> None:
     if state.phase == "ready":
         assert services.engine.info is not None
         services.last_beat = time.monotonic()
-        services.admission.ready(_sizes(services.engine.info, services.settings))
+        services.admission.ready(admission_sizes(services.engine.info, services.settings))
     elif state.phase == "restarting":
         services.metrics.on_restart()
         services.admission.pause("starting its engine again", retry_after_s=max(1, round(state.left_s or 1)))
 
 
-def _sizes(info: EngineInfo, settings: ServerConfig) -> AdmissionConfig:
+def admission_sizes(info: EngineInfo, settings: ServerConfig) -> AdmissionConfig:
     return AdmissionConfig(
         max_num_seqs=info.max_num_seqs,
         max_num_batched_tokens=info.max_num_batched_tokens,
@@ -89,6 +89,11 @@ def _sizes(info: EngineInfo, settings: ServerConfig) -> AdmissionConfig:
         max_num_queued_reqs=settings.max_num_queued_reqs,
         max_num_queued_tokens=settings.max_num_queued_tokens,
     )
+
+
+def _delays(count: int) -> tuple[float, ...]:
+    """Seconds before each restart; those after the usual ones wait as long as the last."""
+    return tuple(DELAYS_S[min(i, len(DELAYS_S) - 1)] for i in range(count))
 
 
 def _template(path: str | None) -> str | None:

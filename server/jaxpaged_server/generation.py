@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from jaxpaged.errors import ContextLengthError, ParameterError
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.prompt import check_prompt
-from jaxpaged.request import FinishReason, Logprob, Request, RequestOutput, SamplingParams, TokenEvent
+from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.admission.ticket import Ticket
 from jaxpaged_server.engine_process.wire import EngineInfo, Item
@@ -230,7 +230,14 @@ def _event(item: Item, request_id: str) -> TokenEvent:
         item.stop_reason,
         None if item.logprobs is None else _logprobs(item.logprobs),
         item.error,
+        _prompt_logprobs(item),
     )
+
+
+def _prompt_logprobs(item: Item) -> PromptLogprobs | None:
+    if item.prompt_logprobs is None:
+        return None
+    return tuple(None if pairs is None else _logprobs(pairs) for pairs in item.prompt_logprobs)
 
 
 def _logprobs(pairs: dict[int, tuple[float, int]]) -> dict[int, Logprob]:

@@ -81,8 +81,8 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(close_sockets, sockets)
             stack.push_async_callback(services.text.close)
-            public = await _runner(stack, make_app(services, connections), server_config)
-            admin = await _runner(stack, make_admin_app(services, connections), server_config)
+            public = await set_up(stack, make_app(services, connections), server_config)
+            admin = await set_up(stack, make_admin_app(services, connections), server_config)
             stack.push_async_callback(services.engine.stop)
             loop = asyncio.get_running_loop()
             context = None if tls is None else tls.context
@@ -189,12 +189,13 @@ def _spawn(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, Any]) -> 
     return task
 
 
-async def _runner(stack: contextlib.AsyncExitStack, app: web.Application, config: ServerConfig) -> web.Server:
-    """aiohttp's factory of protocols for an application that is set up until the stack's end."""
+async def set_up(stack: contextlib.AsyncExitStack, app: web.Application, config: ServerConfig) -> web.Server:
+    """aiohttp's factory of protocols for an application, which is set up until the stack's end."""
     runner = web.AppRunner(
         app,
         handle_signals=False,
-        handler_cancellation=True,
+        handler_cancellation=True,  # a client who leaves ends its handler
+        auto_decompress=False,
         keepalive_timeout=config.keep_alive_s,
         shutdown_timeout=1.0,
         access_log=None,

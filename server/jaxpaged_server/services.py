@@ -89,10 +89,10 @@ class Services:
 
 
 SERVICES = web.AppKey("services", Services)
-KEY = "jaxpaged_key"
+KEY = web.RequestKey("key", Key)
 """Where a request keeps who is asking."""
-REQUEST_ID = "jaxpaged_request_id"
-FLIGHT = "jaxpaged_flight"
+REQUEST_ID = web.RequestKey("request_id", str)
+FLIGHT = web.RequestKey("flight", Flight)
 
 
 def services_of(request: web.Request) -> Services:

@@ -3,6 +3,8 @@
 Read are, in this order, and only the first that is there:
 
 - `Authorization: Bearer KEY`: clients of OpenAI's API and of vLLM
+- `Authorization: Basic` with the key as the password, whatever the user: browsers, which ask their user for it once and
+  then send it with all that a page loads
 - `x-api-key: KEY`: clients of Anthropic's API
 - `api-key: KEY`: clients of Azure's OpenAI service
 
@@ -11,6 +13,7 @@ Which paths need none is not decided here.
 
 from __future__ import annotations
 
+import base64
 from typing import Protocol
 
 from jaxpaged_server.access.keys import ANONYMOUS, Key, Keys
@@ -43,14 +46,25 @@ def authenticate(headers: Headers, keys: Keys) -> Key:
 def _presented(headers: Headers) -> str:
     if values := headers.getall("Authorization", []):
         scheme, _, key = _single(values).partition(" ")
-        if scheme.lower() != "bearer":
-            limit = "its scheme is not Bearer"
-            raise AuthenticationError(name="Authorization header", value="(not shown)", limit=limit, fix=_FIX)
-        return key.strip()
+        match scheme.lower():
+            case "bearer":
+                return key.strip()
+            case "basic":
+                return _password(key.strip())
+        limit = "its scheme is neither Bearer nor Basic"
+        raise AuthenticationError(name="Authorization header", value="(not shown)", limit=limit, fix=_FIX)
     for name in _BARE_HEADERS:
         if values := headers.getall(name, []):
             return _single(values).strip()
     raise AuthenticationError(name="API key", value=None, limit="this server asks for one", fix=_FIX)
+
+
+def _password(credentials: str) -> str:
+    """Of Basic credentials; none (which no key is) where they are malformed."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode("utf-8").partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _single(values: list[str]) -> str:

@@ -206,7 +206,7 @@ async def render_chat(
         [_plain(message) for message in messages],
         add_generation_prompt=generation,
         continue_final_message=continue_final_message,
-        variables={**services.settings.default_chat_template_kwargs, **(variables or {})},
+        variables={**(services.settings.default_chat_template_kwargs or {}), **(variables or {})},
         template=template,
     )
 

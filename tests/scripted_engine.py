@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from jaxpaged.errors import EngineError
+from jaxpaged.kvcache import KVLedger
+from jaxpaged.metrics import EngineMetrics
 from jaxpaged.request import SamplingParams
 from jaxpaged_server.engine_process.supervisor import EngineState
-from jaxpaged_server.engine_process.wire import EngineInfo, Item
+from jaxpaged_server.engine_process.wire import Beat, EngineInfo, Item
 
 INFO = EngineInfo(
     model="tiny",
@@ -32,6 +34,18 @@ INFO = EngineInfo(
     table=[("model", "tiny")],
 )
 
+NO_SLOTS = {name: 0 for name in KVLedger.__dataclass_fields__}
+BEAT = Beat(
+    metrics=EngineMetrics(),
+    ledger=KVLedger(**NO_SLOTS),
+    running=0,
+    waiting=0,
+    step_age_s=0.0,
+    oldest_wait_s=0.0,
+    longest_step_s=0.0,
+    steps=[],
+)
+
 
 def next_token(ids: list[int], i: int) -> int:
     """The rule: token i of the answer to a prompt; printable ASCII of the bundled tokenizer or anything above."""
@@ -39,23 +53,25 @@ def next_token(ids: list[int], i: int) -> int:
 
 
 @dataclass(eq=False)
-class FakeStream:
+class ScriptedStream:
     """One request's tokens."""
 
-    engine: FakeEngine
+    engine: ScriptedEngine
     ids: list[int]
     params: SamplingParams
     salt: str
     sent: int = 0
     closed: bool = False
     finished: bool = False
+    aborted: bool = False
     failure: BaseException | None = None
-    _moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next(self) -> list[Item]:
         while True:
             if self.failure is not None:
                 raise self.failure
+            if self.aborted:
+                return [Item(id=0, finish="abort")]
             if (step := await self.engine.pace(self)) > 0:
                 return self._items(step)
 
@@ -101,29 +117,29 @@ class FakeStream:
         return [None, *({token: (-2.0, 3)} for token in self.ids[1:])]
 
 
-class FakeEngine:
+class ScriptedEngine:
     """Stands in for an `EngineSupervisor`. pace: how many tokens a stream gets when it asks, after waiting."""
 
-    def __init__(self, pace: Callable[[FakeStream], Any] | None = None) -> None:
+    def __init__(self, pace: Callable[[ScriptedStream], Any] | None = None) -> None:
         self.state = EngineState(phase="ready")
         self.info: EngineInfo | None = INFO
-        self.beat = None
-        self.live: set[FakeStream] = set()
-        self.streams: list[FakeStream] = []
+        self.beat: Beat | None = BEAT
+        self.live: set[ScriptedStream] = set()
+        self.streams: list[ScriptedStream] = []
         self.calls: list[tuple[str, str]] = []
         self._pace = pace
         self.gone: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
-    async def pace(self, stream: FakeStream) -> int:
+    async def pace(self, stream: ScriptedStream) -> int:
         if self._pace is None:
             await asyncio.sleep(0)
             return 1
         return await self._pace(stream)
 
-    def submit(self, ids: list[int], params: SamplingParams, salt: str = "") -> FakeStream:
+    def submit(self, ids: list[int], params: SamplingParams, salt: str = "") -> ScriptedStream:
         if self.state.phase != "ready":
             raise EngineError(name="engine", value=self.state.phase, limit="it is not ready")
-        stream = FakeStream(self, ids, params, salt)
+        stream = ScriptedStream(self, ids, params, salt)
         self.live.add(stream)
         self.streams.append(stream)
         return stream
@@ -133,8 +149,16 @@ class FakeEngine:
         self.calls.append((name, argument))
         return True
 
-    def stalled(self) -> str:
-        return ""
+    def abort_all(self) -> int:
+        for stream in (found := list(self.live)):
+            stream.aborted = True
+        return len(found)
+
+    def add_beat_listener(self, listener: Any) -> None:
+        del listener
+
+    def add_state_listener(self, listener: Any) -> None:
+        del listener
 
     def start(self) -> None:
         return None
