@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,11 +30,19 @@ from scripted_engine import INFO, ScriptedEngine
 class Served:
     """The application's client, and what is behind it."""
 
-    def __init__(self, client: ClientSession, url: URL, services: Services, engine: ScriptedEngine) -> None:
+    def __init__(
+        self, client: ClientSession, url: URL, services: Services, engine: ScriptedEngine, connections: Connections
+    ) -> None:
+        self.connections = connections
         self.client = client
         self.url = url
         self.services = services
         self.engine = engine
+
+    def limit_send_buffer(self, num_bytes: int) -> None:
+        """Of the connections that are open now: the kernel would take megabytes for a reader who takes nothing."""
+        for guard in self.connections.open_guards():
+            guard.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, num_bytes)
 
     async def post(self, path: str, **body: Any) -> tuple[int, Any]:
         """Status and reply."""
@@ -63,7 +72,9 @@ async def served(
         began=time.monotonic(),
         last_beat=time.monotonic() + 3600,
     )
-    connections = Connections(header_timeout_s=config.header_timeout_s, most=1000)
+    connections = Connections(
+        header_timeout_s=config.header_timeout_s, write_timeout_s=config.write_timeout_s, most=1000
+    )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(services.text.close)
         protocols = await set_up(stack, make_app(services, connections), config)
@@ -71,7 +82,7 @@ async def served(
         stack.callback(listener.close)
         url = URL.build(scheme="http", host="127.0.0.1", port=listener.sockets[0].getsockname()[1])
         client = await stack.enter_async_context(ClientSession(url))
-        yield Served(client, url, services, engine)
+        yield Served(client, url, services, engine, connections)
     for _ in range(100):  # the last handlers may still be told that their clients have left
         if not engine.live and not len(services.flights):
             break

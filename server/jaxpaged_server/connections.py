@@ -1,4 +1,5 @@
-"""Deadlines of connections that the HTTP server itself has none for: a request's head must come in time.
+"""Deadlines of connections that the HTTP server itself has none for: a request's head must come in time, and what is
+sent must be taken in time.
 
 Stands between the socket and aiohttp's handler, by asyncio's protocol interface alone.
 """
@@ -15,9 +16,12 @@ from aiohttp import web
 class Connections:
     """All open connections. `began` and `ended` are called around each request."""
 
-    def __init__(self, *, header_timeout_s: float, most: int) -> None:
-        """most: connections at a time; further ones are closed at once."""
+    def __init__(self, *, header_timeout_s: float, write_timeout_s: float, most: int) -> None:
+        """write_timeout_s: how long a buffer may stay full; the reader takes 48 KB in that time, or is cut off.
+        most: connections at a time; further ones are closed at once.
+        """
         self.header_timeout_s = header_timeout_s
+        self.write_timeout_s = write_timeout_s
         self.most = most
         self._open: dict[int, _Guard] = {}  # by the identity of aiohttp's handler; `connection_lost` takes it out
 
@@ -27,6 +31,10 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def open_guards(self) -> list[_Guard]:
+        """Those that are open now."""
+        return list(self._open.values())
 
     def began(self, request: web.Request) -> None:
         """A request's head is there."""
@@ -54,8 +62,9 @@ class _Guard(asyncio.Protocol):
     def __init__(self, inner: asyncio.BaseProtocol, connections: Connections) -> None:
         self.inner: Any = inner
         self._connections = connections
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._busy = False
 
     def begin(self) -> None:
@@ -66,11 +75,11 @@ class _Guard(asyncio.Protocol):
         self._busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
         fits = self._connections.opened(self)
         self.inner.connection_made(transport)
         if not fits:
-            self._transport.abort()
+            self.transport.abort()
             return
         self._arm()
 
@@ -83,13 +92,18 @@ class _Guard(asyncio.Protocol):
         return self.inner.eof_received()
 
     def pause_writing(self) -> None:
+        assert self.transport is not None
+        loop = asyncio.get_running_loop()
+        self._write_timer = loop.call_later(self._connections.write_timeout_s, self.transport.abort)
         self.inner.pause_writing()
 
     def resume_writing(self) -> None:
+        self._end_write_timer()
         self.inner.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._disarm()
+        self._end_write_timer()
         self._connections.lost(self)
         self.inner.connection_lost(error)
 
@@ -102,7 +116,12 @@ class _Guard(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
 
+    def _end_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
     def _too_late(self) -> None:
         self._timer = None
-        if not self._busy and self._transport is not None:
-            self._transport.abort()
+        if not self._busy and self.transport is not None:
+            self.transport.abort()

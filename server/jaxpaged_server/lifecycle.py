@@ -77,7 +77,11 @@ class Server:
         services = make_services(engine_config, server_config)
         tls = ServerTls.of(server_config)
         sockets = listen(server_config)
-        connections = Connections(header_timeout_s=server_config.header_timeout_s, most=_MAX_CONNECTIONS)
+        connections = Connections(
+            header_timeout_s=server_config.header_timeout_s,
+            write_timeout_s=server_config.write_timeout_s,
+            most=_MAX_CONNECTIONS,
+        )
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(close_sockets, sockets)
             stack.push_async_callback(services.text.close)

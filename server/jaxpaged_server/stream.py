@@ -1,5 +1,4 @@
-"""Server-sent events: a response that begins with its first event, stays alive without one, and does not wait for ever
-for a reader who is slow."""
+"""Server-sent events: a response that begins with its first event, and stays alive without one."""
 
 from __future__ import annotations
 
@@ -21,23 +20,18 @@ _HEADERS = {
 _encode = msgspec.json.Encoder().encode
 
 
-class SlowReaderError(ConnectionError):
-    """The reader took nothing for too long; the connection is cut."""
-
-
 class EventStream:
     """The events of one reply. Nothing is sent before the first `send`, so that an error may still have its status.
 
     Used as `async with EventStream(...) as events`. keep_alive_s: a comment is sent after so many seconds without an
-    event, the first one with the headers; 0: never. write_timeout_s: seconds that the reader may leave a full buffer.
+    event, the first one with the headers; 0: never. A reader who is slow is waited for, as long as `Connections` does.
     """
 
-    def __init__(self, request: web.Request, *, keep_alive_s: float, write_timeout_s: float) -> None:
+    def __init__(self, request: web.Request, *, keep_alive_s: float) -> None:
         self.response = web.StreamResponse(headers=_HEADERS)
         self.num_bytes = 0
         self._request = request
         self._keep_alive_s = keep_alive_s
-        self._write_timeout_s = write_timeout_s
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -63,7 +57,7 @@ class EventStream:
             self._comment.cancel()
 
     async def send(self, event: msgspec.Struct) -> None:
-        """Send one event. Raises SlowReaderError, and ConnectionError when the reader is gone."""
+        """Send one event. Raises ConnectionError when the reader is gone."""
         await self._write(b"data: %b\n\n" % _encode(event))
 
     async def fail(self, reply: ErrorReply) -> None:
@@ -83,13 +77,7 @@ class EventStream:
                     await self.response.prepare(self._request)
         self._last = self._loop.time()
         self.num_bytes += len(data)
-        try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await self.response.write(data)
-        except TimeoutError:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise SlowReaderError("the reader took nothing for too long") from None
+        await self.response.write(data)
 
     def _tick(self) -> None:
         """Comments cost nothing per event: one timer looks now and then."""

@@ -21,10 +21,7 @@ async def stream_reply(
     request: web.Request, services: Services, job: Job, write: Callable[[EventStream], Awaitable[None]]
 ) -> web.StreamResponse:
     """Stream what `write` sends. An error before the first event has its own status, a later one is an event."""
-    settings = services.settings
-    async with EventStream(
-        request, keep_alive_s=settings.sse_keep_alive_interval, write_timeout_s=settings.write_timeout_s
-    ) as events:
+    async with EventStream(request, keep_alive_s=services.settings.sse_keep_alive_interval) as events:
         events.response.headers.update(services.load_headers(request))
         try:
             async with services.deadline(job.deadline):
