@@ -77,7 +77,7 @@ class Stop(Message, frozen=True):
 
 
 class Phase(Message, frozen=True):
-    """How far the start is. name: "loading", "compiling"; done of total (0: not countable), seconds left where known."""
+    """How far the start is. name: "loading", "compiling"; done of total (0: not countable), seconds left if known."""
 
     name: str
     done: int = 0
