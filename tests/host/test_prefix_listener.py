@@ -111,7 +111,7 @@ def test_the_events_add_up_to_the_index(groups: int, seed: int) -> None:
     scheduler, model = make(mirror, groups)
     beginnings = [[draw.randrange(7) for _ in range(16)] for _ in range(3)]
     for i in range(60):
-        prompt = draw.choice(beginnings)[: draw.randint(1, 16)] + [draw.randrange(7)]
+        prompt = [*draw.choice(beginnings)[: draw.randint(1, 16)], draw.randrange(7)]
         scheduler.submit(
             make_request(f"r{i}", prompt, max_tokens=draw.randint(1, 6), salt=draw.choice(["", "", "tenant"]))
         )

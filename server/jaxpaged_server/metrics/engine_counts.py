@@ -195,7 +195,7 @@ class EngineCounts:
         )
         yield counters(
             "jaxpaged:compiles",
-            "Programs compiled or loaded: start, before the engine was ready; ready, after it, which should not happen.",
+            "Programs compiled or loaded: start, before the engine was ready; ready, after that, which should not be.",
             labels,
             "when",
             {"start": self.total("compiles_at_start"), "ready": self.total("compiles_after_ready")},

@@ -24,7 +24,7 @@ class FrontCounts:
         self.sse_bytes = 0
         self._replies: dict[tuple[str, int], int] = {}
         self._routes: set[str] = {OTHER}
-        self._rejections = dict.fromkeys(REJECTIONS, 0)
+        self._rejections: dict[str, int] = dict.fromkeys(REJECTIONS, 0)
 
     def on_reply(self, route: str, status: int) -> None:
         """Count a reply. route: the template; past MAX_ROUTES of them, "other"."""

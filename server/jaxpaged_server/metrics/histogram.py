@@ -1,4 +1,4 @@
-"""Counts of values by upper bound. prometheus_client's own takes a lock and 1.4 us a value, too much for every token."""
+"""Counts of values by upper bound. [no lock: prometheus_client's own takes about 1 us a value, this a quarter]"""
 
 from __future__ import annotations
 

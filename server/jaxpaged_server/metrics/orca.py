@@ -1,4 +1,4 @@
-"""The load report in a reply's header, as the Open Request Cost Aggregation (ORCA) standard has it; forms are vLLM's."""
+"""The load report in a reply's header, by the ORCA standard (Open Request Cost Aggregation); the forms are vLLM's."""
 
 from __future__ import annotations
 

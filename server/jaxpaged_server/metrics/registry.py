@@ -164,7 +164,7 @@ def _accepts_open_metrics(accept: str) -> bool:
     """Whether an Accept header names OpenMetrics, in version 1.0.0 or none."""
     for offer in accept.lower().split(","):
         kind, *parameters = (part.strip() for part in offer.split(";"))
-        given = dict(part.partition("=")[::2] for part in parameters)
+        given = {name: value for name, _, value in (part.partition("=") for part in parameters)}
         if kind == "application/openmetrics-text" and given.get("version", "1.0.0") == "1.0.0":
             return given.get("q", "1").strip("0.") != ""
     return False

@@ -32,7 +32,7 @@ class RequestCounts:
     def __init__(self, keys: Sequence[str] = (), *, longest: int = 10**6) -> None:
         self.gaps = Histogram(buckets.TOKEN_GAP_SECONDS)
         self.first_tokens = Histogram(buckets.FIRST_TOKEN_SECONDS)
-        self._ends = dict.fromkeys(FINISH_REASONS, 0)
+        self._ends: dict[str, int] = dict.fromkeys(FINISH_REASONS, 0)
         self._seconds = {name: Histogram(buckets.REQUEST_SECONDS) for name, _, _ in _SECONDS}
         self._per_output_token = Histogram(buckets.TOKEN_GAP_SECONDS)
         self._choices = Histogram(buckets.CHOICES)
