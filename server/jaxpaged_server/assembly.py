@@ -76,8 +76,9 @@ def _on_state(services: Services, state: EngineState) -> None:
         assert services.engine.info is not None
         services.last_beat = time.monotonic()
         services.admission.ready(admission_sizes(services.engine.info, services.settings))
-    elif state.phase == "restarting":
+    elif state.phase == "starting" and state.restarts:
         services.metrics.on_restart()
+    elif state.phase == "restarting":
         services.admission.pause("starting its engine again", retry_after_s=max(1, round(state.left_s or 1)))
 
 
