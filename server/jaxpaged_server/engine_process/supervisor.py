@@ -232,10 +232,12 @@ class EngineSupervisor:
             self._set(replace(self.state, phase="restarting", error=trouble or "its process has ended"))
             if trouble is not None:
                 client.fail(lambda: _ended(trouble))
-                process.dump_stacks()
-                await asyncio.sleep(self._limits.dump_s)
+                if not client.lost.done():  # it hangs: let it say where
+                    process.dump_stacks()
+                    await asyncio.sleep(self._limits.dump_s)
         finally:
-            process.kill()
+            if not client.lost.done():
+                process.kill()
             client.close()
             self._client = None
             how = await process.reap()
@@ -249,6 +251,8 @@ class EngineSupervisor:
         """What is wrong with it; None when its connection has ended."""
         while not client.lost.done():
             await asyncio.wait([client.lost], timeout=self._limits.check_s)
+            if client.trouble is not None:
+                return client.trouble
             heard, client.heard = client.heard, False
             if not client.lost.done() and (trouble := watchdog.trouble(heard=heard)):
                 return trouble
