@@ -43,6 +43,11 @@ class BlockPool:
         return len(self._cached)
 
     @property
+    def cached(self) -> tuple[int, ...]:
+        """The cached blocks, least recently released first."""
+        return tuple(self._cached)
+
+    @property
     def num_available(self) -> int:
         """Blocks that can be given out: free ones, then cached ones by eviction."""
         return len(self._free) + len(self._cached)

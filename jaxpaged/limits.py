@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError
@@ -57,6 +58,17 @@ def num_seats(max_rows: int) -> int:
 def longest_life(request: Request) -> int:
     """Tokens a request may come to hold in the KV pool: the last one it draws is never computed."""
     return len(request.prompt) + request.max_tokens - 1
+
+
+def prompt_tokens(requests: Iterable[Request], limit: int) -> int:
+    """Uncomputed tokens of the prompts among `requests`, counted up to about `limit`."""
+    total = 0
+    for request in requests:
+        if request.num_uncomputed > 1:
+            total += request.num_uncomputed
+            if total >= limit:
+                break
+    return total
 
 
 def check_request(request: Request, *, max_model_len: int, block_size: int, max_blocks: int) -> None:
