@@ -33,11 +33,11 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
         plain=settings.api_key,
         environ=os.environ,
     )
-    names = settings.served_model_name or (Path(engine_config.model).name,)
+    names = settings.model_names(engine_config.model)
     admission = Admission(keys.keys)
     services = Services(
         settings=settings,
-        names=tuple(names),
+        names=names,
         engine=EngineSupervisor(
             engine_config,
             policy=RestartPolicy(delays_s=_delays(settings.max_engine_restarts)),

@@ -117,6 +117,13 @@ async def test_tokens_that_pile_up_behind_a_slow_reader_are_one_event() -> None:
     assert "".join(event["choices"][0]["text"] for event in events[:-1]) == text_of([1], 40)
 
 
+async def test_a_stream_may_gather_tokens_after_the_first() -> None:
+    async with served(stream_interval=4) as it:
+        events = await events_of(it, prompt=[1], max_tokens=10, return_token_ids=True)
+    assert [len(event["choices"][0]["token_ids"]) for event in events[:-1]] == [1, 4, 4, 1]
+    assert "".join(event["choices"][0]["text"] for event in events[:-1]) == text_of([1], 10)
+
+
 async def test_echo_puts_the_prompt_before_the_answer() -> None:
     async with served() as it:
         _, reply = await it.post(PATH, prompt="def f", echo=True, max_tokens=2)

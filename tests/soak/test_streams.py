@@ -31,7 +31,8 @@ async def settle(server: RealServer, *, within_s: float) -> None:
 
 async def test_two_thousand_streams_at_once() -> None:
     count = 2000
-    with real_server("--max-num-queued-reqs", str(count), "--max-model-len", "128") as server:
+    flags = ("--max-num-queued-reqs", str(count), "--max-num-queued-tokens", "100000")
+    with real_server(*flags, "--max-model-len", "128") as server:
         server.wait_ready()
         text: list[str] = []
         at_once = 0

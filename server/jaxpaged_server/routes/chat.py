@@ -72,6 +72,7 @@ class _Writer:
         self._answers = answers
         self._options = body.stream_options or StreamOptions()
         self._begun = [False] * len(answers)
+        self._role = services.settings.response_role
         self._echoed = str(body.messages[-1].content) if body.echo and body.continue_final_message else ""
 
     def reply(self, outputs: Sequence[RequestOutput]) -> ChatReply:
@@ -80,7 +81,7 @@ class _Writer:
         choices = [
             ChatChoice(
                 index=i,
-                message=AnswerMessage(content=self._echoed + output.outputs[0].text),
+                message=AnswerMessage(content=self._echoed + output.outputs[0].text, role=self._role),
                 logprobs=self._logprobs(output),
                 finish_reason=output.outputs[0].finish_reason,
                 stop_reason=output.outputs[0].stop_reason,
@@ -109,7 +110,7 @@ class _Writer:
                 i, usage = answer.index, self.usage() if options.continuous_usage_stats else ABSENT
                 if not self._begun[i]:
                     self._begun[i] = True
-                    opening = Delta(role="assistant", content=self._echoed)
+                    opening = Delta(role=self._role, content=self._echoed)
                     await events.send(self._event([ChatEventChoice(index=i, delta=opening)], usage))
                 said = output.outputs[0]
                 choice = ChatEventChoice(
@@ -206,7 +207,7 @@ async def render_chat(
         [_plain(message) for message in messages],
         add_generation_prompt=generation,
         continue_final_message=continue_final_message,
-        variables={**(services.settings.default_chat_template_kwargs or {}), **(variables or {})},
+        variables={**services.settings.default_chat_template_kwargs, **(variables or {})},
         template=template,
     )
 
