@@ -104,7 +104,7 @@ def _row(flag: VllmFlag) -> str:
     if flag.verdict == "refused" and flag.same:
         switch = flag.form.takes == "switch"
         words = {"true": "on", "false": "off"} if switch else {}
-        same = " or ".join(words.get(value, f"`{value or chr(34) * 2}`") for value in flag.same)
+        same = " or ".join(words.get(value, f"`{value}`" if value else "an empty text") for value in flag.same)
         told += f". Accepted: {same}"
     return f"| {spelled} | {flag.verdict} | {_cell(told)}{'.' if told else ''} |"
 
