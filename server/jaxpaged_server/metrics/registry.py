@@ -7,7 +7,8 @@ There is no global registry and no lock: the event loop's thread feeds it and re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -27,10 +28,24 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
+_SERVING = ("ready", "draining")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What is asked for whenever the metrics are read."""
+
+    phase: Callable[[], str] = lambda: "ready"
+    """Of the engine, or the server's own; one of `front_counts.PHASES`. Where none serves, nothing runs."""
+    queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    """Requests that wait before they are given to the engine: for room in it, for a limit of their own key."""
+    rejections: Callable[[], Mapping[str, int]] = dict
+    """Requests that were not admitted since the start, by reason."""
+
+
 class ServerMetrics:
     """model_name: what clients call the model. keys: names of the API keys, which become labels.
 
-    queue: requests that wait before they are given to the engine: (for room in it, for a limit of their own key).
     clock, wall_clock: seconds, the first one never goes back.
     """
 
@@ -39,7 +54,7 @@ class ServerMetrics:
         model_name: str,
         *,
         keys: Sequence[str] = (),
-        queue: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        sources: Sources | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -52,7 +67,7 @@ class ServerMetrics:
         """Times from one token to the next, likewise."""
         self._labels = {"model_name": model_name, "engine": "0"}
         self._front_labels = {"model_name": model_name}
-        self._queue = queue
+        self._sources = sources or Sources()
         self._clock = clock
         self._wall_clock = wall_clock
         self._registry = CollectorRegistry(auto_describe=False)
@@ -64,17 +79,6 @@ class ServerMetrics:
         if info is not self.engine.info:
             self.requests.on_longest(info.max_model_len)
         self.engine.on_beat(beat, info)
-
-    def on_phase(self, phase: str) -> None:
-        """The engine, or the server, is in another phase: one of PHASES."""
-        self.front.phase = phase
-        if phase not in ("ready", "draining"):
-            self.engine.on_lost()
-
-    def on_restart(self) -> None:
-        """The engine was lost and is started again."""
-        self.front.restarts += 1
-        self.engine.on_lost()
 
     def on_first_token(self, ttft_s: float) -> None:
         """A request got its first token `ttft_s` seconds after it arrived."""
@@ -91,10 +95,6 @@ class ServerMetrics:
         """A request has ended, in whatever way."""
         self.requests.on_request(figures)
 
-    def on_rejection(self, reason: str) -> None:
-        """A request was not admitted."""
-        self.front.on_rejection(reason)
-
     def on_reply(self, route: str, status: int) -> None:
         """A reply was given. route: the template of its route."""
         self.front.on_reply(route, status)
@@ -106,11 +106,11 @@ class ServerMetrics:
     @property
     def waiting(self) -> int:
         """Requests that wait, before the engine and in it."""
-        return self.engine.waiting + sum(self._queue())
+        return self._live().waiting + sum(self._sources.queue())
 
     def load(self) -> dict[str, float]:
         """What load reports tell, by vLLM's names."""
-        return {"kv_cache_usage_perc": self.engine.kv_usage, "num_requests_waiting": float(self.waiting)}
+        return {"kv_cache_usage_perc": self._live().kv_usage, "num_requests_waiting": float(self.waiting)}
 
     def latencies(self) -> dict[str, dict[str, Any]]:
         """Of the last 5 minutes, for people: "ttft" and "itl", each with "count", "percentiles" ([p50, p90, p99] in
@@ -128,7 +128,7 @@ class ServerMetrics:
 
     def snapshot(self) -> Snapshot:
         """What the status line is made of."""
-        engine = self.engine
+        engine = self._live()
         return Snapshot(
             at_s=self._clock(),
             prompt_tokens=int(engine.total("prompt_tokens")),
@@ -138,7 +138,7 @@ class ServerMetrics:
             padded_tokens=int(engine.total("padded_tokens")),
             preemptions=int(engine.total("preemptions")),
             compiles=int(engine.total("compiles_after_ready")),
-            restarts=self.front.restarts,
+            restarts=engine.restarts,
             running=engine.running,
             waiting=self.waiting,
             kv_usage=engine.kv_usage,
@@ -146,9 +146,16 @@ class ServerMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """All families; called by the registry."""
-        yield from self.engine.families(self._labels, in_front=self._queue(), at=self._wall_clock())
+        ask = self._sources
+        yield from self._live().families(self._labels, in_front=ask.queue(), at=self._wall_clock())
         yield from self.requests.families(self._labels)
-        yield from self.front.families(self._front_labels)
+        yield from self.front.families(self._front_labels, phase=ask.phase(), rejections=ask.rejections())
+
+    def _live(self) -> EngineCounts:
+        """What beats told, as long as an engine serves."""
+        if self._sources.phase() not in _SERVING:
+            self.engine.on_lost()
+        return self.engine
 
     def render(self, accept: str | None) -> tuple[bytes, str]:
         """The body of /metrics and its content type: OpenMetrics for those who accept it, else Prometheus's text.
