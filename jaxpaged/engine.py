@@ -276,9 +276,10 @@ class LLMEngine:
         rows = len(plan.rows)
         tokens, finite = result.tokens()[:rows], result.finite()[:rows]
         logprobs = result.logprobs([row.request.params.logprobs if row.samples else None for row in plan.rows])
+        prompt_logprobs = result.prompt_logprobs([row.request.params.prompt_logprobs for row in plan.rows])
         arrived = self._clock()
         self._in_flight.popleft()
-        events = self.scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs)
+        events = self.scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
         self._count(plan, events)
         metrics = self.metrics
         metrics.wait_s += arrived - started

@@ -119,10 +119,10 @@ class KVCache:
         return -(-num_tokens // self.block_size)
 
     def match(self, request: Request) -> PrefixMatch:
-        """What all groups hold of a request's tokens; leaves at least the last token to compute."""
+        """What all groups hold of the tokens that a request need not compute."""
         found: list[tuple[int, ...]] = []
         size, tokens, keys = self.block_size, request.tokens, request.block_keys
-        limit = (len(tokens) - 1) // size if self.prefix_caching else 0
+        limit = request.num_reusable // size if self.prefix_caching else 0
         root = root_key(request.salt, self._dtype)
         for i in range(limit):
             extend_keys(keys, tokens, i + 1, block_size=size, root=root)

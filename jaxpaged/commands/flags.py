@@ -29,7 +29,7 @@ OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="STR")]
 OptionalCount = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
-_NOT_FLAGS = frozenset({"seed", "logprobs"})
+_NOT_FLAGS = frozenset({"seed", "logprobs", "prompt_logprobs"})
 """Fields of SamplingParams: --seed is the engine's and seeds every request; logprobs are not printed."""
 _TYPES: Mapping[str, Any] = {
     "stop": Annotated[tuple[str, ...], tyro.conf.UseAppendAction],

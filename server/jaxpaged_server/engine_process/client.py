@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -40,8 +39,6 @@ from jaxpaged_server.engine_process.wire import (
     front_decoder,
 )
 
-log = logging.getLogger(__name__)
-
 Said = Phase | Ready | Beat | Broken
 
 
@@ -49,7 +46,7 @@ class EngineClient(asyncio.Protocol):
     """Speaks to one engine process, until `lost`.
 
     listener: is given what concerns no single request. numbers: of requests; the engines of a server share them, so
-    that none is used twice. What is sent while the engine does not read is kept: as much as there are requests in flight.
+    that none is used twice. What is sent while the engine does not read is kept, as long as the requests in flight.
     """
 
     def __init__(self, listener: Callable[[Said], None], *, numbers: Iterator[int] | None = None) -> None:
@@ -57,6 +54,8 @@ class EngineClient(asyncio.Protocol):
         """Done when the connection is."""
         self.heard = False
         """Set whenever anything arrives; whoever watches clears it."""
+        self.trouble: str | None = None
+        """Why this end gave up the connection, if it did."""
         self._listener = listener
         self._numbers = numbers or itertools.count(1)
         self._calls_made = itertools.count(1)
@@ -141,8 +140,8 @@ class EngineClient(asyncio.Protocol):
             for body in self._frames.push(data):
                 self._take(self._decoder.decode(body))
         except (ValueError, msgspec.MsgspecError) as error:  # the other end is not of this version, or out of its mind
-            log.error("the engine process sent what is no message: %s", error)
-            self.fail(lambda: EngineError(name="engine", value="confused", limit="it sent what is no message"))
+            self.trouble = trouble = f"it sent what is no message: {error}"
+            self.fail(lambda: EngineError(name="engine", value="confused", limit=trouble))
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -18,6 +18,7 @@ import jaxpaged_server
 
 WORKER = (sys.executable, "-P", "-m", "jaxpaged_server.engine_process.worker")
 """-P: what lies in the current folder is not imported."""
+_PATIENCE_S = 1.0
 _REAP_S = 10.0
 _STDERR = 2
 
@@ -62,15 +63,23 @@ class EngineProcess:
             self._child.kill()
 
     async def reap(self) -> str:
-        """How it ended; to be asked after its end or `kill`."""
-        loop = asyncio.get_running_loop()
-        try:
-            status = await loop.run_in_executor(None, self._child.wait, _REAP_S)
-        except subprocess.TimeoutExpired:  # a driver holds it; it is reaped when the next child is made
+        """How it ended. One that is about to end has a moment for it, so that its own status is told; then `kill`."""
+        status = await self._wait(_PATIENCE_S)
+        if status is None:
+            self.kill()
+            status = await self._wait(_REAP_S)
+        if status is None:  # a driver holds it; it is reaped when the next child is made
             return f"process {self.pid} does not end though it was killed"
         if status < 0:
             return f"process {self.pid} was ended by {signal.Signals(-status).name}"
         return f"process {self.pid} ended with status {status}"
+
+    async def _wait(self, timeout_s: float) -> int | None:
+        """Its status; None where it has not ended in time."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, self._child.wait, timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
 
 
 def _environment() -> dict[str, str]:

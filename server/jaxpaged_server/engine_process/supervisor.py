@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PhaseName = Literal["starting", "loading", "compiling", "ready", "restarting", "failed", "stopped"]
 BeatListener = Callable[[Beat], None]
+StateListener = Callable[["EngineState"], None]
 _CALL_S = 30.0
 _COMPILE_S = 1800.0  # a step that compiles its own program first
 
@@ -79,6 +80,7 @@ class EngineSupervisor:
         self._faults, self._command, self._clock = faults, command, clock
         self._numbers = itertools.count(1)
         self._listeners: list[BeatListener] = []
+        self._state_listeners: list[StateListener] = []
         self._client: EngineClient | None = None
         self._process: EngineProcess | None = None
         self._watchdog: Watchdog | None = None
@@ -106,6 +108,10 @@ class EngineSupervisor:
     def add_beat_listener(self, listener: BeatListener) -> None:
         """Call it with every beat, four times a second, in the event loop. What it raises is logged."""
         self._listeners.append(listener)
+
+    def add_state_listener(self, listener: StateListener) -> None:
+        """Call it with every state, in the event loop. It must not raise."""
+        self._state_listeners.append(listener)
 
     @property
     def num_streams(self) -> int:
@@ -163,6 +169,8 @@ class EngineSupervisor:
     def _set(self, state: EngineState) -> None:
         assert self._changed is not None
         self.state = state
+        for listener in self._state_listeners:
+            listener(state)
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -224,10 +232,12 @@ class EngineSupervisor:
             self._set(replace(self.state, phase="restarting", error=trouble or "its process has ended"))
             if trouble is not None:
                 client.fail(lambda: _ended(trouble))
-                process.dump_stacks()
-                await asyncio.sleep(self._limits.dump_s)
+                if not client.lost.done():  # it hangs: let it say where
+                    process.dump_stacks()
+                    await asyncio.sleep(self._limits.dump_s)
         finally:
-            process.kill()
+            if not client.lost.done():
+                process.kill()
             client.close()
             self._client = None
             how = await process.reap()
@@ -241,6 +251,8 @@ class EngineSupervisor:
         """What is wrong with it; None when its connection has ended."""
         while not client.lost.done():
             await asyncio.wait([client.lost], timeout=self._limits.check_s)
+            if client.trouble is not None:
+                return client.trouble
             heard, client.heard = client.heard, False
             if not client.lost.done() and (trouble := watchdog.trouble(heard=heard)):
                 return trouble

@@ -139,7 +139,7 @@ class Worker:
             event.stop_reason,
             0 if first is None else first.num_cached,
             pairs(event.logprobs),
-            None,
+            None if event.prompt_logprobs is None else [pairs(entry) for entry in event.prompt_logprobs],
             event.error,
             0.0 if first is None else max(0.0, first.admitted_s - first.arrival_s),
         )
