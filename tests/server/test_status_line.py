@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from beats import beat, engine_info
-from jaxpaged_server.metrics.registry import ServerMetrics, Sources
+from jaxpaged_server.metrics.registry import ServerMetrics
 from jaxpaged_server.metrics.status_line import Snapshot, report, status_line
 
 from jaxpaged.metrics import EngineMetrics
@@ -64,10 +64,10 @@ def test_it_is_silent_when_idle_and_speaks_while_anything_waits() -> None:
 
 
 def test_a_snapshot_is_what_the_metrics_say() -> None:
-    metrics = ServerMetrics("tiny", clock=lambda: 42.0, sources=Sources(queue=lambda: (1, 2)))
+    metrics = ServerMetrics("tiny", clock=lambda: 42.0, queue=lambda: (1, 2))
     engine = EngineMetrics(prompt_tokens=9, cached_tokens=4, output_tokens=3, step_tokens=8, padded_tokens=2)
     engine.preemptions, engine.compiles_at_start, engine.compiles_after_ready = 5, 6, 7
-    metrics.on_beat(beat(), engine_info())
+    metrics.on_restart()
     metrics.on_beat(beat(engine), engine_info())
     assert metrics.snapshot() == Snapshot(
         at_s=42.0,

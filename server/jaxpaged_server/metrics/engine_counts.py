@@ -28,8 +28,6 @@ class EngineCounts:
     def __init__(self) -> None:
         self.info: EngineInfo | None = None
         """Of the latest engine."""
-        self.restarts = 0
-        """Engines that served after the first one."""
         self.ledger = _NO_SLOTS
         self.running = 0
         self.waiting = 0
@@ -85,7 +83,6 @@ class EngineCounts:
         self._now = EngineMetrics()
         self._steps_before = self._steps()
         self._steps_now = ()
-        self.restarts += 1
 
     def _steps(self) -> list[int]:
         """Steps of all engines by their tokens."""
@@ -178,7 +175,6 @@ class EngineCounts:
             {phase: self.total(f"{phase}_s") for phase in STEP_PHASES},
             count=int(self.total("steps")),
         )
-        yield counter("jaxpaged:engine_restarts", "Engines that served after the first one.", labels, self.restarts)
         yield counter(
             "jaxpaged:padding_tokens",
             "Tokens computed for nobody, to fill a bucket.",

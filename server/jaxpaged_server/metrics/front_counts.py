@@ -19,6 +19,8 @@ class FrontCounts:
     """Labels come from the server's own code: route templates, never paths."""
 
     def __init__(self) -> None:
+        self.phase = PHASES[0]
+        self.restarts = 0
         self.sse_bytes = 0
         self._replies: dict[tuple[str, int], int] = {}
         self._routes: set[str] = {OTHER}
@@ -31,14 +33,15 @@ class FrontCounts:
             self._routes.add(route)
         self._replies[route, status] = self._replies.get((route, status), 0) + 1
 
-    def families(self, labels: Labels, *, phase: str, rejections: Mapping[str, int]) -> Iterator[Metric]:
-        """phase: of the engine, or the server's own. rejections: requests that were not admitted, by reason."""
+    def families(self, labels: Labels, rejections: Mapping[str, int]) -> Iterator[Metric]:
+        """rejections: requests that were not admitted, by reason."""
         reasons = dict.fromkeys(VLLM_REASONS.values(), 0)
         for reason, count in rejections.items():
             name = VLLM_REASONS.get(reason, reason)
             reasons[name] = reasons.get(name, 0) + count
         yield counters("vllm:admission_rejections", "Requests refused by a limit, by which.", labels, "reason", reasons)
-        phases = dict.fromkeys((*PHASES, phase), 0) | {phase: 1}
+        yield counter("jaxpaged:engine_restarts", "Times that the engine was started again.", labels, self.restarts)
+        phases = dict.fromkeys((*PHASES, self.phase), 0) | {self.phase: 1}
         yield gauges("jaxpaged:engine_phase", "1 for the phase that the engine is in.", labels, "phase", phases)
         yield counter_table(
             "jaxpaged:http_requests",

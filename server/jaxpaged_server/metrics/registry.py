@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -28,25 +27,12 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-_SERVING = ("ready", "draining")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """What is asked for whenever the metrics are read."""
-
-    phase: Callable[[], str] = lambda: "ready"
-    """Of the engine, or the server's own; one of `front_counts.PHASES`. Where none serves, nothing runs."""
-    queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
-    """Requests that wait before they are given to the engine: for room in it, for a limit of their own key."""
-    rejections: Callable[[], Mapping[str, int]] = dict
-    """Requests that were not admitted since the start, by reason."""
-
-
 class ServerMetrics:
     """model_name: what clients call the model. keys: names of the API keys, which become labels.
 
-    clock, wall_clock: seconds, the first one never goes back.
+    queue: requests that wait before they are given to the engine: (for room in it, for a limit of their own key).
+    rejections: requests that were not admitted since the start, by reason. clock, wall_clock: seconds, the first one
+    never goes back.
     """
 
     def __init__(
@@ -54,7 +40,8 @@ class ServerMetrics:
         model_name: str,
         *,
         keys: Sequence[str] = (),
-        sources: Sources | None = None,
+        queue: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        rejections: Callable[[], Mapping[str, int]] = dict,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -67,7 +54,8 @@ class ServerMetrics:
         """Times from one token to the next, likewise."""
         self._labels = {"model_name": model_name, "engine": "0"}
         self._front_labels = {"model_name": model_name}
-        self._sources = sources or Sources()
+        self._queue = queue
+        self._rejections = rejections
         self._clock = clock
         self._wall_clock = wall_clock
         self._registry = CollectorRegistry(auto_describe=False)
@@ -79,6 +67,17 @@ class ServerMetrics:
         if info is not self.engine.info:
             self.requests.on_longest(info.max_model_len)
         self.engine.on_beat(beat, info)
+
+    def on_phase(self, phase: str) -> None:
+        """The engine, or the server, is in another phase: one of `front_counts.PHASES`."""
+        self.front.phase = phase
+        if phase not in ("ready", "draining"):
+            self.engine.on_lost()
+
+    def on_restart(self) -> None:
+        """The engine was lost and is started again."""
+        self.front.restarts += 1
+        self.engine.on_lost()
 
     def on_first_token(self, ttft_s: float) -> None:
         """A request got its first token `ttft_s` seconds after it arrived."""
@@ -106,11 +105,11 @@ class ServerMetrics:
     @property
     def waiting(self) -> int:
         """Requests that wait, before the engine and in it."""
-        return self._live().waiting + sum(self._sources.queue())
+        return self.engine.waiting + sum(self._queue())
 
     def load(self) -> dict[str, float]:
         """What load reports tell, by vLLM's names."""
-        return {"kv_cache_usage_perc": self._live().kv_usage, "num_requests_waiting": float(self.waiting)}
+        return {"kv_cache_usage_perc": self.engine.kv_usage, "num_requests_waiting": float(self.waiting)}
 
     def latencies(self) -> dict[str, dict[str, Any]]:
         """Of the last 5 minutes, for people: "ttft" and "itl", each with "count", "percentiles" ([p50, p90, p99] in
@@ -128,7 +127,7 @@ class ServerMetrics:
 
     def snapshot(self) -> Snapshot:
         """What the status line is made of."""
-        engine = self._live()
+        engine = self.engine
         return Snapshot(
             at_s=self._clock(),
             prompt_tokens=int(engine.total("prompt_tokens")),
@@ -138,7 +137,7 @@ class ServerMetrics:
             padded_tokens=int(engine.total("padded_tokens")),
             preemptions=int(engine.total("preemptions")),
             compiles=int(engine.total("compiles_after_ready")),
-            restarts=engine.restarts,
+            restarts=self.front.restarts,
             running=engine.running,
             waiting=self.waiting,
             kv_usage=engine.kv_usage,
@@ -146,16 +145,9 @@ class ServerMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """All families; called by the registry."""
-        ask = self._sources
-        yield from self._live().families(self._labels, in_front=ask.queue(), at=self._wall_clock())
+        yield from self.engine.families(self._labels, in_front=self._queue(), at=self._wall_clock())
         yield from self.requests.families(self._labels)
-        yield from self.front.families(self._front_labels, phase=ask.phase(), rejections=ask.rejections())
-
-    def _live(self) -> EngineCounts:
-        """What beats told, as long as an engine serves."""
-        if self._sources.phase() not in _SERVING:
-            self.engine.on_lost()
-        return self.engine
+        yield from self.front.families(self._front_labels, self._rejections())
 
     def render(self, accept: str | None) -> tuple[bytes, str]:
         """The body of /metrics and its content type: OpenMetrics for those who accept it, else Prometheus's text.
