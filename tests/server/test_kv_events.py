@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+from beats import engine_info
 from host_model import ShadowModel, make_request
 from jaxpaged_server.engine_process.cache_journal import CacheJournal
 from jaxpaged_server.engine_process.wire import CacheEvents, Cleared, Frames, Removed, Stored, frame, front_decoder
-from jaxpaged_server.metrics.kv_events import block_hash, cleared, encode, to_batch
+from jaxpaged_server.metrics.kv_events import block_hash, payload
+from msgspec.structs import replace
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.prefix import block_key, root_key
@@ -39,7 +41,7 @@ TOLD = CacheEvents(
 
 
 def test_the_bytes_are_vllms() -> None:
-    assert encode(to_batch(TOLD, 2)) == GOLDEN
+    assert payload(TOLD, replace(engine_info(), block_size=2)) == GOLDEN
 
 
 def test_the_salt_itself_is_not_published() -> None:
@@ -52,7 +54,8 @@ def test_a_hash_is_the_low_half_of_a_half() -> None:
 
 
 def test_what_is_told_of_an_engine_that_is_gone() -> None:
-    assert msgspec.msgpack.decode(encode(to_batch(cleared(2.5), 16))) == [2.5, [{"type": "AllBlocksCleared"}], 0]
+    told = CacheEvents(at=2.5, events=[Cleared()])
+    assert msgspec.msgpack.decode(payload(told, None)) == [2.5, [{"type": "AllBlocksCleared"}], 0]
 
 
 def test_events_go_over_the_wire_unchanged() -> None:

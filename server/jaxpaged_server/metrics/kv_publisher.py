@@ -58,11 +58,13 @@ class KVPublisher:
         except ConfigError:
             self._context.destroy(linger=0)
             raise
+        if not config.endpoint.startswith(("tcp://127.", "ipc://", "inproc://")):
+            self._log.warning("kv events: token ids of all prompts are published on %s", config.endpoint)
         self._thread = threading.Thread(target=self._run, name="kv-events", daemon=True)
         self._thread.start()
 
     def publish(self, payload: bytes) -> int:
-        """Send a batch, see `kv_events.encode`; returns its sequence number."""
+        """Send a batch, see `kv_events.payload`; returns its sequence number."""
         number = next(self._sequence)
         try:
             self._outer.send_multipart((number.to_bytes(8, "big"), payload), flags=self._zmq.NOBLOCK)
