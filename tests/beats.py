@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxpaged_server.engine_process.wire import Beat, EngineInfo, StepRecord
+from jaxpaged_server.engine_process.wire import STEP_TOKEN_BOUNDS, Beat, EngineInfo
 
 from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
@@ -35,10 +35,12 @@ def engine_info(*, max_model_len: int = 100, num_blocks: int = 10) -> EngineInfo
     )
 
 
-def step(tokens: int, padding: int = 0) -> StepRecord:
-    return StepRecord(
-        at=0.0, tokens=tokens, padding=padding, rows=1, plan_s=0.0, pack_s=0.0, execute_s=0.0, wait_s=0.0, commit_s=0.0
-    )
+def step_counts(*tokens: int) -> tuple[int, ...]:
+    """Steps of so many tokens, as a beat tells them."""
+    counts = [0] * (len(STEP_TOKEN_BOUNDS) + 1)
+    for number in tokens:
+        counts[sum(number > bound for bound in STEP_TOKEN_BOUNDS)] += 1
+    return tuple(counts)
 
 
 def beat(
@@ -47,7 +49,7 @@ def beat(
     ledger: KVLedger = LEDGER,
     running: int = 2,
     waiting: int = 3,
-    steps: Sequence[StepRecord] = (),
+    steps: Sequence[int] = (),
 ) -> Beat:
     return Beat(
         metrics=metrics or EngineMetrics(),
@@ -57,5 +59,6 @@ def beat(
         step_age_s=0.0,
         oldest_wait_s=0.0,
         longest_step_s=0.0,
-        steps=list(steps),
+        steps=[],
+        step_token_counts=step_counts(*steps),
     )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import msgspec
-import pytest
+from beats import engine_info
 from host_model import ShadowModel, make_request
 from jaxpaged_server.engine_process.cache_journal import CacheJournal
 from jaxpaged_server.engine_process.wire import CacheEvents, Cleared, Frames, Removed, Stored, frame, front_decoder
-from jaxpaged_server.metrics.kv_events import block_hash, cleared, encode, to_batch
-from jaxpaged_server.metrics.kv_events_config import KVEventsConfig
+from jaxpaged_server.metrics.kv_events import block_hash, payload
+from msgspec.structs import replace
 
 from jaxpaged.buckets import BucketTable
-from jaxpaged.errors import ConfigError
 from jaxpaged.prefix import block_key, root_key
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 
@@ -42,7 +41,7 @@ TOLD = CacheEvents(
 
 
 def test_the_bytes_are_vllms() -> None:
-    assert encode(to_batch(TOLD, 2)) == GOLDEN
+    assert payload(TOLD, replace(engine_info(), block_size=2)) == GOLDEN
 
 
 def test_the_salt_itself_is_not_published() -> None:
@@ -55,7 +54,8 @@ def test_a_hash_is_the_low_half_of_a_half() -> None:
 
 
 def test_what_is_told_of_an_engine_that_is_gone() -> None:
-    assert msgspec.msgpack.decode(encode(to_batch(cleared(2.5), 16))) == [2.5, [{"type": "AllBlocksCleared"}], 0]
+    told = CacheEvents(at=2.5, events=[Cleared()])
+    assert msgspec.msgpack.decode(payload(told, None)) == [2.5, [{"type": "AllBlocksCleared"}], 0]
 
 
 def test_events_go_over_the_wire_unchanged() -> None:
@@ -133,41 +133,3 @@ def test_a_scheduler_writes_the_journal() -> None:
         Removed(group=0, keys=[second]),
         Stored(group=0, parent=None, keys=[other], tokens=[6, 6, 6, 6], salt=""),
     ]
-
-
-def test_the_configuration_is_vllms_json() -> None:
-    config = KVEventsConfig.parse('{"enable_kv_cache_events": true, "publisher": "zmq", "topic": "kv@pod@model"}')
-    assert config.publishes
-    assert config == KVEventsConfig(enable_kv_cache_events=True, publisher="zmq", topic="kv@pod@model")
-    assert (config.endpoint, config.replay_endpoint) == ("tcp://*:5557", None)
-    assert (config.buffer_steps, config.hwm, config.max_queue_size) == (10_000, 100_000, 100_000)
-    assert KVEventsConfig.parse('{"enable_kv_cache_events": true}').publishes
-    assert not KVEventsConfig.parse("{}").publishes
-    assert not KVEventsConfig.parse('{"enable_kv_cache_events": true, "publisher": "null"}').publishes
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "kv_events_config is '{': it must be JSON"),
-        ("[" * 100_000, "it must be JSON"),
-        ("[]", "it must be a JSON object"),
-        (
-            '{"enable": true}',
-            "kv_events_config.enable is True: there is no such word; there are enable_kv_cache_events",
-        ),
-        ('{"enable_kv_cache_events": 1}', "kv_events_config.enable_kv_cache_events is 1: it must be a boolean"),
-        ('{"publisher": "nats"}', 'kv_events_config.publisher is \'nats\': it must be "zmq" or "null"'),
-        ('{"buffer_steps": 0}', "kv_events_config.buffer_steps is 0: it must be a whole number from 1 to 10000000"),
-        ('{"hwm": true}', "kv_events_config.hwm is True: it must be a whole number"),
-        ('{"max_queue_size": 1.5}', "kv_events_config.max_queue_size is 1.5"),
-        ('{"endpoint": "5557"}', "kv_events_config.endpoint is '5557': it must begin with tcp://, ipc:// or inproc://"),
-        ('{"endpoint": null}', "kv_events_config.endpoint is None: it must be a string"),
-        ('{"replay_endpoint": "http://x"}', "kv_events_config.replay_endpoint is 'http://x'"),
-        ('{"topic": 3}', "kv_events_config.topic is 3: it must be a string"),
-    ],
-)
-def test_a_word_that_cannot_be_is_refused(text: str, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        KVEventsConfig.parse(text)
-    assert message in str(caught.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxpaged_server.metrics.kv_events_config import KVEventsConfig
+from jaxpaged_server.kv_events_config import KVEventsConfig
 from jaxpaged_server.metrics.kv_publisher import KVPublisher
 
 from jaxpaged.errors import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from beats import LEDGER, beat, engine_info, step
+from beats import LEDGER, beat, engine_info
 from jaxpaged_server.metrics.front_counts import MAX_ROUTES
 from jaxpaged_server.metrics.registry import OPEN_METRICS, TEXT, ServerMetrics
 from jaxpaged_server.metrics.request_figures import RequestFigures
@@ -97,10 +97,9 @@ def families(metrics: ServerMetrics) -> dict[str, Metric]:
 
 def value(metrics: ServerMetrics, name: str, **labels: str) -> float:
     """The one sample of that name whose labels hold those."""
-    text = metrics.render(None)[0].decode()
     found = [
         sample.value
-        for family in parse_text(text)
+        for family in metrics.collect()
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()
     ]
@@ -110,7 +109,7 @@ def value(metrics: ServerMetrics, name: str, **labels: str) -> float:
 
 def everything() -> ServerMetrics:
     metrics = make(keys=("team-a", "team-b"))
-    metrics.on_beat(beat(EngineMetrics(steps=1, step_tokens=7), steps=[step(7)]), engine_info())
+    metrics.on_beat(beat(EngineMetrics(steps=1, step_tokens=7), steps=[7]), engine_info())
     metrics.on_reply("/v1/completions", 200)
     return metrics
 
@@ -264,20 +263,16 @@ def test_the_pool_is_told_by_class_and_the_classes_sum_to_it() -> None:
     assert value(metrics, "jaxpaged:kv_contiguous_waste_ratio") == 0.75
 
 
-def test_steps_are_binned_and_those_that_a_beat_left_out_count_with_their_mean() -> None:
+def test_steps_are_counted_by_their_tokens() -> None:
     metrics, info = make(), engine_info()
-    metrics.on_beat(beat(EngineMetrics(steps=2, step_tokens=41), steps=[step(1), step(40)]), info)
-    # five more, of which a beat tells two: the other three had 30 tokens together
-    metrics.on_beat(beat(EngineMetrics(steps=7, step_tokens=41 + 30 + 9), steps=[step(8), step(1)]), info)
+    metrics.on_beat(beat(EngineMetrics(steps=2, step_tokens=41), steps=[1, 40]), info)
+    metrics.on_beat(beat(EngineMetrics(steps=4, step_tokens=51), steps=[1, 40, 8, 2]), info)
+    metrics.on_beat(beat(EngineMetrics(steps=1, step_tokens=20000), steps=[20000]), engine_info())
     name = "vllm:iteration_tokens_total"
-    counts = [value(metrics, f"{name}_bucket", le=le) for le in ("1.0", "8.0", "16.0", "32.0", "64.0", "+Inf")]
-    assert counts == [2, 3, 6, 6, 7, 7]
-    assert value(metrics, f"{name}_sum") == 80
-    # a step that ended after the metrics were read comes twice, once told and once counted
-    metrics.on_beat(beat(EngineMetrics(steps=7, step_tokens=80), steps=[step(5)]), info)
-    metrics.on_beat(beat(EngineMetrics(steps=8, step_tokens=85)), info)
-    assert value(metrics, f"{name}_count") == 8
-    assert value(metrics, f"{name}_sum") == 85
+    counts = [value(metrics, f"{name}_bucket", le=le) for le in ("1.0", "8.0", "32.0", "64.0", "16384.0", "+Inf")]
+    assert counts == [1, 3, 3, 4, 4, 5]
+    assert value(metrics, f"{name}_sum") == 20051
+    assert value(metrics, f"{name}_count") == 5
 
 
 def test_a_request_is_counted_when_it_ends() -> None:
@@ -346,18 +341,21 @@ def test_counters_never_go_back_when_engines_come_and_go() -> None:
         for _ in range(draw.randint(0, 4)):  # an engine may die before its first beat
             engine = [total + draw.randint(0, 9) for total in engine]
             prompt, output, steps = engine
-            told = EngineMetrics(prompt_tokens=prompt, output_tokens=output, steps=steps, step_tokens=steps)
-            metrics.on_beat(beat(told, steps=[step(1)] * min(steps, 3)), info)
+            told = EngineMetrics(prompt_tokens=prompt, output_tokens=output, steps=steps)
+            metrics.on_beat(beat(told, steps=[1] * steps), info)
             now = [value(metrics, name) for name in names]
             assert all(a >= b for a, b in zip(now, seen, strict=True)), (now, seen)
             seen = now
         expected = [a + b for a, b in zip(expected, engine, strict=True)]
-        metrics.on_restart()
+        metrics.on_phase(draw.choice(["restarting", "loading", "failed"]))
         assert value(metrics, "vllm:num_requests_running") == 0
         assert value(metrics, "vllm:kv_cache_usage_perc") == 0
+        assert metrics.load() == {"kv_cache_usage_perc": 0.0, "num_requests_waiting": 0.0}
         assert [value(metrics, name) for name in names] == seen
-    assert seen[:2] == expected[:2]
-    assert value(metrics, "jaxpaged:engine_restarts_total") == 6
+    assert seen == expected
+    assert value(metrics, "jaxpaged:engine_restarts_total") == 0
+    metrics.on_restart()
+    assert value(metrics, "jaxpaged:engine_restarts_total") == 1
 
 
 def test_a_queue_before_the_engine_counts_as_waiting() -> None:
@@ -373,16 +371,15 @@ def test_a_queue_before_the_engine_counts_as_waiting() -> None:
 
 
 def test_refusals_and_replies() -> None:
-    metrics = make()
-    for reason in ("max_num_queued_reqs", "key_rate", "key_rate"):
-        metrics.on_rejection(reason)
+    refused = {"queue_full": 1, "queue_tokens": 0, "tokens_per_minute": 2}
+    metrics = make(rejections=lambda: refused)
     for status in (200, 200, 429):
         metrics.on_reply("/v1/chat/completions", status)
     metrics.on_sse(70)
     metrics.on_sse(30)
     assert value(metrics, "vllm:admission_rejections_total", reason="max_num_queued_reqs") == 1
     assert value(metrics, "vllm:admission_rejections_total", reason="max_num_queued_tokens") == 0
-    assert value(metrics, "vllm:admission_rejections_total", reason="key_rate") == 2
+    assert value(metrics, "vllm:admission_rejections_total", reason="tokens_per_minute") == 2
     assert value(metrics, "jaxpaged:http_requests_total", route="/v1/chat/completions", status="200") == 2
     assert value(metrics, "jaxpaged:http_requests_total", route="/v1/chat/completions", status="429") == 1
     assert value(metrics, "jaxpaged:sse_bytes_total") == 100
@@ -399,17 +396,20 @@ def test_routes_are_bounded() -> None:
 
 def test_one_phase_at_a_time() -> None:
     metrics = make()
-    for phase in ("loading", "ready"):
+    for phase in ("loading", "ready", "draining", "failed"):
         metrics.on_phase(phase)
         shown = {s.labels["phase"]: s.value for s in families(metrics)["jaxpaged:engine_phase"].samples}
         assert {name for name, number in shown.items() if number} == {phase}
-        assert len(shown) == 7
+        assert len(shown) == 8
 
 
 def test_two_servers_share_nothing() -> None:
     one, two = make(), make()
-    one.on_rejection("max_num_queued_reqs")
-    assert value(two, "vllm:admission_rejections_total", reason="max_num_queued_reqs") == 0
+    one.on_first_token(0.5)
+    one.on_sse(3)
+    assert value(one, "jaxpaged:sse_bytes_total") == 3
+    assert value(two, "jaxpaged:sse_bytes_total") == 0
+    assert value(two, "vllm:time_to_first_token_seconds_count") == 0
 
 
 def test_a_model_name_may_hold_anything() -> None:

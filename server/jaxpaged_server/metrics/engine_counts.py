@@ -13,8 +13,7 @@ from prometheus_client.metrics_core import Metric
 
 from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
-from jaxpaged_server.engine_process.wire import Beat, EngineInfo
-from jaxpaged_server.metrics.buckets import STEP_TOKENS
+from jaxpaged_server.engine_process.wire import STEP_TOKEN_BOUNDS, Beat, EngineInfo
 from jaxpaged_server.metrics.families import Labels, counter, counters, gauge, gauges, histogram, summaries
 from jaxpaged_server.metrics.histogram import Histogram
 
@@ -29,7 +28,6 @@ class EngineCounts:
     def __init__(self) -> None:
         self.info: EngineInfo | None = None
         """Of the latest engine."""
-        self.step_tokens = Histogram(STEP_TOKENS)
         self.ledger = _NO_SLOTS
         self.running = 0
         self.waiting = 0
@@ -38,13 +36,13 @@ class EngineCounts:
         """Share of the computed tokens that were asked for, in the steps between the last two beats with any."""
         self._before = EngineMetrics()  # totals of the engines that are gone
         self._now = EngineMetrics()
-        self._binned_steps = 0  # of this engine, in `step_tokens`
-        self._binned_tokens = 0
+        self._steps_before = [0] * (len(STEP_TOKEN_BOUNDS) + 1)  # by their tokens: see Beat.step_token_counts
+        self._steps_now: tuple[int, ...] = ()
 
     def on_beat(self, beat: Beat, info: EngineInfo) -> None:
         """Take in a beat of the engine that `info` came from; another object means another engine."""
         now = beat.metrics
-        if (self.info is not None and info is not self.info) or now.steps < self._now.steps:
+        if self.info is not None and info is not self.info:
             self._change_engine()
         self.info = info
         self.ledger, self.running, self.waiting = beat.ledger, beat.running, beat.waiting
@@ -52,7 +50,7 @@ class EngineCounts:
         if asked + padded:
             self.occupancy = asked / (asked + padded)
         self._now = now
-        self._bin_steps(beat)
+        self._steps_now = beat.step_token_counts
 
     def on_lost(self) -> None:
         """The engine is gone: nothing runs, no slot is held. Its totals stay."""
@@ -83,30 +81,25 @@ class EngineCounts:
         for field in fields(EngineMetrics):
             setattr(self._before, field.name, self.total(field.name))
         self._now = EngineMetrics()
-        self._binned_steps = self._binned_tokens = 0
+        self._steps_before = self._steps()
+        self._steps_now = ()
 
-    def _bin_steps(self, beat: Beat) -> None:
-        """Put steps into the histogram. A beat tells its last 64 alone: the others count with their mean."""
-        for step in beat.steps:
-            self.step_tokens.observe(step.tokens)
-            self._binned_tokens += step.tokens
-        self._binned_steps += len(beat.steps)
-        untold = beat.metrics.steps - self._binned_steps  # below zero: a step ended after the metrics were read
-        if untold > 0:
-            self.step_tokens.observe((beat.metrics.step_tokens - self._binned_tokens) / untold, untold)
-            self._binned_steps, self._binned_tokens = beat.metrics.steps, beat.metrics.step_tokens
+    def _steps(self) -> list[int]:
+        """Steps of all engines by their tokens."""
+        now = self._steps_now or (0,) * len(self._steps_before)
+        return [a + b for a, b in zip(self._steps_before, now, strict=True)]
 
     def families(self, labels: Labels, *, in_front: tuple[int, int], at: float) -> Iterator[Metric]:
         """in_front: requests that wait before they are given to the engine: for room, for a limit of their own.
 
         at: seconds on the wall clock.
         """
-        yield from self._state(labels, in_front, at)
-        yield from self._tokens(labels)
-        yield from self._pool(labels)
-        yield from self._steps(labels)
+        yield from self._state_families(labels, in_front, at)
+        yield from self._token_families(labels)
+        yield from self._pool_families(labels)
+        yield from self._step_families(labels)
 
-    def _state(self, labels: Labels, in_front: tuple[int, int], at: float) -> Iterator[Metric]:
+    def _state_families(self, labels: Labels, in_front: tuple[int, int], at: float) -> Iterator[Metric]:
         capacity, deferred = self.waiting + in_front[0], in_front[1]
         yield gauge("vllm:num_requests_running", "Requests that the engine computes.", labels, self.running)
         yield gauge("vllm:num_requests_waiting", "Requests that wait to be computed.", labels, capacity + deferred)
@@ -134,7 +127,7 @@ class EngineCounts:
             }
             yield gauge("vllm:cache_config_info", "Options of the KV pool as labels; the value is 1.", config, 1)
 
-    def _tokens(self, labels: Labels) -> Iterator[Metric]:
+    def _token_families(self, labels: Labels) -> Iterator[Metric]:
         prompt, cached = self.total("prompt_tokens"), self.total("cached_tokens")
         yield counter("vllm:prompt_tokens", "Prompt tokens of requests that were started.", labels, prompt)
         yield counters(
@@ -155,7 +148,7 @@ class EngineCounts:
             self.total("preemptions"),
         )
 
-    def _pool(self, labels: Labels) -> Iterator[Metric]:
+    def _pool_families(self, labels: Labels) -> Iterator[Metric]:
         yield gauges(
             "jaxpaged:kv_tokens",
             "Slots (token places) of the KV pool by class; the classes sum to the pool.",
@@ -171,8 +164,9 @@ class EngineCounts:
             self.contiguous_waste,
         )
 
-    def _steps(self, labels: Labels) -> Iterator[Metric]:
-        yield histogram("vllm:iteration_tokens_total", "Tokens computed in a step.", labels, self.step_tokens)
+    def _step_families(self, labels: Labels) -> Iterator[Metric]:
+        step_tokens = Histogram.of(STEP_TOKEN_BOUNDS, self._steps(), self.total("step_tokens"))
+        yield histogram("vllm:iteration_tokens_total", "Tokens computed in a step.", labels, step_tokens)
         yield summaries(
             "jaxpaged:step_seconds",
             "Seconds of steps by phase: plan, pack, execute (launching), wait (for results), commit.",

@@ -1,16 +1,16 @@
-"""What is counted of the server's own doing: replies, refusals, and starts of the engine."""
+"""What is counted of the server's own doing: replies, refusals, and the engine's phase."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.metrics_core import Metric
 
 from jaxpaged_server.metrics.families import Labels, counter, counter_table, counters, gauges
 
-PHASES = ("starting", "loading", "compiling", "ready", "draining", "restarting", "stopped")
-REJECTIONS = ("max_num_queued_reqs", "max_num_queued_tokens")
-"""Reasons that vLLM has; they are shown from the start."""
+PHASES = ("starting", "loading", "compiling", "ready", "draining", "restarting", "failed", "stopped")
+VLLM_REASONS = {"queue_full": "max_num_queued_reqs", "queue_tokens": "max_num_queued_tokens"}
+"""What vLLM calls the reasons for a refusal that it has."""
 MAX_ROUTES = 64
 OTHER = "other"
 
@@ -24,7 +24,6 @@ class FrontCounts:
         self.sse_bytes = 0
         self._replies: dict[tuple[str, int], int] = {}
         self._routes: set[str] = {OTHER}
-        self._rejections: dict[str, int] = dict.fromkeys(REJECTIONS, 0)
 
     def on_reply(self, route: str, status: int) -> None:
         """Count a reply. route: the template; past MAX_ROUTES of them, "other"."""
@@ -34,14 +33,13 @@ class FrontCounts:
             self._routes.add(route)
         self._replies[route, status] = self._replies.get((route, status), 0) + 1
 
-    def on_rejection(self, reason: str) -> None:
-        """Count a request that was not admitted. reason: a word of the admission's own."""
-        self._rejections[reason] = self._rejections.get(reason, 0) + 1
-
-    def families(self, labels: Labels) -> Iterator[Metric]:
-        yield counters(
-            "vllm:admission_rejections", "Requests refused by a limit, by which.", labels, "reason", self._rejections
-        )
+    def families(self, labels: Labels, rejections: Mapping[str, int]) -> Iterator[Metric]:
+        """rejections: requests that were not admitted, by reason."""
+        reasons = dict.fromkeys(VLLM_REASONS.values(), 0)
+        for reason, count in rejections.items():
+            name = VLLM_REASONS.get(reason, reason)
+            reasons[name] = reasons.get(name, 0) + count
+        yield counters("vllm:admission_rejections", "Requests refused by a limit, by which.", labels, "reason", reasons)
         yield counter("jaxpaged:engine_restarts", "Times that the engine was started again.", labels, self.restarts)
         phases = dict.fromkeys((*PHASES, self.phase), 0) | {self.phase: 1}
         yield gauges("jaxpaged:engine_phase", "1 for the phase that the engine is in.", labels, "phase", phases)

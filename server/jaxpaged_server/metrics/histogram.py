@@ -24,6 +24,15 @@ class Histogram:
         self.total = 0.0
         """Sum of the values."""
 
+    @classmethod
+    def of(cls, bounds: Sequence[float], counts: Sequence[int], total: float) -> Histogram:
+        """What others have counted: one count a bound and one above all, or none at all."""
+        made = cls(bounds)
+        assert len(counts) in (0, len(bounds) + 1), f"{len(counts)} counts for {len(bounds)} bounds"
+        made._counts[:] = counts or made._counts
+        made.total = total
+        return made
+
     def observe(self, value: float, count: int = 1) -> None:
         """Count a value, `count` times."""
         self._counts[bisect_left(self._bounds, value)] += count

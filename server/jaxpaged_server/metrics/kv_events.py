@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from jaxpaged_server.engine_process.wire import CacheEvents, Cleared, Removed, Stored
+from jaxpaged_server.engine_process.wire import CacheEvents, Cleared, EngineInfo, Removed, Stored
 
 MEDIUM = "GPU"
 """What vLLM calls the pool that the model computes with, on every device."""
@@ -59,14 +59,9 @@ def to_batch(told: CacheEvents, block_size: int, *, rank: int = 0) -> KVEventBat
     return KVEventBatch(ts=told.at, events=events, data_parallel_rank=rank)
 
 
-def cleared(at: float) -> CacheEvents:
-    """What is to be told when an engine is gone."""
-    return CacheEvents(at=at, events=[Cleared()])
-
-
-def encode(batch: KVEventBatch) -> bytes:
-    """The third frame of a message."""
-    return msgspec.msgpack.encode(batch)
+def payload(told: CacheEvents, info: EngineInfo | None) -> bytes:
+    """The third frame of a message. info: of the engine that told it; None: none was ever ready, so none has blocks."""
+    return msgspec.msgpack.encode(to_batch(told, 0 if info is None else info.block_size))
 
 
 def _event(event: Stored | Removed | Cleared, block_size: int) -> Any:

@@ -15,8 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from jaxpaged.errors import ConfigError
-from jaxpaged_server.metrics.kv_events_config import OPTION, KVEventsConfig
+from jaxpaged_server.kv_events_config import KVEventsConfig
 
+OPTION = "kv_events_config"
 END = (-1).to_bytes(8, "big", signed=True)
 CLOSE_S = 1.0
 """Seconds that closing may take to hand over what is still queued."""
@@ -30,7 +31,7 @@ class KVPublisher:
     """
 
     def __init__(self, config: KVEventsConfig, *, log: logging.Logger | None = None) -> None:
-        assert config.publishes, "nothing is to be published"
+        assert config.enabled, "nothing is to be published"
         zmq = _zmq(config)
         self.dropped = 0
         """Batches that were not published, since the queue was full. Subscribers see a gap in the sequence."""
@@ -57,11 +58,13 @@ class KVPublisher:
         except ConfigError:
             self._context.destroy(linger=0)
             raise
+        if not config.endpoint.startswith(("tcp://127.", "ipc://", "inproc://")):
+            self._log.warning("kv events: token ids of all prompts are published on %s", config.endpoint)
         self._thread = threading.Thread(target=self._run, name="kv-events", daemon=True)
         self._thread.start()
 
     def publish(self, payload: bytes) -> int:
-        """Send a batch, see `kv_events.encode`; returns its sequence number."""
+        """Send a batch, see `kv_events.payload`; returns its sequence number."""
         number = next(self._sequence)
         try:
             self._outer.send_multipart((number.to_bytes(8, "big"), payload), flags=self._zmq.NOBLOCK)

@@ -7,7 +7,7 @@ There is no global registry and no lock: the event loop's thread feeds it and re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -31,7 +31,8 @@ class ServerMetrics:
     """model_name: what clients call the model. keys: names of the API keys, which become labels.
 
     queue: requests that wait before they are given to the engine: (for room in it, for a limit of their own key).
-    clock, wall_clock: seconds, the first one never goes back.
+    rejections: requests that were not admitted since the start, by reason. clock, wall_clock: seconds, the first one
+    never goes back.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ServerMetrics:
         *,
         keys: Sequence[str] = (),
         queue: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        rejections: Callable[[], Mapping[str, int]] = dict,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -53,6 +55,7 @@ class ServerMetrics:
         self._labels = {"model_name": model_name, "engine": "0"}
         self._front_labels = {"model_name": model_name}
         self._queue = queue
+        self._rejections = rejections
         self._clock = clock
         self._wall_clock = wall_clock
         self._registry = CollectorRegistry(auto_describe=False)
@@ -66,7 +69,7 @@ class ServerMetrics:
         self.engine.on_beat(beat, info)
 
     def on_phase(self, phase: str) -> None:
-        """The engine, or the server, is in another phase: one of PHASES."""
+        """The engine, or the server, is in another phase: one of `front_counts.PHASES`."""
         self.front.phase = phase
         if phase not in ("ready", "draining"):
             self.engine.on_lost()
@@ -90,10 +93,6 @@ class ServerMetrics:
     def on_request(self, figures: RequestFigures) -> None:
         """A request has ended, in whatever way."""
         self.requests.on_request(figures)
-
-    def on_rejection(self, reason: str) -> None:
-        """A request was not admitted."""
-        self.front.on_rejection(reason)
 
     def on_reply(self, route: str, status: int) -> None:
         """A reply was given. route: the template of its route."""
@@ -148,7 +147,7 @@ class ServerMetrics:
         """All families; called by the registry."""
         yield from self.engine.families(self._labels, in_front=self._queue(), at=self._wall_clock())
         yield from self.requests.families(self._labels)
-        yield from self.front.families(self._front_labels)
+        yield from self.front.families(self._front_labels, self._rejections())
 
     def render(self, accept: str | None) -> tuple[bytes, str]:
         """The body of /metrics and its content type: OpenMetrics for those who accept it, else Prometheus's text.
