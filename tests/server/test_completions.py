@@ -6,10 +6,11 @@ import asyncio
 import json
 from typing import Any
 
-from jaxpaged.tiny import TINY_MODEL
-from jaxpaged.tokenize import Tokenizer
 from scripted_engine import ScriptedEngine, ScriptedStream, next_token
 from served import Served, served
+
+from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.tokenize import Tokenizer
 
 TOKENIZER = Tokenizer.load(TINY_MODEL)
 PATH = "/v1/completions"
