@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError
@@ -54,9 +55,26 @@ def num_seats(max_rows: int) -> int:
     return 2 * max_rows
 
 
+def score_rows(platform: str) -> int:
+    """Places of a prompt that are scored at a time: with fewer a GPU waits for the head's weights more often, with more
+    a short prompt is padded more, and more logits are in memory."""
+    return 64 if platform == "cpu" else 128
+
+
 def longest_life(request: Request) -> int:
     """Tokens a request may come to hold in the KV pool: the last one it draws is never computed."""
     return len(request.prompt) + request.max_tokens - 1
+
+
+def prompt_tokens(requests: Iterable[Request], limit: int) -> int:
+    """Uncomputed tokens of the prompts among `requests`, counted up to about `limit`."""
+    total = 0
+    for request in requests:
+        if request.num_uncomputed > 1:
+            total += request.num_uncomputed
+            if total >= limit:
+                break
+    return total
 
 
 def check_request(request: Request, *, max_model_len: int, block_size: int, max_blocks: int) -> None:

@@ -94,7 +94,7 @@ _STYLES: Mapping[type, FlagStyle] = MappingProxyType(
         ),
         SamplingParams: FlagStyle(
             # --seed is the engine's and seeds every request; logprobs are not printed
-            hidden=frozenset({"seed", "logprobs"}),
+            hidden=frozenset({"seed", "logprobs", "prompt_logprobs"}),
             types={
                 "stop": Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
                 "stop_token_ids": Annotated[tuple[int, ...], tyro.conf.UseAppendAction],

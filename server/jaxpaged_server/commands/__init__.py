@@ -1,4 +1,4 @@
-"""The subcommands of `jaxpaged` that speak HTTP, beside those of `jaxpaged.commands`. [no jax]"""
+"""The subcommands of `jaxpaged` that need the server's libraries. [no jax]"""
 
 from __future__ import annotations
 
@@ -9,5 +9,10 @@ COMMANDS = (
         words=("serve",),
         summary="serve a model over HTTP with OpenAI's API",
         module="jaxpaged_server.commands.serve",
+    ),
+    Command(
+        words=("bench", "serve"),
+        summary="send a load to any OpenAI endpoint and report its latencies and rates",
+        module="jaxpaged_server.commands.bench_serve",
     ),
 )
