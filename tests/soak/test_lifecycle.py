@@ -1,4 +1,4 @@
-"""Signals at any moment, and an engine that is killed: no stream cut without a word, no process left, a right status."""
+"""Signals at any moment, and an engine that is killed: no stream cut without a word, no process left behind."""
 
 from __future__ import annotations
 
