@@ -15,6 +15,7 @@ import numpy as np
 from jaxpaged.buckets import Bucket
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import MAX_BIASES, PENDING, Request
+from jaxpaged.scored_tokens import ScoredTokens
 
 _INT_OPTIONS = ("top_k", "seeds", "num_logprobs", "prompt_lens")
 _FLOAT_OPTIONS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
@@ -41,12 +42,14 @@ class StepInputs:
 
     history: i32[S, max_model_len], a row's tokens and then -1; None where no sampling row has a penalty.
     bias_ids: i32[S, MAX_BIASES], padded with -1, and bias_values: f32[S, MAX_BIASES]; None where no row has a bias.
+    scored: None where the step scores no prompt.
     """
 
     ints: np.ndarray
     history: np.ndarray | None
     bias_ids: np.ndarray | None
     bias_values: np.ndarray | None
+    scored: ScoredTokens | None = None
 
 
 class StepFields(NamedTuple):
@@ -109,6 +112,7 @@ class Packer:
         self._known: list[object] = [None] * num_seats  # the block tables that a seat's copy was made of
         self._lengths = [0] * num_seats  # entries of each table that were copied
         self._edited = np.zeros(num_seats + 1, bool)  # whether its logits may be edited: penalties, biases, min_tokens
+        self._scored = np.zeros(num_seats + 1, bool)  # whether it came with a prompt to score
 
     def pack(self, plan: StepPlan, layout: StepLayout) -> StepInputs:
         """The inputs of a step. A row whose request ended since the plan reads and writes the null block only."""
@@ -126,11 +130,12 @@ class Packer:
         np.take(self._options, seats, axis=1, out=options, mode="clip")
         for group, table in enumerate(fields.block_tables):
             np.take(self._tables[group], seats, axis=0, out=table, mode="clip")
+        scored = ScoredTokens.of(plan) if self._scored[seats].any() else None
         if not self._edited[seats].any():
-            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None)
+            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, scored=scored)
         bias_ids, bias_values = _biases(rows, num_rows, self._vocab_size)
         history = _history(rows, num_rows, self._max_model_len)
-        return StepInputs(ints=ints, history=history, bias_ids=bias_ids, bias_values=bias_values)
+        return StepInputs(ints=ints, history=history, bias_ids=bias_ids, bias_values=bias_values, scored=scored)
 
     def _pack_tokens(self, rows: Sequence[RowPlan], fields: StepFields) -> None:
         num_rows = len(rows)
@@ -169,6 +174,7 @@ class Packer:
             self._tables[:, seat] = 0
             params = request.params
             self._edited[seat] = _is_penalised(request) or bool(params.logit_bias) or params.min_tokens > 0
+            self._scored[seat] = request.num_scored < request.num_to_score
         length, known = len(tables[0]), self._lengths[seat]
         if length != known:
             width = self._tables.shape[2]

@@ -201,7 +201,7 @@ def _digest(data: bytes) -> str:
 def _code_digest() -> str:
     """Of everything of ours that is traced or compiled."""
     engine, kernels = (Path(module.__file__ or "").parent for module in (jaxpaged, pallas_kernels))
-    files = [engine / name for name in ("batch.py", "limits.py", "programs.py", "sampler.py")]
+    files = [engine / name for name in ("batch.py", "limits.py", "programs.py", "sampler.py", "scoring.py")]
     files += [path for folder in (engine / "models", kernels) for path in folder.rglob("*") if path.is_file()]
     found = hashlib.sha256()
     for path in sorted(path for path in files if path.suffix in {".py", ".json", ".cc", ".h"}):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from jaxpaged.combinations import KV_DTYPE_ALIASES, KV_DTYPES, QUANTIZATIONS, check_word
 from jaxpaged.errors import ConfigError
-from jaxpaged.limits import num_seats
+from jaxpaged.limits import num_seats, score_rows
 from jaxpaged.tiny import TINY_MODEL
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -148,6 +148,11 @@ class ResolvedConfig:
     def num_seats(self) -> int:
         """Places for running requests, whose last drawn tokens the device remembers."""
         return num_seats(self.max_num_seqs)
+
+    @property
+    def score_rows(self) -> int:
+        """Places of a prompt that are scored at a time."""
+        return score_rows(self.platform)
 
     @property
     def min_rows(self) -> int:

@@ -35,6 +35,7 @@ from jaxpaged.memory import (
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.plan import StepPlan
+from jaxpaged.prefix import PrefixListener
 from jaxpaged.programs import Programs
 from jaxpaged.progress import Progress, progress_of
 from jaxpaged.prompt import check_prompt, prompt_ids
@@ -50,8 +51,8 @@ class LLMEngine:
     """A model, its KV pool, and the requests in flight. Not thread-safe: one thread calls it.
 
     model: taken as it is, so that `config.model` is a name and no folder; without `config.tokenizer` the engine then
-    speaks token ids alone. Raises ModelError for a folder that cannot be served and ConfigError for options that cannot
-    be.
+    speaks token ids alone. prefix_listener: told of what enters and leaves the prefix cache. Raises ModelError for a
+    folder that cannot be served and ConfigError for options that cannot be.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class LLMEngine:
         model: LoadedModel | None = None,
         progress: Progress | bool = False,
         clock: Callable[[], float] = time.monotonic,
+        prefix_listener: PrefixListener | None = None,
     ) -> None:
         began, progress = time.monotonic(), progress_of(progress)
         asked = config or EngineConfig()
@@ -68,6 +70,7 @@ class LLMEngine:
         if bundle is not None:
             asked = bundle.apply(asked)
         self._clock = clock
+        self._prefix_listener = prefix_listener
         self._compiles = CompileCounter()
         self.metrics = EngineMetrics()
         claim_share(asked.memory_share)
@@ -124,7 +127,9 @@ class LLMEngine:
         self._dtype_reason = dtype_reason
         self.buckets = make_buckets(config)
         windows = [group.window for group in model.config.kv_groups()]
-        self.scheduler = make_scheduler(config, windows, self.buckets, clock=self._clock)
+        self.scheduler = make_scheduler(
+            config, windows, self.buckets, clock=self._clock, listener=self._prefix_listener
+        )
         self.ledger = self.scheduler.ledger()
         """Of the pool as the last step left it; any thread may read it."""
         self.runner = ModelRunner(programs)
@@ -271,9 +276,10 @@ class LLMEngine:
         rows = len(plan.rows)
         tokens, finite = result.tokens()[:rows], result.finite()[:rows]
         logprobs = result.logprobs([row.request.params.logprobs if row.samples else None for row in plan.rows])
+        prompt_logprobs = result.prompt_logprobs([row.request.params.prompt_logprobs for row in plan.rows])
         arrived = self._clock()
         self._in_flight.popleft()
-        events = self.scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs)
+        events = self.scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
         self._count(plan, events)
         metrics = self.metrics
         metrics.wait_s += arrived - started

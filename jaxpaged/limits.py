@@ -55,6 +55,12 @@ def num_seats(max_rows: int) -> int:
     return 2 * max_rows
 
 
+def score_rows(platform: str) -> int:
+    """Places of a prompt that are scored at a time: with fewer a GPU waits for the head's weights more often, with more
+    a short prompt is padded more, and more logits are in memory."""
+    return 64 if platform == "cpu" else 128
+
+
 def longest_life(request: Request) -> int:
     """Tokens a request may come to hold in the KV pool: the last one it draws is never computed."""
     return len(request.prompt) + request.max_tokens - 1

@@ -12,6 +12,7 @@ from jaxpaged.request import (
     CompletionOutput,
     FinishReason,
     Logprob,
+    PromptLogprobs,
     Request,
     RequestMetrics,
     RequestOutput,
@@ -51,6 +52,7 @@ class Completion:
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[Mapping[int, Logprob]] = []
+        self._prompt_logprobs: PromptLogprobs | None = None
         self._cumulative_logprob = 0.0
         self._sent_texts = self._sent_tokens = 0
         self._first_token_s: float | None = None
@@ -63,6 +65,11 @@ class Completion:
     def finished(self) -> bool:
         return self._finish is not None
 
+    @property
+    def finish(self) -> FinishReason | None:
+        """Why it ended; None while it goes on."""
+        return self._finish
+
     def push(self, event: TokenEvent) -> bool:
         """Take one event. True when a stop string ended the text: the request must then be finished below."""
         stopped_by: str | None = None
@@ -71,6 +78,8 @@ class Completion:
                 self._first_token_s = self._clock()
             self._token_ids.append(event.token)
             self._take_logprobs(event)
+            if event.prompt_logprobs is not None:
+                self._prompt_logprobs = self._with_texts(event.prompt_logprobs)
             if event.token not in self._silent_ids(event):
                 stopped_by = self._scan(self._detokenizer.push(event.token))
         if stopped_by is None and event.finish is not None:
@@ -89,6 +98,7 @@ class Completion:
         first_text, first_token = (self._sent_texts, self._sent_tokens) if self.kind is OutputKind.DELTA else (0, 0)
         self._sent_texts, self._sent_tokens = len(self._text), len(self._token_ids)
         asked = self.request.params.logprobs is not None
+        prompt_logprobs = None if first_token else self._prompt_logprobs
         completion = CompletionOutput(
             index=0,
             text="".join(self._text[first_text:]),
@@ -104,6 +114,7 @@ class Completion:
             prompt_token_ids=self.request.prompt,
             outputs=(completion,),
             finished=self.finished,
+            prompt_logprobs=prompt_logprobs,
             num_cached_tokens=self.request.num_cached,
             metrics=RequestMetrics(
                 arrival_s=self.request.arrival_s,
@@ -133,12 +144,21 @@ class Completion:
     def _take_logprobs(self, event: TokenEvent) -> None:
         if event.logprobs is None or event.token is None:
             return
-        decoded = {
-            token: Logprob(logprob=p.logprob, rank=p.rank, decoded_token=self._tokenizer.decode([token]))
-            for token, p in event.logprobs.items()
-        }
-        self._logprobs.append(decoded)
-        self._cumulative_logprob += decoded[event.token].logprob
+        decoded = self._with_texts((event.logprobs,))
+        self._logprobs += filter(None, decoded)
+        self._cumulative_logprob += event.logprobs[event.token].logprob
+
+    def _with_texts(self, places: PromptLogprobs) -> PromptLogprobs:
+        """The same with each token's text; one that comes again, as the likeliest ones do, is decoded once."""
+        tokens = {token for place in places if place for token in place}
+        texts = {token: self._tokenizer.decode([token]) for token in tokens}
+        return tuple(
+            place
+            and {
+                token: Logprob(logprob=p.logprob, rank=p.rank, decoded_token=texts[token]) for token, p in place.items()
+            }
+            for place in places
+        )
 
     def _end(self, finish: FinishReason, stop_reason: int | str | None, error: str | None) -> None:
         self._finish, self._stop_reason, self._error = finish, stop_reason, error

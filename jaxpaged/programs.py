@@ -1,4 +1,5 @@
-"""What runs on the device, compiled: one program of the model a bucket, one sampler a number of rows, one for the pool.
+"""What runs on the device, compiled: one program of the model a bucket, one sampler a number of rows, one for the pool,
+one that scores prompts and, for it, one a number of tokens that picks their hidden vectors.
 
 Owns the traced functions, which are pure functions of arrays, and what they are compiled for; holds no array of the
 pool. A step takes a flat tuple of leaves (an `nnx.State` argument costs milliseconds a call, docs/DECISIONS.md).
@@ -25,6 +26,7 @@ from jaxpaged.models.decoder import Graph, make_context, unflatten
 from jaxpaged.models.kv import KVPool, make_pool, pool_specs
 from jaxpaged.request import MAX_BIASES, PENDING
 from jaxpaged.sampler import Sampled, SamplingRows, sample
+from jaxpaged.scoring import Scored, pick, score
 from jaxpaged.step_memory import StepMemory, options_bytes
 from jaxpaged.tuning import user_tuning
 from jaxpaged.weights.load import LoadedModel
@@ -35,6 +37,7 @@ _FLOAT_OPTIONS = frozenset({"temperature", "top_p", "min_p", "presence", "freque
 _ROW_DTYPES = tuple(jnp.float32 if name in _FLOAT_OPTIONS else jnp.int32 for name in SamplingRows._fields)
 _ROWS = SamplingRows._make([0] * len(SamplingRows._fields))
 _SAMPLED = Sampled._make([0] * len(Sampled._fields))
+_SCORED = Scored._make([0] * len(Scored._fields))
 
 
 class Programs:
@@ -81,7 +84,7 @@ class Programs:
             tuning=self.tuning,
         )
         arguments = (_shapes(self.model.leaves), pool, self._last_tokens(), _int32(layout.num_ints))
-        return self._program(name, step, arguments, donate=1, results=(pool, 0, (0, 0), _ROWS))
+        return self._program(name, step, arguments, donate=1, results=(pool, 0, (0, 0), _ROWS, 0))
 
     def sampler(self, rows: int) -> jax.stages.Compiled:
         """The sampler of `rows` rows; all buckets of as many rows share it."""
@@ -100,34 +103,53 @@ class Programs:
         )
         return self._program(name, draw, arguments, donate=0, results=(0, _SAMPLED))
 
+    def picker(self, tokens: int) -> jax.stages.Compiled:
+        """Picks the hidden vectors that are scored out of a step of `tokens` tokens."""
+        name = f"pick-{tokens}"
+        return self.compiled.get(name) or self._program(
+            name, pick, (self._hidden(tokens), _int32(self.config.score_rows)), donate=None, results=0
+        )
+
+    def scorer(self) -> jax.stages.Compiled:
+        """Scores prompt tokens, `score_rows` at a time; all buckets share it."""
+        if (program := self.compiled.get("score")) is not None:
+            return program
+        arguments = (_shapes(self.model.leaves), self._hidden(self.config.score_rows), _int32(self.config.score_rows))
+        function = partial(score, graphdef=self.model.graphdef)
+        return self._program("score", function, arguments, donate=None, results=_SCORED)
+
     def pool_maker(self) -> jax.stages.Compiled:
         """Makes a pool of zeros, of nothing."""
         make = partial(make_pool, self.model.config, self.backend, **self._pool_sizes())
         return self.compiled.get("pool") or self._program("pool", make, (), donate=None, results=self._pool_form())
 
     def step_memory(self, buckets: BucketTable) -> StepMemory | None:
-        """What the largest step takes beside weights and pool, as its two programs say; compiles them where they are
-        not yet. None where they do not say it."""
+        """What the largest step takes beside weights and pool, as its programs say; compiles them where they are not
+        yet. None where they do not say it."""
         (bucket,) = buckets.base.mixed
-        step, sampler = (_transient(program) for program in (self.step(bucket), self.sampler(bucket.rows)))
-        if step is None or sampler is None:
+        programs = (self.step(bucket), self.sampler(bucket.rows), self.picker(bucket.tokens), self.scorer())
+        sizes = [size for program in programs if (size := _transient(program)) is not None]
+        if len(sizes) < len(programs):
             return None
-        # one after the other; what the step gives, logits above all, stays until the sampler has read it
-        (step_temp, given), (sampler_temp, drawn) = step, sampler
+        # one after the other; what the step gives, logits and hidden vectors, stays until the others have read it
+        (step_temp, given), sampled, (pick_temp, picked), (score_temp, scored) = sizes
+        slices = -(-bucket.tokens // self.config.score_rows)
+        scoring = pick_temp + picked + score_temp + slices * scored
         unused = options_bytes({bucket.rows for bucket in buckets}, max_model_len=self.config.max_model_len)
-        num_bytes = max(step_temp + given, given + sampler_temp + drawn) + unused
+        num_bytes = given + max(step_temp, sum(sampled), scoring) + unused
         return StepMemory(num_bytes=num_bytes, source="memory_analysis")
 
     def has_step(self, bucket: Bucket) -> bool:
-        """Whether both programs of a step of this bucket are there."""
-        return {_step_name(bucket), f"sampler-{bucket.rows}"} <= self.compiled.keys()
+        """Whether all programs of a step of this bucket are there."""
+        names = {_step_name(bucket), f"sampler-{bucket.rows}", f"pick-{bucket.tokens}", "score"}
+        return names <= self.compiled.keys()
 
     def with_pool(self, config: ResolvedConfig) -> Programs:
         """Programs for another number of blocks; those that do not depend on it are kept."""
         other = Programs(self.model, config, bundle=self._bundle)
         if config == replace(self.config, num_blocks=config.num_blocks, reasons=config.reasons):
-            samplers = {name: program for name, program in self.compiled.items() if name.startswith("sampler-")}
-            other.compiled.update(samplers)
+            kept = ("sampler-", "pick-", "score")
+            other.compiled.update({name: it for name, it in self.compiled.items() if name.startswith(kept)})
         return other
 
     def _program(
@@ -147,6 +169,9 @@ class Programs:
 
     def _pool_form(self) -> KVPool:
         return tuple(spec.abstract() for spec in pool_specs(self.model.config, self.backend, **self._pool_sizes()))
+
+    def _hidden(self, tokens: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((tokens, self.model.config.embed), jnp.float32)
 
     def _last_tokens(self) -> jax.ShapeDtypeStruct:
         return _int32(self.config.num_seats + 1)
@@ -184,12 +209,12 @@ def run_model(
     backend: Backend,
     block_size: int,
     tuning: Table = NO_TUNING,
-) -> tuple[KVPool, Array, tuple[Array, Array], SamplingRows]:
+) -> tuple[KVPool, Array, tuple[Array, Array], SamplingRows, Array]:
     """The model's part of a step, traced: writes K and V of its tokens into the pool.
 
     last_tokens: i32[seats + 1], drawn by earlier steps. ints: i32[num_ints] as `layout` says. Returns the pool, the
-    logits f32[S, V] of each row's last token, these tokens and the rows' seats (i32[S] both), and the rows' options for
-    the sampler.
+    logits f32[S, V] of each row's last token, these tokens and the rows' seats (i32[S] both), the rows' options for the
+    sampler, and the hidden vectors f32[T, E] of all tokens.
     """
     fields = unpack(ints, layout, lambda bits: lax.bitcast_convert_type(bits, jnp.float32))
     context = make_context(
@@ -222,7 +247,7 @@ def run_model(
         prompt_lens=fields.prompt_lens,
         num_logprobs=fields.num_logprobs,
     )
-    return pool, model.logits(hidden[last]), (token_ids[last], fields.seats), rows
+    return pool, model.logits(hidden[last]), (token_ids[last], fields.seats), rows, hidden
 
 
 def draw(

@@ -70,6 +70,8 @@ class SamplingParams:
     """Keep what ended the text in the text."""
     logprobs: int | None = None
     """Alternatives to report per token (0: the chosen token only)."""
+    prompt_logprobs: int | None = None
+    """The same of every token of the prompt but the first (0: that token only), told with the answer's first token."""
     presence_penalty: float = 0.0
     """Taken off the logit of each token that the answer holds, from -2 to 2."""
     frequency_penalty: float = 0.0
@@ -108,8 +110,9 @@ class SamplingParams:
             raise ParameterError(
                 name="min_tokens", value=self.min_tokens, limit=f"it may not exceed max_tokens={self.max_tokens}"
             )
-        if self.logprobs is not None:
-            set_field(self, "logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS))
+        for name in ("logprobs", "prompt_logprobs"):
+            if (count := getattr(self, name)) is not None:
+                set_field(self, name, _integer(name, count, 0, MAX_LOGPROBS))
         for name in ("presence_penalty", "frequency_penalty"):
             set_field(self, name, _number(name, getattr(self, name), -_MAX_PENALTY, _MAX_PENALTY))
         penalty = _number("repetition_penalty", self.repetition_penalty, 0.01, 100.0, "Use 1 for no penalty")
@@ -167,6 +170,8 @@ class Request:
     seat: int = -1  # while running: its place among the rows that the device remembers
     num_computed: int = 0  # tokens whose K and V are in the pool
     num_cached: int = 0  # of the prompt, tokens served by the prefix cache at first admission
+    num_scored: int = 0  # where prompt_logprobs are asked for: tokens whose next one is scored, in launched steps too
+    prompt_logprobs: list[Mapping[int, Logprob]] = field(default_factory=list)  # committed so far, from token 1 on
     block_ids: list[array[int]] = field(default_factory=list)  # one block table (int32) per KV group
     block_keys: list[bytes] = field(default_factory=list)  # chained keys of the full blocks known so far
     state: RequestState = RequestState.WAITING
@@ -191,6 +196,16 @@ class Request:
         return len(self.tokens) - self.num_computed
 
     @property
+    def num_to_score(self) -> int:
+        """Tokens of the prompt, from the first on, whose next one has its log probability told."""
+        return 0 if self.params.prompt_logprobs is None else len(self.prompt) - 1
+
+    @property
+    def num_reusable(self) -> int:
+        """Tokens that the prefix cache may serve: not the last one, and none that is still to be scored."""
+        return len(self.tokens) - 1 if self.num_scored == self.num_to_score else self.num_scored
+
+    @property
     def has_all_tokens(self) -> bool:
         """Whether its last token is drawn, be it by a step in flight: nothing is left to compute for it."""
         return len(self.tokens) - len(self.prompt) >= self.max_tokens
@@ -205,11 +220,16 @@ class Logprob:
     decoded_token: str | None = None
 
 
+PromptLogprobs = tuple[Mapping[int, Logprob] | None, ...]
+"""Of each token of a prompt, its own logprob and the likeliest ones in its place; None for the first one."""
+
+
 class TokenEvent(NamedTuple):
     """One token, or the end, of one request; what a step says to the world outside. Made a thousand times a second.
 
     `token` is None where a request ends without a new token (abort, error). `logprobs` maps token ids to their
-    `Logprob` and always holds the chosen token where logprobs were asked for.
+    `Logprob` and always holds the chosen token where logprobs were asked for. `prompt_logprobs` are like
+    `RequestOutput`'s, without texts, and come with the first token.
     """
 
     request_id: str
@@ -218,6 +238,7 @@ class TokenEvent(NamedTuple):
     stop_reason: int | str | None = None  # the stop token id or string, None for eos
     logprobs: Mapping[int, Logprob] | None = None
     error: str | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,13 +266,17 @@ class RequestMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput:
-    """What a request came to; field names are vLLM's."""
+    """What a request came to; field names are vLLM's.
+
+    prompt_logprobs: where asked for, once the first token is there; a delta tells them once.
+    """
 
     request_id: str
     prompt: str | None
     prompt_token_ids: tuple[int, ...]
     outputs: tuple[CompletionOutput, ...]
     finished: bool
+    prompt_logprobs: PromptLogprobs | None = None
     num_cached_tokens: int = 0
     metrics: RequestMetrics | None = None
     error: str | None = None

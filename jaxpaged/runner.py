@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax import Array
+from jax.stages import Compiled
 
 from jaxpaged.batch import StepInputs
 from jaxpaged.buckets import Bucket
@@ -20,20 +21,28 @@ from jaxpaged.models.kv import KVPool
 from jaxpaged.programs import Programs
 from jaxpaged.request import MAX_BIASES, Logprob
 from jaxpaged.sampler import Sampled
+from jaxpaged.scored_tokens import ScoredTokens
+from jaxpaged.scoring import Scored, StepScores, by_token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What a step computed, still on the device; one entry per row of the bucket."""
+    """What a step computed, still on the device; one entry per row of the bucket, and the scores of its prompts."""
 
     sampled: Sampled
+    scores: StepScores | None = None
 
     def tokens(self) -> list[int]:
         """Wait for the step and copy the sampled tokens to the host."""
         return np.asarray(self.sampled.tokens).tolist()
 
     def finite(self) -> list[bool]:
-        return np.asarray(self.sampled.finite).tolist()
+        """Whether each row is, and all that was scored of it."""
+        rows: list[bool] = np.asarray(self.sampled.finite).tolist()
+        if self.scores is not None:
+            scored = self.scores.finite()
+            rows[: len(scored)] = [row and places for row, places in zip(rows, scored, strict=False)]
+        return rows
 
     def logprobs(self, wanted: Sequence[int | None]) -> list[dict[int, Logprob] | None]:
         """Per row, the chosen token's logprob and the `wanted` likeliest ones; None where None is wanted."""
@@ -54,13 +63,13 @@ class StepResult:
             if count is None:
                 rows.append(None)
                 continue
-            found = {
-                int(top_ids[row, i]): Logprob(logprob=float(top[row, i]), rank=i + 1)
-                for i in range(min(count, top.shape[1]))
-            }
-            found.setdefault(int(tokens[row]), Logprob(logprob=float(chosen[row]), rank=int(ranks[row])))
-            rows.append(found)
+            likeliest = top_ids[row, :count].tolist(), top[row, :count].tolist()
+            rows.append(by_token(int(tokens[row]), float(chosen[row]), int(ranks[row]), *likeliest, count=count))
         return rows
+
+    def prompt_logprobs(self, wanted: Sequence[int | None]) -> list[list[dict[int, Logprob]]] | None:
+        """Per row of the plan, the logprobs of the prompt tokens that were scored; None where there are none."""
+        return None if self.scores is None else self.scores.logprobs(wanted)
 
 
 class ModelRunner:
@@ -84,15 +93,23 @@ class ModelRunner:
         return self._programs.fingerprint
 
     @property
-    def programs(self) -> dict[str, jax.stages.Compiled]:
+    def programs(self) -> dict[str, Compiled]:
         """All that was compiled or loaded so far, by name."""
         return self._programs.compiled
 
-    def compile_sampler(self, rows: int) -> jax.stages.Compiled:
+    def compile_sampler(self, rows: int) -> Compiled:
         """The sampler of `rows` rows, compiled once, with what it reads where no row has options. Any thread may call
         it."""
         self._unused_for(rows)
         return self._programs.sampler(rows)
+
+    def compile_picker(self, tokens: int) -> Compiled:
+        """What picks the vectors to be scored out of a step of `tokens` tokens. Any thread may call it."""
+        return self._programs.picker(tokens)
+
+    def compile_scorer(self) -> Compiled:
+        """What scores prompt tokens. Any thread may call it."""
+        return self._programs.scorer()
 
     def execute(self, inputs: StepInputs, bucket: Bucket) -> StepResult:
         """Launch one step. Returns at once where the device computes asynchronously.
@@ -100,6 +117,7 @@ class ModelRunner:
         Raises EngineError where an earlier step took the pool and did not give it back.
         """
         step, sampler = self.compile(bucket), self.compile_sampler(bucket.rows)
+        scoring = inputs.scored and (inputs.scored, self.compile_picker(bucket.tokens), self.compile_scorer())
         if self.pool_is_lost:
             raise EngineError(
                 name="KV pool",
@@ -107,7 +125,7 @@ class ModelRunner:
                 limit="an earlier step was stopped while the device held the pool",
                 fix="Abort all requests and call rebuild_pool() of the engine, or make a new one",
             )
-        self.pool, logits, last, rows = step(self.leaves, self.pool, self._last_tokens, inputs.ints)
+        self.pool, logits, last, rows, hidden = step(self.leaves, self.pool, self._last_tokens, inputs.ints)
         history, bias_ids, bias_values = self._unused_for(bucket.rows)
         self._last_tokens, sampled = sampler(
             self._last_tokens,
@@ -118,7 +136,12 @@ class ModelRunner:
             bias_ids if inputs.bias_ids is None else inputs.bias_ids,
             bias_values if inputs.bias_values is None else inputs.bias_values,
         )
-        return StepResult(sampled=sampled)
+        return StepResult(sampled=sampled, scores=scoring and self._score(*scoring, hidden))
+
+    def _score(self, tokens: ScoredTokens, picker: Compiled, scorer: Compiled, hidden: Array) -> StepScores:
+        slices = tokens.slices(self.config.score_rows)
+        scored: list[Scored] = [scorer(self.leaves, picker(hidden, places), targets) for places, targets in slices]
+        return StepScores(tokens=tokens, slices=tuple(scored))
 
     @property
     def pool_is_lost(self) -> bool:

@@ -106,7 +106,7 @@ def sample(
     plain = ~(biased | repeats | counts | jnp.any(random))
     tokens = lax.cond(plain, lambda: largest(logits), choose_edited)
     logprob, rank, top_ids, top_logprobs = lax.cond(
-        jnp.any(rows.num_logprobs >= 0), lambda: _logprobs(logits, tokens), lambda: _no_logprobs(logits)
+        jnp.any(rows.num_logprobs >= 0), lambda: logprobs_of(logits, tokens), lambda: _no_logprobs(logits)
     )
     return Sampled(
         tokens=tokens,
@@ -343,7 +343,7 @@ def _first_above(cumulative: Array, weights: Array, target: Array) -> Array:
     return jnp.where(first < none, first, last)
 
 
-def _logprobs(logits: Array, tokens: Array) -> tuple[Array, Array, Array, Array]:
+def logprobs_of(logits: Array, tokens: Array) -> tuple[Array, Array, Array, Array]:
     """Of the unmodified logits: the tokens' logprobs f32[S] and ranks i32[S], the likeliest ids and their logprobs."""
     top, top_ids = top_k(logits, min(MAX_LOGPROBS, logits.shape[1]))
     largest_logit = jnp.max(top, axis=1, keepdims=True)  # not a slice, see _draw_narrow

@@ -25,7 +25,8 @@ from itertools import islice
 from jaxpaged.blockmap import BlockMap
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import ConfigError, RequestError
-from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixMatch
+from jaxpaged.events import failure, token_event
+from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixListener, PrefixMatch
 from jaxpaged.limits import SchedulerConfig, check_request, longest_life, prompt_tokens
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import PENDING, FinishReason, Logprob, Request, RequestState, TokenEvent
@@ -44,6 +45,7 @@ class Scheduler:
         buckets: BucketTable,
         *,
         clock: Callable[[], float] = time.monotonic,
+        listener: PrefixListener | None = None,
     ) -> None:
         for name, value, limit in (
             ("max_rows", config.max_rows, buckets.max_rows),
@@ -57,7 +59,7 @@ class Scheduler:
         self.num_cached_tokens = 0  # of these, served by the prefix cache
         self.buckets = buckets
         self._clock = clock
-        self._cache = KVCache(groups, prefix_caching=config.prefix_caching, dtype=config.kv_dtype)
+        self._cache = KVCache(groups, prefix_caching=config.prefix_caching, dtype=config.kv_dtype, listener=listener)
         self._requests: dict[str, Request] = {}  # oldest first
         self._running: list[Request] = []  # oldest first
         self._waiting: deque[Request] = deque()  # oldest first
@@ -143,6 +145,8 @@ class Scheduler:
             if request.state is RequestState.RUNNING:  # it may have ended since the plan
                 assert request.num_computed == start, f"request {request.id!r} moved since the plan"
                 request.num_computed = start + count
+                if request.params.prompt_logprobs is not None:
+                    request.num_scored = max(request.num_scored, min(start + count, request.num_to_score))
                 if samples:
                     request.tokens.append(PENDING)
 
@@ -153,16 +157,22 @@ class Scheduler:
         *,
         finite: Sequence[bool] | None = None,
         logprobs: Sequence[Mapping[int, Logprob] | None] | None = None,
+        prompt_logprobs: Sequence[Sequence[Mapping[int, Logprob]]] | None = None,
     ) -> list[TokenEvent]:
         """Take in the results of the oldest launched step, one entry per row of its plan.
 
         tokens and logprobs are ignored where the row does not sample; finite holds for every row, since a chunk that is
-        not finite has spoilt the request's KV. Rows of requests that ended meanwhile are skipped: a token drawn after
-        the one that ended its request is dropped.
+        not finite has spoilt the request's KV. prompt_logprobs: of the prompt tokens that the step scored. Rows of
+        requests that ended meanwhile are skipped: a token drawn after the one that ended its request is dropped.
         """
         oldest = self._in_flight[0] if self._in_flight else None
         assert plan is oldest, "steps are committed once, and in the order of launch"
-        for name, given in (("tokens", tokens), ("finite", finite), ("logprobs", logprobs)):
+        for name, given in (
+            ("tokens", tokens),
+            ("finite", finite),
+            ("logprobs", logprobs),
+            ("scores", prompt_logprobs),
+        ):
             assert given is None or len(given) == len(plan.rows), f"{len(given)} {name} for {len(plan.rows)} rows"
         self._in_flight.popleft()
         events: list[TokenEvent] = []
@@ -171,15 +181,21 @@ class Scheduler:
                 continue
             end = start + count
             if (finite is not None and not finite[i]) or (samples and tokens[i] < 0):
-                events.append(self._fail(request, end - 1))
+                self._release(request, FinishReason.ERROR)
+                events.append(failure(request, end - 1))
                 continue
+            if prompt_logprobs is not None:
+                request.prompt_logprobs += prompt_logprobs[i]
             if samples:
                 assert request.tokens[end] == PENDING, f"request {request.id!r} has its token at {end} already"
                 request.tokens[end] = tokens[i]
             if request.state is RequestState.RUNNING:  # else it was preempted since, and has no blocks
                 self._cache.publish(request, start, end)
             if samples:
-                events.append(self._event(request, end, logprobs[i] if logprobs is not None else None))
+                event = token_event(request, end, logprobs[i] if logprobs is not None else None)
+                if event.finish is not None:
+                    self._release(request, event.finish)
+                events.append(event)
         return events
 
     def ledger(self) -> KVLedger:
@@ -350,26 +366,6 @@ class Scheduler:
         assert victim.num_preemptions < self.config.max_preemptions, f"request {victim.id!r} is preempted too often"
         victim.num_preemptions += 1
         self.num_preemptions += 1
-
-    def _event(self, request: Request, place: int, logprobs: Mapping[int, Logprob] | None) -> TokenEvent:
-        """What the token at `place` means, and the request's end if it is the last one."""
-        token, params = request.tokens[place], request.params
-        num_output = place + 1 - len(request.prompt)
-        finish: FinishReason | None = None
-        stop_reason: int | None = None
-        if token in request.stop_ids and num_output >= params.min_tokens:
-            finish = FinishReason.STOP
-            stop_reason = token if token in params.stop_ids else None
-        elif num_output >= request.max_tokens:
-            finish = FinishReason.LENGTH
-        if finish is not None:
-            self._release(request, finish)
-        return TokenEvent(request.id, token, finish, stop_reason, logprobs)
-
-    def _fail(self, request: Request, position: int) -> TokenEvent:
-        self._release(request, FinishReason.ERROR)
-        error = f"the model's output at position {position} is not finite; the request was ended, others go on"
-        return TokenEvent(request_id=request.id, token=None, finish=FinishReason.ERROR, error=error)
 
     def _release(self, request: Request, reason: FinishReason) -> None:
         """The one way out, for every ending."""

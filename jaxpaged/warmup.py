@@ -62,13 +62,14 @@ def use_compile_cache(folder: Path | None) -> Path | None:
 
 
 def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: Progress | bool) -> int:
-    """Compile the step of every bucket and every sampler, the largest first; returns how many programs there are.
+    """Compile the step of every bucket and what goes with it, the largest first; returns how many programs there are.
 
     Several at a time: XLA compiles outside of Python's lock, and tracing the next one meanwhile keeps it busy.
     """
     order = _largest_first(buckets)
     jobs = [partial(runner.compile, bucket) for bucket in order]
     jobs += [partial(runner.compile_sampler, rows) for rows in sorted({bucket.rows for bucket in order}, reverse=True)]
+    jobs += [runner.compile_scorer, *(partial(runner.compile_picker, tokens) for tokens in {b.tokens for b in order})]
     with (
         ThreadPoolExecutor(max_workers=_workers(), thread_name_prefix="compile") as pool,
         progress_of(progress).track("compiling", total=len(jobs), unit="program") as advance,
@@ -119,6 +120,7 @@ class EarlyStart:
             try:
                 self._runner.compile(bucket)
                 self._runner.compile_sampler(bucket.rows)
+                self._runner.compile_picker(bucket.tokens)
             except Exception as error:
                 self._ended.put(error)
                 return

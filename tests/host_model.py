@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpaged.batch import Packer, StepLayout, unpack
 from jaxpaged.plan import RowPlan, StepPlan
-from jaxpaged.request import PENDING, FinishReason, Request, SamplingParams
+from jaxpaged.request import PENDING, FinishReason, Logprob, Request, SamplingParams
 from jaxpaged.scheduler import Scheduler
 
 VOCAB = 7
@@ -35,6 +35,19 @@ def states_of(tokens: Sequence[int], salt: str) -> list[int]:
 
 def draw(state: int) -> int:
     return (state >> 20) % VOCAB
+
+
+def score(state: int, token: int) -> dict[int, Logprob]:
+    """What the model says of a token after this state."""
+    return {token: Logprob(logprob=-float(state % 997), rank=1 + (state + token) % VOCAB)}
+
+
+def scores_alone(request: Request) -> tuple[dict[int, Logprob] | None, ...] | None:
+    """What a request is told of its prompt."""
+    if request.params.prompt_logprobs is None:
+        return None
+    states = states_of(request.prompt, request.salt)
+    return (None, *map(score, states, request.prompt[1:]))
 
 
 def run_alone(request: Request) -> tuple[list[int], FinishReason, int | None]:
@@ -60,8 +73,14 @@ def make_request(
     stop_token_ids: Sequence[int] = (),
     eos: Sequence[int] = (),
     salt: str = "",
+    prompt_logprobs: int | None = None,
 ) -> Request:
-    params = SamplingParams(max_tokens=max_tokens, min_tokens=min_tokens, stop_token_ids=list(stop_token_ids))
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        stop_token_ids=list(stop_token_ids),
+        prompt_logprobs=prompt_logprobs,
+    )
     return Request(
         id=name,
         prompt=tuple(prompt),
@@ -94,6 +113,7 @@ class ShadowModel:
             vocab_size=VOCAB,
         )
         self._last_tokens = [0] * scheduler.config.num_seats
+        self.scores: list[list[dict[int, Logprob]]] | None = None  # by row of the latest step
         self._tokens: dict[str, list[int]] = {}  # by request id, never used twice: prompt and all that was drawn
         self._states: dict[str, list[int]] = {}  # after each of these tokens
 
@@ -115,6 +135,16 @@ class ShadowModel:
             self._learn(row, ids)
             for group in range(groups):
                 self._write(group, tables[group][i], kv_lens[i] - len(ids), ids, row.request)
+        self.scores = None
+        if inputs.scored is not None:
+            step_states = [
+                state for row in plan.rows for state in self._states[row.request.id][row.start : row.start + row.length]
+            ]
+            found = (
+                score(step_states[place], token)
+                for place, token in zip(inputs.scored.places, inputs.scored.targets.tolist(), strict=True)
+            )
+            self.scores = [[next(found) for _ in range(count)] for count in inputs.scored.counts]
         result = []
         for i, row in enumerate(plan.rows):
             last = 0

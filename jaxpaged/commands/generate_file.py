@@ -190,6 +190,8 @@ class FileRun:
         }
         if completion.logprobs is not None:
             row["logprobs"] = [_logprobs(entry) for entry in completion.logprobs]
+        if output.prompt_logprobs is not None:
+            row["prompt_logprobs"] = [entry and _logprobs(entry) for entry in output.prompt_logprobs]
         if output.error:
             row["error"] = output.error
             self._report(begun.line, output.error)

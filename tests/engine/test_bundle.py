@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxpaged.request import SamplingParams
 
 SIZES: dict[str, Any] = {"max_num_seqs": 8, "max_model_len": 128, "max_num_batched_tokens": 128}
 PARAMS = SamplingParams(temperature=0.8, seed=1, max_tokens=8, ignore_eos=True, presence_penalty=0.5, logprobs=1)
+SCORED = replace(PARAMS, prompt_logprobs=1)
 CHILD = """
 import json, sys
 from jax import monitoring
@@ -30,14 +32,17 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
-params = SamplingParams(temperature=0.8, seed=1, max_tokens=8, ignore_eos=True, presence_penalty=0.5, logprobs=1)
+options = {"ignore_eos": True, "presence_penalty": 0.5, "logprobs": 1, "prompt_logprobs": 1}
+params = SamplingParams(temperature=0.8, seed=1, max_tokens=8, **options)
 engine = LLMEngine(EngineConfig(bundle=sys.argv[1], warmup=sys.argv[2] == "warm", compile_cache="off"))
 engine.submit("def add(a, b):", params, output_kind=OutputKind.FINAL_ONLY)
 done = []
 while engine.has_unfinished:
     done += engine.step()
 compiled = [event for event in seen if event.startswith("/jax/core/compile")]
-print(json.dumps([compiled, done[0].outputs[0].token_ids, engine.config.max_num_seqs, engine.config.num_blocks]))
+of_prompt = [place and list(place) for place in done[0].prompt_logprobs]
+sizes = [engine.config.max_num_seqs, engine.config.num_blocks]
+print(json.dumps([compiled, done[0].outputs[0].token_ids, of_prompt, sizes]))
 """
 
 
@@ -58,14 +63,15 @@ def bundle(engine: LLMEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("warm", ["warm", "lazy"])
 def test_a_start_from_a_bundle_traces_and_compiles_nothing(engine: LLMEngine, bundle: Path, warm: str) -> None:
     ran = subprocess.run([sys.executable, "-c", CHILD, str(bundle), warm], capture_output=True, text=True, check=True)
-    compiled, tokens, rows, blocks = json.loads(ran.stdout)
+    compiled, tokens, of_prompt, sizes = json.loads(ran.stdout)
     assert compiled == []
-    engine.submit("def add(a, b):", PARAMS, output_kind=OutputKind.FINAL_ONLY)
+    engine.submit("def add(a, b):", SCORED, output_kind=OutputKind.FINAL_ONLY)
     done = []
     while engine.has_unfinished:
         done += engine.step()
     assert tokens == list(done[0].outputs[0].token_ids)
-    assert (rows, blocks) == (8, engine.config.num_blocks)
+    assert of_prompt == [place and list(place) for place in done[0].prompt_logprobs]
+    assert sizes == [8, engine.config.num_blocks]
 
 
 def test_what_is_left_open_is_the_bundles_and_what_differs_is_refused(bundle: Path) -> None:
@@ -131,8 +137,9 @@ def test_commands_that_cannot_be(line: str, told: str, capsys: pytest.CaptureFix
 
 def test_an_early_start_serves_with_the_largest_shapes_and_then_with_all() -> None:
     early = LLMEngine(EngineConfig(dtype="float32", compile_cache="off", early_start=True, **SIZES))
-    assert {"step-8x8", "step-128x8", "sampler-8", "pool"} <= set(early.runner.programs)
-    early.submit("def add(a, b):", PARAMS, output_kind=OutputKind.FINAL_ONLY)
+    wanted = {"step-8x8", "step-128x8", "sampler-8", "pick-8", "pick-128", "score", "pool"}
+    assert wanted <= set(early.runner.programs)
+    early.submit("def add(a, b):", SCORED, output_kind=OutputKind.FINAL_ONLY)
     while early.has_unfinished:
         early.step()
     while early._early is not None:

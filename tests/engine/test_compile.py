@@ -47,6 +47,7 @@ def random_params(rng: random.Random, vocab: int) -> SamplingParams:
         min_tokens=rng.choice([0, 1]),
         stop_token_ids=[rng.randrange(vocab)],
         logprobs=rng.choice([None, 0, 5]),
+        prompt_logprobs=rng.choice([None, None, 0, 5]),
         presence_penalty=rng.choice([0.0, 0.5]),
         frequency_penalty=rng.choice([0.0, 0.5]),
         repetition_penalty=rng.choice([1.0, 1.2]),
@@ -128,6 +129,22 @@ def test_nothing_compiles_in_many_steps(engine: LLMEngine) -> None:
 
 def test_no_step_copies_pool_or_weights(engine: LLMEngine) -> None:
     check_steps_copy_nothing(engine)
+
+
+def test_scoring_copies_no_weights(engine: LLMEngine) -> None:
+    rows, vocab, width = engine.config.score_rows, engine.model_config.vocab, engine.model_config.embed
+    head_bytes = vocab * width * (2 if engine.config.dtype == "bfloat16" else 4)
+    memory = engine.runner.compile_scorer().memory_analysis()
+    assert memory is not None
+    # the logits, one more array of their size that XLA makes on a CPU of whatever it sums up, and what is small
+    allowed = 2.2 * rows * vocab * 4 + 2**18
+    assert memory.temp_size_in_bytes < allowed
+    assert allowed < 2 * head_bytes, "a copy would hide"
+    for bucket in engine.buckets:
+        memory = engine.runner.compile_picker(bucket.tokens).memory_analysis()
+        assert memory is not None
+        assert memory.temp_size_in_bytes == 0
+        assert memory.output_size_in_bytes <= rows * width * 4
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8"])

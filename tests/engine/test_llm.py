@@ -115,6 +115,21 @@ def test_logprobs(llm: LLM) -> None:
     assert completion.cumulative_logprob == pytest.approx(total)
 
 
+def test_prompt_logprobs(llm: LLM) -> None:
+    params = [SamplingParams(max_tokens=2, prompt_logprobs=count) for count in (None, 0, 3)]
+    plain, only, three = llm.generate(["import os, sys"] * 3, params, use_tqdm=False)
+    assert plain.prompt_logprobs is None
+    for output, count in ((only, 0), (three, 3)):
+        assert output.prompt_logprobs is not None
+        assert output.prompt_logprobs[0] is None
+        for token, place in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True):
+            assert place is not None
+            assert {p.rank for p in place.values()} == {*range(1, count + 1), place[token].rank}
+            assert place[token].decoded_token == llm.engine.tokenizer.decode([token])
+            assert all(p.decoded_token is not None and p.logprob <= 0 for p in place.values())
+    assert only.prompt_token_ids == plain.prompt_token_ids
+
+
 def test_chat_uses_the_template(llm: LLM) -> None:
     [output] = llm.chat([{"role": "user", "content": "hello"}], GREEDY, use_tqdm=False)
     rendered = llm.engine.tokenizer.apply_chat_template([{"role": "user", "content": "hello"}])

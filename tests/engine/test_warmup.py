@@ -59,6 +59,8 @@ class BrokenRunner:
         raise RuntimeError("no such program")
 
     compile_sampler = compile
+    compile_picker = compile
+    compile_scorer = compile
 
 
 def test_a_program_that_cannot_be_stops_the_others() -> None:
@@ -84,6 +86,12 @@ class SlowRunner:
     def compile_sampler(self, rows: int) -> None:
         self.programs.append(f"sampler-{rows}")
 
+    def compile_picker(self, tokens: int) -> None:
+        self.programs.append(f"pick-{tokens}")
+
+    def compile_scorer(self) -> None:
+        self.programs.append("score")
+
 
 TABLE = BucketTable.build(max_rows=16, max_step_tokens=256, min_rows=4)
 
@@ -102,12 +110,14 @@ def grow(early: EarlyStart) -> list[int]:
 def test_an_early_start_begins_with_the_largest_shapes() -> None:
     runner = SlowRunner()
     early = EarlyStart(runner, TABLE, progress=False)  # pyright: ignore[reportArgumentType]
-    assert {"256x16", "16x16", "sampler-16"} <= set(runner.programs)
+    assert {"256x16", "16x16", "sampler-16", "pick-256", "pick-16", "score"} <= set(runner.programs)
     assert not early.done
     sizes = grow(early)
     assert sizes == sorted(sizes)
     assert sizes[-1] == len(TABLE) == 6
     assert runner.programs.index("128x16") < runner.programs.index("4x4")
+    assert runner.programs.count("score") == 1
+    assert runner.programs.index("4x4") < runner.programs.index("pick-4")
 
 
 def test_a_program_that_cannot_be_is_told_while_serving() -> None:
@@ -125,6 +135,9 @@ class Runner:
     def compile(self, bucket):
         time.sleep(0 if bucket.tokens in (2048, 16) else 1)
     def compile_sampler(self, rows):
+        pass
+    compile_picker = compile_sampler
+    def compile_scorer(self):
         pass
 EarlyStart(Runner(), BucketTable.build(max_rows=16, max_step_tokens=2048, min_rows=1), progress=False)
 print(time.monotonic())

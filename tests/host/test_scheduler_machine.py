@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 
 import pytest
-from host_model import VOCAB, ShadowModel, check_blocks_lie_apart, count_slots, make_request, run_alone
+from host_model import VOCAB, ShadowModel, check_blocks_lie_apart, count_slots, make_request, run_alone, scores_alone
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import CapacityError, ContextLengthError
 from jaxpaged.plan import StepPlan
-from jaxpaged.request import PENDING, FinishReason, Request, RequestState, TokenEvent
+from jaxpaged.request import PENDING, FinishReason, Logprob, Request, RequestState, TokenEvent
 from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 
 BLOCK = 4
@@ -33,6 +33,8 @@ SHAPES = st.tuples(
 # (beginning, length, answer): few beginnings, so that prefixes are shared
 PROMPTS = st.tuples(st.integers(0, 2), st.integers(1, 18), st.integers(1, 14))
 OPTIONS = st.sampled_from([(0, (), (), "")] * 6 + [(0, (1,), (2,), ""), (3, (3,), (4, 5), ""), (0, (), (), "tenant")])
+SCORED = st.sampled_from([None, None, None, 1])  # prompt_logprobs
+Results = tuple[list[int], list[bool], list[list[dict[int, Logprob]]] | None]  # tokens, finite, scores of each row
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -60,14 +62,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.model = ShadowModel(self.scheduler, block_size=BLOCK, num_blocks=num_blocks, max_model_len=LONGEST)
         self.num_blocks = num_blocks
         self.ahead = ahead
-        self.flying: deque[tuple[StepPlan, list[int], list[bool]]] = deque()  # with what the device found
+        self.flying: deque[tuple[StepPlan, Results]] = deque()  # with what the device found
         self.spoilt: set[str] = set()  # requests that a step in flight finds not finite
         self.count = 0
         self.live: dict[str, Request] = {}
         self.outputs: dict[str, list[int]] = {}
 
-    @rule(prompt=PROMPTS, options=OPTIONS)
-    def submit(self, prompt: tuple[int, int, int], options: tuple[int, tuple[int], tuple[int], str]) -> None:
+    @rule(prompt=PROMPTS, options=OPTIONS, scored=SCORED)
+    def submit(
+        self, prompt: tuple[int, int, int], options: tuple[int, tuple[int], tuple[int], str], scored: int | None
+    ) -> None:
         beginning, length, answer = prompt
         min_tokens, stop_token_ids, eos, salt = options
         tokens = [(i * (beginning + 1) + (i == 9) * self.count) % VOCAB for i in range(length)]
@@ -81,6 +85,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             stop_token_ids=stop_token_ids,
             eos=eos,
             salt=salt,
+            prompt_logprobs=scored,
         )
         there = min(self.num_blocks) - 1
         if length + answer > LONGEST:
@@ -122,7 +127,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             tokens = self.model.execute(plan)
             self.leave(doomed)
         self.scheduler.launch(plan)
-        self.flying.append((plan, tokens, [True] * len(tokens)))
+        self.flying.append((plan, (tokens, [True] * len(tokens), self.model.scores)))
         self.land(self.ahead)
 
     @precondition(lambda self: self.live)
@@ -204,7 +209,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         bad = None if spoil is None else spoil % len(plan.rows)
         tokens = self.model.execute(plan)
         self.scheduler.launch(plan)
-        self.flying.append((plan, tokens, [i != bad for i in range(len(tokens))]))
+        self.flying.append((plan, (tokens, [i != bad for i in range(len(tokens))], self.model.scores)))
         if bad is not None:
             self.spoilt.add(plan.rows[bad].request.id)
         self.sound()
@@ -213,8 +218,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def land(self, keep: int) -> None:
         """Commit the oldest steps but `keep`."""
         while len(self.flying) > keep:
-            plan, tokens, finite = self.flying.popleft()
-            self.take(self.scheduler.commit(plan, tokens, finite=finite))
+            plan, (tokens, finite, scores) = self.flying.popleft()
+            self.take(self.scheduler.commit(plan, tokens, finite=finite, prompt_logprobs=scores))
             self.sound()
 
     def take(self, events: list[TokenEvent]) -> None:
@@ -227,6 +232,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.drop(request)
                 continue
             output = self.outputs[request.id]
+            assert event.prompt_logprobs == (None if output else scores_alone(request))
             output.append(event.token)
             assert [t for t in request.tokens if t != PENDING] == [*request.prompt, *output]
             if event.finish is not None:

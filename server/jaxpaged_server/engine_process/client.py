@@ -23,6 +23,7 @@ from jaxpaged_server.engine_process.wire import (
     Abort,
     Beat,
     Broken,
+    CacheEvents,
     Call,
     Finish,
     Frames,
@@ -40,7 +41,7 @@ from jaxpaged_server.engine_process.wire import (
     front_decoder,
 )
 
-Said = Phase | Ready | Beat | Broken
+Said = Phase | Ready | Beat | CacheEvents | Broken
 
 
 class EngineClient(asyncio.Protocol):

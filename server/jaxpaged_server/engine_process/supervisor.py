@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError, EngineError, JaxPagedError, ModelError
@@ -20,12 +20,25 @@ from jaxpaged_server.engine_process.process import WORKER, EngineProcess
 from jaxpaged_server.engine_process.restart_policy import RestartPolicy
 from jaxpaged_server.engine_process.token_stream import TokenStream
 from jaxpaged_server.engine_process.watchdog import Watchdog, WatchLimits
-from jaxpaged_server.engine_process.wire import Beat, Broken, EngineInfo, Phase, Ready, Start, Stop
+from jaxpaged_server.engine_process.wire import (
+    Beat,
+    Broken,
+    CacheEvents,
+    Cleared,
+    EngineInfo,
+    Phase,
+    Ready,
+    Start,
+    Stop,
+)
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PhaseName = Literal["starting", "loading", "compiling", "ready", "restarting", "failed", "stopped"]
-BeatListener = Callable[[Beat], None]
+BeatListener = Callable[[Beat], object]
+CacheListener = Callable[[CacheEvents], object]
+StateListener = Callable[["EngineState"], None]
 _CALL_S = 30.0
 _COMPILE_S = 1800.0  # a step that compiles its own program first
 
@@ -80,6 +93,8 @@ class EngineSupervisor:
         self._faults, self._command, self._clock = faults, command, clock
         self._numbers = itertools.count(1)
         self._listeners: list[BeatListener] = []
+        self._cache_listeners: list[CacheListener] = []
+        self._state_listeners: list[StateListener] = []
         self._client: EngineClient | None = None
         self._process: EngineProcess | None = None
         self._watchdog: Watchdog | None = None
@@ -107,6 +122,18 @@ class EngineSupervisor:
     def add_beat_listener(self, listener: BeatListener) -> None:
         """Call it with every beat, four times a second, in the event loop. What it raises is logged."""
         self._listeners.append(listener)
+
+    def add_cache_listener(self, listener: CacheListener) -> None:
+        """Call it with what enters and leaves the prefix cache, in the event loop. To be called before `start`.
+
+        An engine's end clears its cache, which is told, too. What the listener raises is logged.
+        """
+        assert self._task is None, "the engine is told at its start whether anybody listens"
+        self._cache_listeners.append(listener)
+
+    def add_state_listener(self, listener: StateListener) -> None:
+        """Call it with every state, in the event loop. It must not raise."""
+        self._state_listeners.append(listener)
 
     @property
     def silence_s(self) -> float | None:
@@ -171,6 +198,8 @@ class EngineSupervisor:
     def _set(self, state: EngineState) -> None:
         assert self._changed is not None
         self.state = state
+        for listener in self._state_listeners:
+            listener(state)
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -226,7 +255,7 @@ class EngineSupervisor:
                 process.sock.close()
                 raise
             self._client = client
-            client.send(Start(self.config))
+            client.send(Start(self.config, cache_events=bool(self._cache_listeners)))
             if self._stopping is not None and self._stopping.is_set():  # meanwhile
                 client.send(Stop())
             trouble = await self._watch(client, self._watchdog)
@@ -243,6 +272,7 @@ class EngineSupervisor:
             self._client = None
             how = await process.reap()
             self._process, self.pid = None, None
+            self._tell(self._cache_listeners, CacheEvents(time.time(), [Cleared()]))
         await client.lost
         if self._broken is not None:
             return error_of(self._broken.error)
@@ -270,6 +300,8 @@ class EngineSupervisor:
             if self._watchdog is not None:
                 self._watchdog.ready()
             self._set(EngineState(phase="ready", restarts=self._policy.num_recent))
+        elif isinstance(said, CacheEvents):
+            self._tell(self._cache_listeners, said)
         else:
             self._broken, why = said, str(error_of(said.error))
             self._lose(why)
@@ -285,11 +317,14 @@ class EngineSupervisor:
         self.beat = beat
         if self._watchdog is not None:
             self._watchdog.beat(beat)
-        for listener in self._listeners:
+        self._tell(self._listeners, beat)
+
+    def _tell(self, listeners: Sequence[Callable[[T], object]], said: T) -> None:
+        for listener in listeners:
             try:
-                listener(beat)
+                listener(said)
             except Exception:
-                log.exception("a listener to the engine's beats has failed")
+                log.exception("a listener to the engine has failed")
 
 
 def _ended(why: str) -> EngineError:

@@ -32,9 +32,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, 
 
 
 class Start(Message, frozen=True):
-    """The first message: make an engine of this."""
+    """The first message: make an engine of this. cache_events: tell of its prefix cache by `CacheEvents`."""
 
     config: EngineConfig
+    cache_events: bool = False
 
 
 class Submit(Message, frozen=True):
@@ -198,6 +199,38 @@ class Beat(Message, frozen=True):
     step_token_counts: tuple[int, ...] = ()
 
 
+class Stored(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Blocks that entered the prefix cache, each one the continuation of the one before it.
+
+    parent: key of the block that the first one continues, None at the beginning of a prompt. keys: SHA-256. tokens: of
+    all of them. salt: their namespace.
+    """
+
+    group: int  # of the KV groups
+    parent: bytes | None
+    keys: list[bytes]
+    tokens: list[int]
+    salt: str
+
+
+class Removed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Blocks that were given up."""
+
+    group: int
+    keys: list[bytes]
+
+
+class Cleared(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """All blocks of all groups were given up."""
+
+
+class CacheEvents(Message, frozen=True):
+    """What one step changed in the prefix cache, in order; sent where it changed something. at: on the wall clock."""
+
+    at: float
+    events: list[Stored | Removed | Cleared]
+
+
 class PoolMap(msgspec.Struct, frozen=True, array_like=True):
     """The block pool as it is now. One entry per block of the first KV group.
 
@@ -226,7 +259,7 @@ class Broken(Message, frozen=True):
 
 
 ToEngine = Start | Submit | Abort | Finish | Call | Stop
-FromEngine = Phase | Ready | Refused | Tokens | Beat | Reply | Broken
+FromEngine = Phase | Ready | Refused | Tokens | Beat | CacheEvents | Reply | Broken
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,6 +25,7 @@ import msgspec
 
 from jaxpaged.errors import RequestError
 from jaxpaged_server.engine_process.beats import StepWatch, beat_for_ever
+from jaxpaged_server.engine_process.cache_journal import CacheJournal
 from jaxpaged_server.engine_process.error_fields import fields_of
 from jaxpaged_server.engine_process.faults import Faults
 from jaxpaged_server.engine_process.outbox import Outbox
@@ -31,6 +33,7 @@ from jaxpaged_server.engine_process.phase_teller import PhaseTeller
 from jaxpaged_server.engine_process.wire import (
     Abort,
     Broken,
+    CacheEvents,
     Call,
     EngineInfo,
     Finish,
@@ -63,13 +66,20 @@ _READ_BYTES = 1 << 18
 
 
 class Worker:
-    """Does what the front end says, with one engine. All of it in one thread."""
+    """Does what the front end says, with one engine. All of it in one thread. journal: the engine's, to be told of."""
 
     def __init__(
-        self, engine: LLMEngine, inbox: Inbox, outbox: Outbox, *, watch: StepWatch, faults: Faults | None = None
+        self,
+        engine: LLMEngine,
+        inbox: Inbox,
+        outbox: Outbox,
+        *,
+        watch: StepWatch,
+        faults: Faults | None = None,
+        journal: CacheJournal | None = None,
     ) -> None:
         self._engine, self._inbox, self._outbox = engine, inbox, outbox
-        self._watch, self._faults = watch, faults
+        self._watch, self._faults, self._journal = watch, faults, journal
         self._silent: dict[str, Request] = {}  # in flight, and no token said yet
         self._calls: dict[str, Callable[[str], object]] = {
             "reset_prefix_cache": self._reset_prefix_cache,
@@ -126,6 +136,11 @@ class Worker:
         self._watch.end()
         if events:
             self._outbox.put(Tokens([self._item(event) for event in events]))
+        self._tell_cache()
+
+    def _tell_cache(self) -> None:
+        if self._journal is not None and (events := self._journal.take()):
+            self._outbox.put(CacheEvents(time.time(), events))
 
     def _item(self, event: TokenEvent) -> Item:
         name = event.request_id
@@ -139,7 +154,7 @@ class Worker:
             event.stop_reason,
             0 if first is None else first.num_cached,
             pairs(event.logprobs),
-            None,
+            None if event.prompt_logprobs is None else [pairs(entry) for entry in event.prompt_logprobs],
             event.error,
             0.0 if first is None else max(0.0, first.admitted_s - first.arrival_s),
         )
@@ -155,6 +170,7 @@ class Worker:
 
     def _reset_prefix_cache(self, _: str) -> bool:
         self._engine.scheduler.reset_prefix_cache()
+        self._tell_cache()
         return True
 
     def _pool_map(self, _: str) -> PoolMap:
@@ -163,12 +179,12 @@ class Worker:
         return PoolMap(found.classes, list(found.owners), requests)
 
 
-def make_engine(config: EngineConfig, outbox: Outbox) -> LLMEngine:
+def make_engine(config: EngineConfig, outbox: Outbox, journal: CacheJournal | None = None) -> LLMEngine:
     """Load and compile; tells the front end how far it is. Raises what `LLMEngine` raises."""
     outbox.put(Phase("loading"))
     from jaxpaged.engine import LLMEngine  # only now: jax takes a second, and the front end waits for a sign
 
-    return LLMEngine(config, progress=PhaseTeller(outbox.put))
+    return LLMEngine(config, progress=PhaseTeller(outbox.put), prefix_listener=journal)
 
 
 def info_of(engine: LLMEngine) -> EngineInfo:
@@ -270,10 +286,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         start = inbox.get()
         assert isinstance(start, Start), f"a {type(start).__name__} before the start"
-        engine = make_engine(start.config, outbox)
+        journal = CacheJournal() if start.cache_events else None
+        engine = make_engine(start.config, outbox, journal)
         watch = StepWatch(engine, max_step_tokens=engine.config.max_num_batched_tokens)
         faults = Faults() if options.faults else None
-        worker = Worker(engine, inbox, outbox, watch=watch, faults=faults)
+        worker = Worker(engine, inbox, outbox, watch=watch, faults=faults, journal=journal)
         serving.set()
         outbox.put(Ready(info_of(engine)))
         threading.Thread(target=beat_for_ever, args=(watch, outbox), name="beat", daemon=True).start()

@@ -1,0 +1,35 @@
+"""What the results of a step say of one request to the world outside. [host half: no jax]"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, TokenEvent
+
+
+def token_event(request: Request, place: int, logprobs: Mapping[int, Logprob] | None) -> TokenEvent:
+    """What the token at `place` means: the request's end, where it is the last one."""
+    token, params = request.tokens[place], request.params
+    num_output = place + 1 - len(request.prompt)
+    finish: FinishReason | None = None
+    stop_reason: int | None = None
+    if token in request.stop_ids and num_output >= params.min_tokens:
+        finish = FinishReason.STOP
+        stop_reason = token if token in params.stop_ids else None
+    elif num_output >= request.max_tokens:
+        finish = FinishReason.LENGTH
+    if num_output > 1 or params.prompt_logprobs is None:
+        return TokenEvent(request.id, token, finish, stop_reason, logprobs)
+    return TokenEvent(request.id, token, finish, stop_reason, logprobs, prompt_logprobs=_of_prompt(request))
+
+
+def failure(request: Request, position: int) -> TokenEvent:
+    """The end of a request whose chunk up to `position` is not finite."""
+    error = f"the model's output at position {position} is not finite; the request was ended, others go on"
+    return TokenEvent(request_id=request.id, token=None, finish=FinishReason.ERROR, error=error)
+
+
+def _of_prompt(request: Request) -> PromptLogprobs:
+    found = len(request.prompt_logprobs)
+    assert found == request.num_to_score, f"request {request.id!r}: {found} of {request.num_to_score} tokens are scored"
+    return (None, *request.prompt_logprobs)
