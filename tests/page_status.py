@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 
 import msgspec
-
-from jaxpaged.kvcache import KVLedger
 from jaxpaged_server.api.status import (
     StatusCompiles,
     StatusLatency,
@@ -20,6 +18,8 @@ from jaxpaged_server.api.status import (
     status_pool,
 )
 from jaxpaged_server.engine_process.wire import EngineInfo, PoolMap, StepRecord
+
+from jaxpaged.kvcache import KVLedger
 
 BLOCKS = 512
 P = 16
@@ -85,7 +85,7 @@ def ledger_of(pool: PoolMap) -> KVLedger:
 
 
 def pool_of(requests: Sequence[tuple[int, int, int]], *, shared: int = 0, cached: int = 0) -> PoolMap:
-    """A map where `requests` (id, tokens, computed) hold blocks one after another, the first `shared` of them together."""
+    """A map where `requests` (id, tokens, computed) hold blocks in turn, the first `shared` of them together."""
     classes = [FREE] * BLOCKS
     owners = [-1] * BLOCKS
     classes[0] = NULL

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-
 from jaxpaged_server.api.status import StatusReply
 from jaxpaged_server.routes.pages import add_pages
 from page_status import idle
@@ -66,6 +65,7 @@ class Stub:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     polls: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)  # a stream whose reader went away
+    _open: frozenset[str] = frozenset()
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
@@ -77,8 +77,6 @@ class Stub:
         app.router.add_get("/status.json", self._status)
         app.router.add_get("/openapi.json", self._openapi)
         return app
-
-    _open: frozenset[str] = frozenset()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""The applications: the public one, and the operator's. Each is routes, one middleware, and the services behind them."""
+"""The applications, the public one and the operator's: routes, one middleware, and the services behind them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_app(services: Services, connections: Connections) -> web.Application:
     app = _application(services, connections, guarded=True)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
-    document = msgspec.json.encode(openapi(ROUTES))
+    document = msgspec.json.encode(openapi(ROUTES, root_path=services.settings.root_path))
 
     async def openapi_document(request: web.Request) -> web.Response:
         del request

@@ -11,8 +11,8 @@ from jaxpaged.errors import ConfigError
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.admission.limits import AdmissionConfig
-from jaxpaged_server.engine_process.supervisor import EngineState, EngineSupervisor
 from jaxpaged_server.engine_process.restart_policy import DELAYS_S, RestartPolicy
+from jaxpaged_server.engine_process.supervisor import EngineState, EngineSupervisor
 from jaxpaged_server.engine_process.watchdog import WatchLimits
 from jaxpaged_server.engine_process.wire import Beat, EngineInfo
 from jaxpaged_server.flights import Flights
@@ -33,11 +33,11 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
         plain=settings.api_key,
         environ=os.environ,
     )
-    names = settings.served_model_name or (Path(engine_config.model).name,)
+    names = settings.model_names(engine_config.model)
     admission = Admission(keys.keys)
     services = Services(
         settings=settings,
-        names=tuple(names),
+        names=names,
         engine=EngineSupervisor(
             engine_config,
             policy=RestartPolicy(delays_s=_delays(settings.max_engine_restarts)),
@@ -69,7 +69,7 @@ def _on_beat(services: Services, beat: Beat) -> None:
 
 
 def _on_state(services: Services, state: EngineState) -> None:
-    """Who waits goes on waiting while the engine is started again; those inside have lost their tokens, and are told."""
+    """Who waits goes on waiting while the engine is started again; those inside have lost their tokens."""
     if not services.draining:
         services.metrics.on_phase(state.phase)
     if state.phase == "ready":

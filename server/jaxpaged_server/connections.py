@@ -66,6 +66,7 @@ class _Guard(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._busy = False
+        self._tail = b""  # the last bytes of a head that is not whole yet
 
     def begin(self) -> None:
         self._busy = True
@@ -73,6 +74,7 @@ class _Guard(asyncio.Protocol):
 
     def end(self) -> None:
         self._busy = False
+        self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
@@ -84,8 +86,13 @@ class _Guard(asyncio.Protocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        if not self._busy and self._timer is None:  # the first bytes of the next head on a kept connection
-            self._arm()
+        if not self._busy:
+            if self._timer is None:  # the first bytes of the next head on a kept connection
+                self._arm()
+            # a whole head is in time, even where its handler cannot begin yet, since many came at once
+            if b"\r\n\r\n" in (ending := self._tail + data):
+                self._disarm()
+            self._tail = ending[-3:]
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -101,11 +108,11 @@ class _Guard(asyncio.Protocol):
         self._end_write_timer()
         self.inner.resume_writing()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._end_write_timer()
         self._connections.lost(self)
-        self.inner.connection_lost(error)
+        self.inner.connection_lost(exc)
 
     def _arm(self) -> None:
         loop = asyncio.get_running_loop()

@@ -43,14 +43,15 @@ class Flights:
 
 
 class Flight:
-    """One of them."""
+    """One of them. Its tokens are for the log."""
 
-    __slots__ = ("_task", "aborted", "request_id")
+    __slots__ = ("_task", "aborted", "completion_tokens", "prompt_tokens", "request_id")
 
     def __init__(self, request_id: str, task: asyncio.Task[object]) -> None:
         self.request_id = request_id
         self._task = task
         self.aborted = False
+        self.prompt_tokens = self.completion_tokens = 0
 
     def why(self) -> AbortedError | None:
         """In a handler of CancelledError: the error to go on with, None where the reader left. Cancels no more then."""

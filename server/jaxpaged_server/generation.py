@@ -19,6 +19,7 @@ from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, Req
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.admission.ticket import Ticket
 from jaxpaged_server.engine_process.wire import EngineInfo, Item
+from jaxpaged_server.flights import Flight
 from jaxpaged_server.meter import Meter
 from jaxpaged_server.services import Services
 
@@ -35,10 +36,10 @@ class Prompt:
 class Job:
     """What one HTTP request asks of the engine. n answers to each prompt; deadline: on the monotonic clock.
 
-    id: of the HTTP request; model: the name it was asked for by.
+    flight: of the HTTP request; model: the name it was asked for by.
     """
 
-    id: str
+    flight: Flight
     model: str
     key: Key
     prompts: tuple[Prompt, ...]
@@ -110,6 +111,7 @@ class Answer:
             self.request, services.text.tokenizer, prompt=self.prompt.text, kind=job.kind, clock=time.monotonic
         )
         self.num_tokens = 0
+        self._told = 0
 
     async def outputs(self) -> AsyncGenerator[RequestOutput, None]:
         """What there is to tell, as the job's output kind says; the last one is `finished`.
@@ -130,13 +132,21 @@ class Answer:
                     meter.tokens(count)
                     if completion.finished and items[-1].finish is None:  # its text has met a stop string
                         stream.finish()
-                    if completion.finished or job.kind is OutputKind.DELTA:
+                    if completion.finished or self._is_due():
                         yield completion.output()
             finally:
                 stream.close()
         finally:
             ticket.release()
             meter.end(completion.finish, cached_tokens=request.num_cached)
+
+    def _is_due(self) -> bool:
+        """Whether a stream is told now: of its first token at once, then of so many at a time."""
+        interval = self._services.settings.stream_interval
+        if self._job.kind is not OutputKind.DELTA or 0 < self._told > self.num_tokens - interval:
+            return False
+        self._told = self.num_tokens
+        return True
 
     def _meter(self) -> Meter:
         job, request = self._job, self.request
@@ -215,11 +225,15 @@ def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
     check_job(job, info)
     lengths = [len(prompt.ids) for prompt in job.prompts for _ in range(job.n)]
     tickets = services.admission.line_up(job.key, prompt_tokens=lengths, deadline_s=job.deadline)
+    answers: list[Answer] = []
     try:
-        yield [Answer(services, job, info, index, ticket) for index, ticket in enumerate(tickets)]
+        answers += [Answer(services, job, info, index, ticket) for index, ticket in enumerate(tickets)]
+        yield answers
     finally:
         for ticket in tickets:
             ticket.release()
+        job.flight.prompt_tokens = job.prompt_tokens
+        job.flight.completion_tokens = sum(answer.num_tokens for answer in answers)
 
 
 def _event(item: Item, request_id: str) -> TokenEvent:

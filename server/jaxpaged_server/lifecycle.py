@@ -1,8 +1,8 @@
-"""One server's life: the socket opens at once, the engine starts behind it, signals drain it, and it ends with a status.
+"""One server's life: the socket opens at once, the engine starts behind it, signals drain it, it ends with a status.
 
 SIGTERM: not ready at once; requests are still taken for the grace that gateways need to learn it; then those in flight
-are finished for `shutdown_timeout`, the rest ends with finish reason "abort". A second SIGTERM or SIGINT aborts at once.
-SIGINT leaves the grace out: somebody sits in front of it. SIGHUP reads keys and certificates again.
+are finished for `shutdown_timeout`, and the rest ends with finish reason "abort". A second SIGTERM or SIGINT aborts at
+once. SIGINT leaves the grace out: somebody sits in front of it. SIGHUP reads keys and certificates again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -34,6 +35,7 @@ from jaxpaged_server.tls import ServerTls
 ENGINE_FAILED = 70
 """Exit status where the engine is beyond starting again (EX_SOFTWARE of sysexits.h)."""
 _MAX_CONNECTIONS = 8192
+_TLS_LOOK_S = 10.0
 _LAST_WORDS_S = 2.0
 """For handlers to tell their clients that they were aborted."""
 _log = logging.getLogger("jaxpaged")
@@ -45,12 +47,21 @@ def serve(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     Raises JaxPagedError and OSError before it serves: for keys, certificates, a tokenizer or an address that cannot be.
     """
     configure_logging(server_config)
+    _allow_many_files()
     main = _serve(engine_config, server_config)
     if find_spec("uvloop") is None:
         return asyncio.run(main)
     import uvloop
 
     return uvloop.run(main)
+
+
+def _allow_many_files() -> None:
+    """A connection is a file, and the usual limit is for programs that have few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * _MAX_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(engine_config: EngineConfig, server_config: ServerConfig) -> int:
@@ -107,6 +118,8 @@ class Server:
             if not services.settings.disable_log_stats:
                 interval_s = services.settings.log_stats_interval
                 _spawn(stack, report(services.metrics.snapshot, _log, interval_s=interval_s))
+            if self._tls is not None and services.settings.enable_ssl_refresh:
+                _spawn(stack, self._watch_tls(self._tls))
             asked, announced = _spawn(stack, self._asked.wait()), _spawn(stack, self._announce())
             await asyncio.wait({asked, services.engine.gone}, return_when=asyncio.FIRST_COMPLETED)
             announced.cancel()
@@ -148,6 +161,15 @@ class Server:
     def _reload_tls(self) -> None:
         if self._tls is not None:
             self._tls.reload()
+
+    async def _watch_tls(self, tls: ServerTls) -> None:
+        while True:
+            await asyncio.sleep(_TLS_LOOK_S)
+            try:
+                if tls.reload_if_changed():
+                    _log.info("certificates were read again")
+            except (JaxPagedError, OSError) as error:
+                _log.error("certificates stay as they were: %s", error)
 
     async def _announce(self) -> None:
         with contextlib.suppress(JaxPagedError):  # `run` sees why

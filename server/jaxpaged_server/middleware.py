@@ -15,7 +15,7 @@ from aiohttp import web
 from jaxpaged_server.access.auth import authenticate
 from jaxpaged_server.connections import Connections
 from jaxpaged_server.errors import failure, failure_of
-from jaxpaged_server.logs import access_line
+from jaxpaged_server.logs import RequestEntry, access_line, for_request
 from jaxpaged_server.refusals import AuthenticationError
 from jaxpaged_server.reply import failure_reply
 from jaxpaged_server.services import FLIGHT, KEY, REQUEST_ID, Services, services_of
@@ -49,14 +49,12 @@ def make_middleware(connections: Connections, *, guarded: bool) -> Callable[...,
             route = _route_of(request)
             services.metrics.on_reply(route, status)
             if services.settings.enable_log_requests and request.path not in OPEN_PATHS:
-                access_line(request, route=route, status=status, seconds=time.monotonic() - began)
+                access_line(_entry(request, route, status, time.monotonic() - began))
 
     return middleware
 
 
-async def _answer(
-    request: web.Request, handler: Handler, services: Services, *, guarded: bool
-) -> web.StreamResponse:
+async def _answer(request: web.Request, handler: Handler, services: Services, *, guarded: bool) -> web.StreamResponse:
     """The handler's response, or the error's."""
     try:
         if guarded:
@@ -73,12 +71,27 @@ async def _answer(
     except Exception as error:
         told = failure_of(error)
         if not told.expected:
-            _log.error("request %s failed", request[REQUEST_ID], exc_info=error)
+            for_request(_log, request[REQUEST_ID]).error("a request failed", exc_info=error)
         response = failure_reply(told)
         if isinstance(error, AuthenticationError) and "text/html" in request.headers.get("Accept", ""):
             # a browser then asks its user, and sends the key with all that the pages ask for
             response.headers["WWW-Authenticate"] = 'Basic realm="jaxpaged", charset="UTF-8"'
         return response
+
+
+def _entry(request: web.Request, route: str, status: int, seconds: float) -> RequestEntry:
+    """A request's line in the log. One that was refused at the door has no key and no flight."""
+    flight, key = request.get(FLIGHT), request.get(KEY)
+    return RequestEntry(
+        method=request.method,
+        route=route,
+        status=status,
+        ms=1000 * seconds,
+        request_id=request[REQUEST_ID],
+        prompt_tokens=0 if flight is None else flight.prompt_tokens,
+        completion_tokens=0 if flight is None else flight.completion_tokens,
+        key_name="" if key is None else key.name,
+    )
 
 
 def _check_origin(request: web.Request, services: Services) -> web.Response | None:

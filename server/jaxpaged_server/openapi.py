@@ -25,12 +25,12 @@ _WHAT = {
 _PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 
 
-def openapi(routes: Sequence[Route]) -> dict[str, Any]:
-    """The document, OpenAPI 3.1."""
+def openapi(routes: Sequence[Route], *, root_path: str = "") -> dict[str, Any]:
+    """The document, OpenAPI 3.1. root_path: where a proxy offers the server."""
     kinds = {kind for route in routes for kind in (route.body, route.reply, route.event) if kind is not None}
     ordered = [*sorted(kinds, key=lambda kind: kind.__name__), ErrorReply]
     refs, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
-    schema = {kind: ref for kind, ref in zip(ordered, refs, strict=True)}
+    schema = dict(zip(ordered, refs, strict=True))
     paths: dict[str, Any] = {}
     for route in routes:
         path = _PARAMETER.sub(r"{\1}", route.path)
@@ -38,6 +38,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "jaxpaged", "version": __version__, "description": "OpenAI's API, from an engine in JAX."},
+        "servers": [{"url": root_path or "/"}],
         "paths": paths,
         "components": {
             "schemas": components,

@@ -1,4 +1,4 @@
-"""What handlers share: the engine, admission, keys, text, settings. Made once by `lifecycle`, found in the application."""
+"""What handlers share: the engine, admission, keys, text, settings. Made by `assembly`, found in the application."""
 
 from __future__ import annotations
 

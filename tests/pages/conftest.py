@@ -43,13 +43,15 @@ OpenPage = Callable[..., Page]
 def open_page(browser: Browser, stub: Stub) -> Iterator[OpenPage]:
     """Opens a page of the stub in a fresh profile.
 
-    At the end of the test: no error on the console but the failed loads that `expected` names, by status or by words, and no request
-    to anywhere else.
+    At the end of the test: no error on the console but those that `expected` names, by status or by words, and no
+    request to anywhere else.
     """
     contexts = []
     wrong: list[str] = []
 
-    def open(path: str = "/", *, theme: str = "light", size: str = "desk", expected: tuple[int | str, ...] = ()) -> Page:
+    def open(
+        path: str = "/", *, theme: str = "light", size: str = "desk", expected: tuple[int | str, ...] = ()
+    ) -> Page:
         width, height = SIZES[size]
         context = browser.new_context(
             viewport={"width": width, "height": height},

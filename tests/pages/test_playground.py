@@ -119,12 +119,12 @@ def test_a_raw_prompt_is_continued(open_page: OpenPage, stub: Stub, keep: Callab
     expect(answered(page).locator(".text")).to_have_text("there was a block.")
     page.get_by_role("button", name="Continue").click()
     answered(page, 2)
+    keep(page, "completion")
     assert [body["prompt"] for body in stub.bodies] == ["Once upon a time", "Once upon a time there was a block."]
     assert "messages" not in stub.bodies[0]
     assert prompt.input_value() == "Once upon a time there was a block."
     page.get_by_label("Chat").check()
     expect(page.locator(".turn")).to_have_count(0)
-    keep(page, "completion")
 
 
 @pytest.mark.parametrize("mode", ["chat", "completion"])
@@ -261,9 +261,9 @@ def test_all_of_it_goes_by_keyboard(open_page: OpenPage) -> None:
     seen = []
     for _ in range(14):
         focused = page.evaluate(
-            """() => { const e = document.activeElement, s = getComputedStyle(e);
-                 const shown = s.outlineStyle !== 'none' || getComputedStyle(e.nextElementSibling ?? e).outlineStyle !== 'none';
-                 return [e.id || e.textContent || e.tagName, shown]; }"""
+            """() => { const e = document.activeElement;
+                 const outlined = (node) => getComputedStyle(node).outlineStyle !== 'none';
+                 return [e.id || e.textContent || e.tagName, outlined(e) || outlined(e.nextElementSibling ?? e)]; }"""
         )
         seen.append(focused)
         page.keyboard.press("Shift+Tab")

@@ -6,10 +6,11 @@ import asyncio
 import json
 from typing import Any
 
-from jaxpaged.tiny import TINY_MODEL
-from jaxpaged.tokenize import Tokenizer
 from scripted_engine import ScriptedEngine, ScriptedStream, next_token
 from served import Served, served
+
+from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.tokenize import Tokenizer
 
 TOKENIZER = Tokenizer.load(TINY_MODEL)
 PATH = "/v1/completions"
@@ -115,6 +116,13 @@ async def test_tokens_that_pile_up_behind_a_slow_reader_are_one_event() -> None:
         events = await events_of(it, prompt=[1], max_tokens=40)
     assert len(events) == 3
     assert "".join(event["choices"][0]["text"] for event in events[:-1]) == text_of([1], 40)
+
+
+async def test_a_stream_may_gather_tokens_after_the_first() -> None:
+    async with served(stream_interval=4) as it:
+        events = await events_of(it, prompt=[1], max_tokens=10, return_token_ids=True)
+    assert [len(event["choices"][0]["token_ids"]) for event in events[:-1]] == [1, 4, 4, 1]
+    assert "".join(event["choices"][0]["text"] for event in events[:-1]) == text_of([1], 10)
 
 
 async def test_echo_puts_the_prompt_before_the_answer() -> None:

@@ -93,6 +93,11 @@ def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
+async def to_the_end(stream: Any) -> None:
+    while True:
+        await stream.next()
+
+
 @pytest.mark.timeout(300)
 def test_a_step_that_raises_ends_the_engine_and_says_why() -> None:
     async def main() -> None:
@@ -103,8 +108,7 @@ def test_a_step_that_raises_ends_the_engine_and_says_why() -> None:
         await stream.next()
         await supervisor.call("fault", "raise")
         with pytest.raises(EngineError, match="a fault was asked for"):
-            while True:
-                await asyncio.wait_for(stream.next(), 20)
+            await asyncio.wait_for(to_the_end(stream), 20)
         assert "a fault was asked for" in supervisor.state.error
         await asyncio.wait_for(supervisor.wait_ready(), 60)
         assert len(await tokens(supervisor, 100)) == 40

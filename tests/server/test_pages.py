@@ -11,10 +11,9 @@ import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
-from page_status import busy, pool_of, starting
-
 from jaxpaged_server.api.status import StatusReply, StatusRequest, status_pool
 from jaxpaged_server.routes.pages import PAGES, add_pages
+from page_status import busy, pool_of, starting
 
 STATIC = resources.files("jaxpaged_server") / "static"
 FILES = sorted(file.name for file in STATIC.iterdir() if file.is_file())

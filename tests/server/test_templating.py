@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
+from jaxpaged_server.templating.renderer import TemplateRenderer
 
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
-from jaxpaged_server.templating.renderer import TemplateRenderer
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 HOSTILE = {
     "an endless loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "a number with a billion digits": "{{ '%999999999d' | format(1) }}",
     "a long string": "{{ 'a' * 10**10 }}",
-    "doubling": "{% set ns = namespace(a='a') %}{% for i in range(40) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}{{ ns.a }}",
+    "doubling": "{% set ns = namespace(a='a') %}{% for i in range(40) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}",
     "a long list": "{{ ([1] * 10**10) | length }}",
     "attributes": "{{ messages.__class__.__mro__[1].__subclasses__() }}",
     "a big power": "{{ (10 ** (10 ** 10)) % 7 }}",

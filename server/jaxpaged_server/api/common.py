@@ -25,8 +25,8 @@ RequestId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z
 
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a stream tells beside the text. include_usage: a last event with the usage; continuous_usage_stats: the usage
-    in every event. include_obfuscation is accepted: nothing is added to events here."""
+    """What a stream tells beside the text. include_usage: a last event with the usage; continuous_usage_stats: the
+    usage in every event. include_obfuscation is accepted: nothing is added to events here."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None

@@ -1,7 +1,7 @@
 """The reply of GET /status.json: what the status page draws. [no jax]
 
-Times `at` are seconds on the wall clock of the server; the page counts from the reply's own `at`, since its clock may be
-another.
+Times `at` are seconds on the wall clock of the server; the page counts from the reply's own `at`, since its clock may
+be another.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class StatusRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusPool(msgspec.Struct, frozen=True, kw_only=True):
-    """The block pool, one entry per block. classes: see `PoolMap` (base64 in JSON); owners: index into requests or -1."""
+    """The block pool, one entry per block.
+
+    classes: the codes of `PoolMap`, base64 in JSON. owners: index into requests, -1 for none. block_size: tokens.
+    """
 
     classes: bytes
     owners: list[int]

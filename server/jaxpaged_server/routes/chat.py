@@ -72,6 +72,7 @@ class _Writer:
         self._answers = answers
         self._options = body.stream_options or StreamOptions()
         self._begun = [False] * len(answers)
+        self._role = services.settings.response_role
         self._echoed = str(body.messages[-1].content) if body.echo and body.continue_final_message else ""
 
     def reply(self, outputs: Sequence[RequestOutput]) -> ChatReply:
@@ -80,7 +81,7 @@ class _Writer:
         choices = [
             ChatChoice(
                 index=i,
-                message=AnswerMessage(content=self._echoed + output.outputs[0].text),
+                message=AnswerMessage(content=self._echoed + output.outputs[0].text, role=self._role),
                 logprobs=self._logprobs(output),
                 finish_reason=output.outputs[0].finish_reason,
                 stop_reason=output.outputs[0].stop_reason,
@@ -102,14 +103,14 @@ class _Writer:
         )
 
     async def events(self, events: EventStream) -> None:
-        """Send the whole stream but its end: the role first, then what is said, then the usage where it is asked for."""
+        """Send the whole stream but its end: the role, then what is said, then the usage where it is asked for."""
         options = self._options
         async with aclosing(outputs_of(self._answers)) as outputs:
             async for answer, output in outputs:
                 i, usage = answer.index, self.usage() if options.continuous_usage_stats else ABSENT
                 if not self._begun[i]:
                     self._begun[i] = True
-                    opening = Delta(role="assistant", content=self._echoed)
+                    opening = Delta(role=self._role, content=self._echoed)
                     await events.send(self._event([ChatEventChoice(index=i, delta=opening)], usage))
                 said = output.outputs[0]
                 choice = ChatEventChoice(
@@ -162,9 +163,7 @@ def _params(body: ChatRequest) -> SamplingParams:
         raise ParameterError(name="top_logprobs", value=body.top_logprobs, limit=limit, fix="Set logprobs to true")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_tokens = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
-    return sampling_params(
-        body, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=body.prompt_logprobs
-    )
+    return sampling_params(body, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=body.prompt_logprobs)
 
 
 async def _prompt(services: Services, body: ChatRequest) -> Prompt:
@@ -206,7 +205,7 @@ async def render_chat(
         [_plain(message) for message in messages],
         add_generation_prompt=generation,
         continue_final_message=continue_final_message,
-        variables={**(services.settings.default_chat_template_kwargs or {}), **(variables or {})},
+        variables={**services.settings.default_chat_template_kwargs, **(variables or {})},
         template=template,
     )
 

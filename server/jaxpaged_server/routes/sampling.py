@@ -13,7 +13,7 @@ from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
 from jaxpaged_server.api.common import SamplingFields
 from jaxpaged_server.generation import Job, Prompt
-from jaxpaged_server.services import REQUEST_ID, Services, key_of
+from jaxpaged_server.services import Services, flight_of, key_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def make_job(
         )
     key = key_of(request)
     return Job(
-        id=request[REQUEST_ID],
+        flight=flight_of(request),
         model=services.model(body.model),
         key=key,
         prompts=prompts,
@@ -92,7 +92,7 @@ def make_head(services: Services, body: SamplingFields, prefix: str) -> Head:
 
 
 def _seconds(services: Services, request: web.Request, body: SamplingFields) -> float:
-    """Until the request is ended: by its field, its header X-Request-Timeout, and the server's limit; the least counts."""
+    """Until the request is ended: the least of its field, its header X-Request-Timeout, and the server's limit."""
     limits = [services.settings.request_timeout_s]
     if body.timeout is not None:
         limits.append(body.timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 from aiohttp import web
 
 from jaxpaged.errors import EngineError
@@ -17,6 +18,7 @@ from jaxpaged_server.api.status import (
     StatusTotals,
     status_pool,
 )
+from jaxpaged_server.engine_process.wire import EngineInfo
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.health import health_of
 from jaxpaged_server.services import Services, services_of
@@ -35,7 +37,7 @@ async def status(request: web.Request) -> web.Response:
         phase=StatusPhase(name=health.phase, done=health.done, total=health.total, left_s=health.left_s),
         model=services.names[0],
         uptime_s=time.monotonic() - services.began,
-        info=services.engine.info,
+        info=_info(services),
         pool=await _pool(services),
         running=snapshot.running,
         waiting=snapshot.waiting,
@@ -66,3 +68,9 @@ async def _pool(services: Services) -> StatusPool | None:
     except EngineError:
         return None
     return status_pool(found, block_size=info.block_size)
+
+
+def _info(services: Services) -> EngineInfo | None:
+    """Without the paths that it holds."""
+    info = services.engine.info
+    return None if info is None else msgspec.structs.replace(info, model=services.names[0], table=[])

@@ -56,10 +56,10 @@ export class Measure {
     return this.#first === null ? NaN : (this.#first - this.#start) / 1000;
   }
 
-  /** Tokens per second after the first. */
+  /** Tokens per second after the first; NaN over less than 20 ms, where it would tell of the network's buffers. */
   get rate() {
     const seconds = (this.#last - this.#first) / 1000;
-    return seconds > 0 && this.tokens > 1 ? (this.tokens - 1) / seconds : NaN;
+    return seconds >= 0.02 && this.tokens > 1 ? (this.tokens - 1) / seconds : NaN;
   }
 }
 

@@ -56,6 +56,7 @@ function bodyPart(body, root) {
 }
 
 function responsesPart(responses, root) {
+  if (!responses.length) return null;
   const rows = responses.map(([status, response]) => {
     const types = Object.keys(response.content ?? {});
     const { schema } = contentOf(response);

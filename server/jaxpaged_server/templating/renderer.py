@@ -39,8 +39,9 @@ class TemplateRenderer:
         most: int,
         template: str | None = None,
     ) -> str:
-        """The prompt of a conversation. Raises PromptError and TokenizerError as `ChatTemplates.render` does, PromptError
-        too where it takes too long, too much memory, or makes more than `most` characters.
+        """The prompt of a conversation. Raises PromptError and TokenizerError as `ChatTemplates.render` does.
+
+        PromptError too where it takes too long, too much memory, or makes more than `most` characters.
         """
         asked = Render(
             messages=messages,

@@ -1,0 +1,302 @@
+"""The door: what is let in, what waits, what is refused and with which words; and that no way out leaves anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from admission_door import CONFIG, A, B, C, Clock, assert_empty, fields, line_up, opened, refused, states
+from jaxpaged_server.access.keys import ANONYMOUS, Key, KeyLimits
+from jaxpaged_server.admission.admission import Admission
+from jaxpaged_server.admission.limits import AdmissionConfig
+from jaxpaged_server.admission.ticket import TicketState
+from jaxpaged_server.refusals import DeadlineError, NotReadyError, QueueFullError, RateLimitedError
+
+from jaxpaged.errors import ConfigError, ParameterError
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_default_sizes() -> None:
+    config = AdmissionConfig(max_num_seqs=32, max_num_batched_tokens=8192, max_model_len=4096)
+    assert (config.engine_queue, config.places, config.places_per_key, config.queue_length) == (8, 40, 28, 128)
+    assert config.queue_tokens(0.0) == 4 * 8192
+    assert config.queue_tokens(5000.0) == 150_000
+    table = {1: (2, 1), 2: (2, 1), 3: (2, 2), 4: (2, 3), 8: (2, 7), 16: (4, 14), 256: (64, 224)}
+    for rows, expected in table.items():
+        config = AdmissionConfig(max_num_seqs=rows, max_num_batched_tokens=64, max_model_len=100)
+        assert (config.engine_queue, config.places_per_key) == expected
+        assert config.places_per_key < config.places
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_num_seqs", 0),
+        ("max_num_batched_tokens", 0),
+        ("max_model_len", 0),
+        ("max_num_queued_reqs", -1),
+        ("max_num_queued_tokens", -1),
+        ("headroom", -1),
+        ("ttft_target_s", 0.0),
+        ("ttft_target_s", float("nan")),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(name: str, value: float) -> None:
+    sizes: dict[str, Any] = {"max_num_seqs": 4, "max_num_batched_tokens": 64, "max_model_len": 100, name: value}
+    with pytest.raises(ConfigError, match=name):
+        AdmissionConfig(**sizes)
+
+
+def test_as_many_as_there_are_places_go_in_and_the_rest_in_order(clock: Clock) -> None:
+    admission = opened(clock=clock)
+    tickets = line_up(admission, ANONYMOUS, 9)
+    assert states(tickets) == "IIIIIIWWW"
+    tickets[3].release()
+    assert states(tickets) == "IIIOIIIWW"
+    tickets[7].release()
+    tickets[7].release()
+    tickets[3].release()
+    assert states(tickets) == "IIIOIIIOW"
+    for ticket in tickets:
+        ticket.release()
+    assert states(tickets) == "O" * 9
+    assert_empty(admission)
+
+
+def test_the_queue_is_bounded_in_requests(clock: Clock) -> None:
+    admission = opened(clock=clock)
+    tickets = line_up(admission, ANONYMOUS, 6 + 16)
+    error = refused(QueueFullError, admission, ANONYMOUS)
+    # 17 would have to leave, at 0.4 a second until something is measured
+    assert error.retry_after_s == 43
+    assert str(error) == (
+        "requests of key 'anonymous' that would wait is 17: the queue takes 16 requests of all keys, and too few are "
+        "left. Try again in 43 s"
+    )
+    assert admission.rejections["queue_full"] == 1
+    for _ in range(10):
+        clock.now += 0.5
+        tickets.pop(0).release()
+        line_up(admission, ANONYMOUS, 1)
+    # 10 in 5 s, and the guess of 0.4 in one second
+    assert refused(QueueFullError, admission, ANONYMOUS).retry_after_s == 10
+
+
+def test_the_queue_is_bounded_in_tokens(clock: Clock) -> None:
+    admission = opened(clock=clock)
+    assert admission.max_waiting_tokens == 30 * 64
+    admission.ready(AdmissionConfig(**{**fields(CONFIG), "max_num_queued_tokens": 100}))
+    assert admission.max_waiting_tokens == 100
+    line_up(admission, ANONYMOUS, 6)
+    line_up(admission, ANONYMOUS, 1, tokens=60)
+    assert admission.num_waiting_tokens == 60
+    error = refused(QueueFullError, admission, ANONYMOUS, prompt_tokens=(41,))
+    assert admission.rejections["queue_tokens"] == 1
+    assert "prompt tokens of key 'anonymous' that would wait is 101: the queue takes 100" in str(error)
+    line_up(admission, ANONYMOUS, 1, tokens=40)
+    refused(QueueFullError, admission, ANONYMOUS, prompt_tokens=(1,))
+
+
+def test_one_request_may_wait_whatever_its_length(clock: Clock) -> None:
+    admission = opened(clock=clock, config=AdmissionConfig(**{**fields(CONFIG), "max_num_queued_tokens": 100}))
+    line_up(admission, ANONYMOUS, 6)
+    line_up(admission, ANONYMOUS, 1, tokens=5000)
+    refused(QueueFullError, admission, ANONYMOUS, prompt_tokens=(1,))
+
+
+def test_no_queue_at_all_is_possible(clock: Clock) -> None:
+    config = AdmissionConfig(**{**fields(CONFIG), "max_num_queued_reqs": 0, "headroom": 0})
+    admission = opened(clock=clock, config=config)
+    tickets = line_up(admission, ANONYMOUS, 4)
+    refused(QueueFullError, admission, ANONYMOUS)
+    tickets[0].release()
+    assert states(line_up(admission, ANONYMOUS, 1)) == "I"
+
+
+def test_all_requests_of_an_http_request_are_taken_or_none(clock: Clock) -> None:
+    admission = opened(clock=clock)
+    first = admission.line_up(ANONYMOUS, prompt_tokens=(10, 0, 0, 0))
+    line_up(admission, ANONYMOUS, 1)
+    tickets = admission.line_up(ANONYMOUS, prompt_tokens=(5, 6, 7))
+    assert states([*first, *tickets]) == "IIIIIWW"
+    assert admission.num_waiting_tokens == 13
+    line_up(admission, ANONYMOUS, 12)
+    assert refused(QueueFullError, admission, ANONYMOUS, prompt_tokens=(1, 1, 1)).value == 17
+    for wrong in ((), (1,) * 5):
+        with pytest.raises(ParameterError, match=r"prompts times n .*1 to 4 may go together"):
+            admission.line_up(ANONYMOUS, prompt_tokens=wrong)
+
+
+def test_keys_take_turns_by_tokens(clock: Clock) -> None:
+    admission = opened(A, B, C, clock=clock)
+    inside = line_up(admission, A, 3) + line_up(admission, B, 3)
+    waiting = line_up(admission, A, 4) + line_up(admission, B, 2) + line_up(admission, C, 2, tokens=35)
+    for ticket in inside[2:4]:
+        ticket.release()
+    # a and b have used 30 each, and c was lifted to that; a and b wait longer
+    assert states(waiting) == "IWWW IW WW".replace(" ", "")
+    inside[0].release()
+    assert states(waiting) == "IWWW IW IW".replace(" ", "")
+    assert admission.waiting_by_key() == {"a": 3, "b": 1, "c": 1}
+    assert admission.inside_by_key() == {"a": 2, "b": 3, "c": 1}
+
+
+def test_one_key_of_several_leaves_a_row_to_the_others(clock: Clock) -> None:
+    admission = opened(A, B, clock=clock)
+    flood = line_up(admission, A, 8)
+    assert states(flood) == "IIIWWWWW"
+    assert states(line_up(admission, B, 4)) == "IIIW"
+    flood[0].release()
+    assert states(flood) == "OIIIWWWW"
+    admission.use_keys([A])
+    assert admission.inside_by_key() == {"a": 3, "b": 3}
+    admission.check()
+
+
+def test_one_key_leaves_a_part_of_the_queue_to_the_others(clock: Clock) -> None:
+    admission = opened(A, B, clock=clock)
+    line_up(admission, A, 3 + 14)
+    refused(QueueFullError, admission, A)
+    assert states(line_up(admission, B, 4)) == "IIIW"
+    refused(QueueFullError, admission, B)
+    assert admission.waiting_by_key() == {"a": 14, "b": 1}
+
+
+def test_prompts_that_wait_in_the_engine_hold_up_their_own_key_only(clock: Clock) -> None:
+    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
+    admission = opened(A, B, clock=clock, config=config)
+    flood = line_up(admission, A, 5, tokens=50)
+    assert states(flood) == "IIWWW"
+    assert states(line_up(admission, B, 2, tokens=100)) == "IW"
+    flood[0].charge(1)
+    assert states(flood) == "IIIWW"
+    flood[0].charge(1)
+    assert states(flood) == "IIIWW"
+    flood[1].release()
+    assert states(flood) == "IOIIW"
+    admission.check()
+
+
+def test_a_long_queue_in_the_engine_lets_each_key_in_one_by_one(clock: Clock) -> None:
+    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
+    admission = opened(A, B, clock=clock, config=config)
+    admission.observe(3)
+    flood, other = line_up(admission, A, 4), line_up(admission, B, 2)
+    assert states(flood + other) == "IWWW IW".replace(" ", "")
+    flood[0].charge(1)
+    assert states(flood + other) == "IIWW IW".replace(" ", "")
+    admission.observe(2)
+    assert states(flood + other) == "IIII II".replace(" ", "")
+    admission.check()
+
+
+def test_an_entry_that_leaves_does_not_hold_up_a_shorter_one_behind_it(clock: Clock) -> None:
+    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
+    admission = opened(A, B, clock=clock, config=config)
+    tickets = [*line_up(admission, A, 2, tokens=50), *line_up(admission, A, 1, tokens=100), *line_up(admission, A, 1)]
+    assert states(tickets) == "IIWW"
+    tickets[2].release()
+    assert states(tickets) == "IIOI"
+
+
+def test_rates_are_refused_with_their_reason(clock: Clock) -> None:
+    limits = KeyLimits(max_concurrency=2, requests_per_minute=60, tokens_per_minute=600)
+    config = AdmissionConfig(**{**fields(CONFIG), "max_num_batched_tokens": 1000})
+    admission = opened(Key(name="a", limits=limits), B, clock=clock, config=config)
+    tickets = line_up(admission, A, 2, tokens=300)
+    assert refused(RateLimitedError, admission, A).retry_after_s == 1
+    tickets[0].charge(30)
+    tickets[0].release()
+    assert refused(RateLimitedError, admission, A).retry_after_s == 4
+    assert states(line_up(admission, B, 3)) == "III"
+    clock.now = 4.0
+    assert states(line_up(admission, A, 1)) == "I"
+    counts = {reason: count for reason, count in admission.rejections.items() if count}
+    assert counts == {"concurrency": 1, "tokens_per_minute": 1}
+
+
+def test_starting_paused_and_shutting_down(clock: Clock) -> None:
+    admission = Admission(clock=clock)
+    assert not admission.is_open
+    assert refused(NotReadyError, admission, ANONYMOUS).retry_after_s == 5
+    admission.ready(CONFIG)
+    assert admission.is_open
+    tickets = line_up(admission, ANONYMOUS, 8)
+    admission.pause("the engine starts again", retry_after_s=9)
+    error = refused(NotReadyError, admission, ANONYMOUS)
+    assert (error.value, error.retry_after_s) == ("the engine starts again", 9)
+    tickets[0].release()
+    assert states(tickets) == "OIIIIIWW"
+    admission.resume()
+    assert states(tickets) == "OIIIIIIW"
+    admission.drain()
+    assert refused(NotReadyError, admission, ANONYMOUS).value == "shutting down"
+    tickets[1].release()
+    assert states(tickets) == "OOIIIIII"
+    admission.pause("x")
+    admission.resume()
+    assert refused(NotReadyError, admission, ANONYMOUS).value == "shutting down"
+    assert admission.rejections["not_ready"] == 4
+
+
+def test_a_pause_is_not_a_slow_queue(clock: Clock) -> None:
+    admission = opened(clock=clock)
+    tickets = line_up(admission, ANONYMOUS, 22)
+    before = refused(QueueFullError, admission, ANONYMOUS).retry_after_s
+    admission.pause("x")
+    clock.now = 1000.0
+    tickets.pop(-1).release()
+    clock.now = 2000.0
+    admission.resume()
+    line_up(admission, ANONYMOUS, 1)
+    assert refused(QueueFullError, admission, ANONYMOUS).retry_after_s == before
+
+
+def test_other_keys_after_a_reload(clock: Clock) -> None:
+    admission = opened(A, B, clock=clock)
+    tickets = line_up(admission, A, 5)
+    admission.use_keys([Key(name="b", limits=KeyLimits(max_concurrency=1)), C])
+    assert set(admission.waiting_by_key()) == {"a", "b", "c"}
+    line_up(admission, B, 1)
+    refused(RateLimitedError, admission, B)
+    # one that was let through before the reload, by a key that is gone
+    late = line_up(admission, Key(name="z"), 1)
+    for ticket in [*tickets, *late]:
+        ticket.release()
+    assert set(admission.waiting_by_key()) == {"b", "c"}
+    admission.check()
+
+
+def test_a_request_too_late_for_its_deadline_is_refused(clock: Clock) -> None:
+    admission = opened(clock=clock)
+    clock.now = 5.0
+    refused(DeadlineError, admission, ANONYMOUS, deadline_s=5.0)
+    assert admission.rejections["deadline"] == 1
+
+
+def test_a_turn_after_the_deadline_goes_to_the_next(clock: Clock) -> None:
+    """Where the timer has not run yet: nothing that is late reaches the engine."""
+    admission = opened(clock=clock)
+    inside = line_up(admission, ANONYMOUS, 6)
+    (late,) = admission.line_up(ANONYMOUS, prompt_tokens=(10,), deadline_s=3.0)
+    (next_one,) = admission.line_up(ANONYMOUS, prompt_tokens=(10,))
+    clock.now = 3.0
+    inside[0].release()
+    assert (late.state, next_one.state) == (TicketState.OUT, TicketState.INSIDE)
+    assert isinstance(late.error, DeadlineError)
+    assert str(late.error).startswith("seconds waited is 3.0: the request's time ran out before its turn came")
+    admission.check()
+
+
+def test_tokens_that_come_after_the_release_are_not_counted(clock: Clock) -> None:
+    admission = opened(A, B, clock=clock)
+    (ticket,) = line_up(admission, A, 1)
+    ticket.charge(0)
+    assert not ticket.started
+    ticket.release()
+    ticket.charge(5)
+    assert ticket.account.flow.counter == 10.0
