@@ -40,6 +40,7 @@ def test_the_default_sizes() -> None:
         ("max_model_len", 0),
         ("max_num_queued_reqs", -1),
         ("max_num_queued_tokens", -1),
+        ("max_unstarted_tokens", 0),
         ("headroom", -1),
         ("ttft_target_s", 0.0),
         ("ttft_target_s", float("nan")),
@@ -167,7 +168,7 @@ def test_one_key_leaves_a_part_of_the_queue_to_the_others(clock: Clock) -> None:
 
 
 def test_prompts_that_wait_in_the_engine_hold_up_their_own_key_only(clock: Clock) -> None:
-    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
+    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=128, max_model_len=100)
     admission = opened(A, B, clock=clock, config=config)
     flood = line_up(admission, A, 5, tokens=50)
     assert states(flood) == "IIWWW"
@@ -182,7 +183,7 @@ def test_prompts_that_wait_in_the_engine_hold_up_their_own_key_only(clock: Clock
 
 
 def test_a_long_queue_in_the_engine_lets_each_key_in_one_by_one(clock: Clock) -> None:
-    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
+    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=128, max_model_len=100)
     admission = opened(A, B, clock=clock, config=config)
     admission.observe(3)
     flood, other = line_up(admission, A, 4), line_up(admission, B, 2)
@@ -195,7 +196,7 @@ def test_a_long_queue_in_the_engine_lets_each_key_in_one_by_one(clock: Clock) ->
 
 
 def test_an_entry_that_leaves_does_not_hold_up_a_shorter_one_behind_it(clock: Clock) -> None:
-    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
+    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=128, max_model_len=100)
     admission = opened(A, B, clock=clock, config=config)
     tickets = [*line_up(admission, A, 2, tokens=50), *line_up(admission, A, 1, tokens=100), *line_up(admission, A, 1)]
     assert states(tickets) == "IIWW"
