@@ -121,6 +121,14 @@ def test_events_of_several_tokens(tmp_path: Path, continuous: bool) -> None:
     assert [len(gaps) for gaps in result["itls"]] == [1, 1]
 
 
+@pytest.mark.parametrize("backend", ["openai", "openai-chat"])
+def test_a_last_token_without_text_is_a_token(tmp_path: Path, backend: str) -> None:
+    with StubServer(last_text="", itl_s=0.005) as server:
+        result = saved(server, tmp_path, "--num-prompts", "2", "--save-detailed", "--backend", backend)
+    assert (result["tokens_per_event"], result["output_lens"]) == (1.0, [6, 6])
+    assert [len(gaps) for gaps in result["itls"]] == [5, 5]
+
+
 def test_custom_and_sharegpt_files(tmp_path: Path) -> None:
     custom = tmp_path / "custom.jsonl"
     custom.write_text('{"prompt": "one two", "output_tokens": 3}\n', encoding="utf-8")
