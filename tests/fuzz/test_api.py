@@ -27,7 +27,7 @@ def test_the_api_keeps_its_word_in_5000_cases(tmp_path: Path) -> None:
         text = server.request("/v1/completions", {"prompt": "def f", "max_tokens": 8, "temperature": 0})[1]["choices"]
         command = [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
-            *("--mode", "all", "--max-examples", "400", "--exclude-checks", SEMANTIC, "--seed", "1"),
+            *("--mode", "all", "--max-examples", "480", "--exclude-checks", SEMANTIC, "--seed", "1"),
             *("--no-color", "--workers", "2", "--request-timeout", "60", "--phases", "coverage,fuzzing,stateful"),
         ]
         ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=800, check=False)

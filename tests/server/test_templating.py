@@ -59,6 +59,17 @@ async def test_hostile_templates_end_in_time_and_the_next_one_is_served() -> Non
         await renderer.close()
 
 
+async def test_numbers_that_do_not_fit_are_refused() -> None:
+    renderer = TemplateRenderer(str(TINY_MODEL))
+    with pytest.raises(PromptError, match="more than 64 bits"):
+        await renderer.render(
+            [{"role": "user", "content": "a", "tool_calls": [{"a": 2**64}]}],
+            add_generation_prompt=True,
+            variables={},
+            most=100,
+        )
+
+
 async def test_a_reader_who_leaves_does_not_mix_up_answers() -> None:
     renderer = TemplateRenderer(str(TINY_MODEL), workers=1)
     try:

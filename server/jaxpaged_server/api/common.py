@@ -63,8 +63,8 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     return_token_ids: bool | None = None
     cache_salt: Salt | None = None
     request_id: RequestId | None = None
-    timeout: Annotated[float, Meta(gt=0.0, le=86_400.0)] | None = None
-    """Seconds until the request is ended, waiting included; the server's own limit holds beside it."""
+    timeout: Annotated[float, Meta(ge=1.0, le=86_400.0)] | None = None
+    """Seconds until the request is ended, waiting included, at least 1; the server's own limit holds beside it."""
     user: Annotated[str, Meta(max_length=512)] | None = None
     """This and the next ones are read by nobody: they name the caller, not what is asked."""
     metadata: dict[str, Any] | None = None
