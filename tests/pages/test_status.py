@@ -221,6 +221,16 @@ def test_the_start_is_followed(open_page: OpenPage, stub: Stub, keep: Callable[.
     expect(page.locator("#phase")).to_have_text("ready")
 
 
+def test_an_engine_too_busy_to_draw_its_pool_leaves_the_last_one(open_page: OpenPage, stub: Stub) -> None:
+    stub.status = busy()
+    page = open_page("/status")
+    expect(page.locator("#requests tr")).to_have_count(14)
+    stub.status = msgspec.structs.replace(busy(), pool=None, waiting=10)
+    expect(tile(page, "Waiting")).to_contain_text("10")
+    expect(page.locator("#requests tr")).to_have_count(14)
+    expect(page.locator("#legend li").first).to_have_text("live200")
+
+
 def test_a_hidden_page_asks_seldom(open_page: OpenPage, stub: Stub) -> None:
     page = open_page("/status")
     page.wait_for_timeout(2200)
