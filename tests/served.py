@@ -77,7 +77,7 @@ async def served(
         header_timeout_s=config.header_timeout_s, write_timeout_s=config.write_timeout_s, most=1000
     )
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(services.text.close)
+        stack.push_async_callback(services.close)
         protocols = await set_up(stack, make_app(services, connections), config)
         listener = await asyncio.get_running_loop().create_server(connections.guard(protocols), "127.0.0.1", 0)
         stack.callback(listener.close)

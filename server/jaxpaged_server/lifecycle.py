@@ -95,7 +95,7 @@ class Server:
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(close_sockets, sockets)
-            stack.push_async_callback(services.text.close)
+            stack.push_async_callback(services.close)
             public = await set_up(stack, make_app(services, connections), server_config)
             admin = await set_up(stack, make_admin_app(services, connections), server_config)
             stack.push_async_callback(services.engine.stop)

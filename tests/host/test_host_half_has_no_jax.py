@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-MODULES = ("blocks", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors", "assembly")
+MODULES = (
+    *("blocks", "blockmap", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors"),
+    *("assembly", "progress"),
+)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -7,11 +7,11 @@ import os
 import random
 import signal
 import time
-from typing import Any
 
 import pytest
 from jaxpaged_server.engine_process.restart_policy import RestartPolicy
 from jaxpaged_server.engine_process.supervisor import EngineSupervisor
+from jaxpaged_server.engine_process.token_stream import TokenStream
 from jaxpaged_server.engine_process.watchdog import WatchLimits
 
 from jaxpaged.config import EngineConfig
@@ -26,7 +26,11 @@ KILLS = 20
 
 
 async def tokens(supervisor: EngineSupervisor, first: int) -> list[int | None]:
-    stream = supervisor.submit([first, first + 1], PARAMS)
+    return await rest(supervisor.submit([first, first + 1], PARAMS))
+
+
+async def rest(stream: TokenStream) -> list[int | None]:
+    """What a stream gives to its end."""
     found: list[int | None] = []
     try:
         while True:
@@ -104,11 +108,11 @@ def test_a_step_that_raises_ends_the_engine_and_says_why() -> None:
         supervisor = EngineSupervisor(CONFIG, policy=RestartPolicy(delays_s=(0.01,)), faults=True)
         supervisor.start()
         await supervisor.wait_ready()
-        stream: Any = supervisor.submit([80], SamplingParams(temperature=0.0, max_tokens=200, ignore_eos=True))
+        stream = supervisor.submit([80], SamplingParams(temperature=0.0, max_tokens=200, ignore_eos=True))
         await stream.next()
         await supervisor.call("fault", "raise")
         with pytest.raises(EngineError, match="a fault was asked for"):
-            await asyncio.wait_for(to_the_end(stream), 20)
+            await rest(stream)
         assert "a fault was asked for" in supervisor.state.error
         await asyncio.wait_for(supervisor.wait_ready(), 60)
         assert len(await tokens(supervisor, 100)) == 40

@@ -91,6 +91,17 @@ def _nothing_is_left() -> Iterator[None]:
     assert not children.exists() or not children.read_text().split()
 
 
+def test_the_front_end_needs_no_jax() -> None:
+    program = (
+        "import sys, jaxpaged_server.engine_process.supervisor; "
+        "sys.exit(str(sorted({'jax', 'numpy', 'torch'} & set(sys.modules))))"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "server")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"
+
+
 def test_a_start_goes_through_its_phases() -> None:
     async def main() -> None:
         supervisor = EngineSupervisor(EngineConfig(), command=command("serve"))
@@ -200,6 +211,10 @@ def test_beats_reach_their_listeners() -> None:
         while len(beats) < 2:
             await asyncio.sleep(0.01)
         assert supervisor.beat is beats[-1]
+        assert supervisor.silence_s is not None
+        assert 0 <= supervisor.silence_s < 0.5
+        await supervisor.stop()
+        assert supervisor.silence_s is None
 
     serving(body)
 

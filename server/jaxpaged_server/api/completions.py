@@ -22,7 +22,7 @@ PromptItem = str | TokenId | list[TokenId]
 
 
 class CompletionRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
-    """prompt: a text, texts, token ids, or lists of token ids. logprobs: alternatives per token, also of an echoed one."""
+    """prompt: a text, texts, token ids, or lists of token ids. logprobs: alternatives per token, of an echo too."""
 
     prompt: str | list[PromptItem]
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -50,14 +51,20 @@ class EngineClient(asyncio.Protocol):
     that none is used twice. What is sent while the engine does not read is kept, as long as the requests in flight.
     """
 
-    def __init__(self, listener: Callable[[Said], None], *, numbers: Iterator[int] | None = None) -> None:
+    def __init__(
+        self,
+        listener: Callable[[Said], None],
+        *,
+        numbers: Iterator[int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection is."""
-        self.heard = False
-        """Set whenever anything arrives; whoever watches clears it."""
+        self.heard_at = clock()
+        """When anything arrived last, on the clock."""
         self.trouble: str | None = None
         """Why this end gave up the connection, if it did."""
-        self._listener = listener
+        self._listener, self._clock = listener, clock
         self._numbers = numbers or itertools.count(1)
         self._calls_made = itertools.count(1)
         self._frames, self._decoder = Frames(), front_decoder()
@@ -136,7 +143,7 @@ class EngineClient(asyncio.Protocol):
         self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self.heard = True
+        self.heard_at = self._clock()
         try:
             for body in self._frames.push(data):
                 self._take(self._decoder.decode(body))

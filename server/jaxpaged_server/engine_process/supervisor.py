@@ -62,7 +62,8 @@ class EngineState:
 class EngineSupervisor:
     """One engine in a process of its own, for one event loop. `start`, then `wait_ready` or look at `state`.
 
-    policy: when it is started again; one that the engine itself calls impossible (a bad model, a bad option) is not.
+    policy: when it is started again. One that calls itself impossible (a bad model, a bad option) before it ever served
+    is not.
     limits: how long what may take. faults: the engine may be told to break (`call("fault", ...)`), for tests.
     command: what is started. The thread that runs the event loop must outlive the engine.
     """
@@ -135,6 +136,13 @@ class EngineSupervisor:
         self._state_listeners.append(listener)
 
     @property
+    def silence_s(self) -> float | None:
+        """Seconds since anything was heard of the engine's process; None where there is none. A ready one beats every
+        250 ms.
+        """
+        return None if self._client is None else self._clock() - self._client.heard_at
+
+    @property
     def num_streams(self) -> int:
         """Requests in flight."""
         return 0 if self._client is None else self._client.num_streams
@@ -205,7 +213,8 @@ class EngineSupervisor:
                 error = await self._one_life()
                 if self._stopping.is_set():
                     break
-                final = isinstance(error, ConfigError | ModelError)
+                # not for one that has served: a device may be full until the last of the one before it is gone
+                final = self.info is None and isinstance(error, ConfigError | ModelError)
                 delay_s = None if final else self._policy.next_delay()
                 if delay_s is None:
                     log.error("the engine has failed and is not started again: %s", error)
@@ -238,7 +247,7 @@ class EngineSupervisor:
         self._process, self.pid = process, process.pid
         self._watchdog = Watchdog(self._limits, clock=self._clock)
         trouble: str | None = None
-        client = EngineClient(self._hear, numbers=self._numbers)
+        client = EngineClient(self._hear, numbers=self._numbers, clock=self._clock)
         try:
             try:
                 await asyncio.get_running_loop().create_unix_connection(lambda: client, sock=process.sock)
@@ -250,7 +259,7 @@ class EngineSupervisor:
             if self._stopping is not None and self._stopping.is_set():  # meanwhile
                 client.send(Stop())
             trouble = await self._watch(client, self._watchdog)
-            self._set(replace(self.state, phase="restarting", error=trouble or "its process has ended"))
+            self._lose(trouble or "its process has ended")
             if trouble is not None:
                 client.fail(lambda: _ended(trouble))
                 if not client.lost.done():  # it hangs: let it say where
@@ -275,8 +284,7 @@ class EngineSupervisor:
             await asyncio.wait([client.lost], timeout=self._limits.check_s)
             if client.trouble is not None:
                 return client.trouble
-            heard, client.heard = client.heard, False
-            if not client.lost.done() and (trouble := watchdog.trouble(heard=heard)):
+            if not client.lost.done() and (trouble := watchdog.trouble(heard_at=client.heard_at)):
                 return trouble
         return None
 
@@ -296,9 +304,14 @@ class EngineSupervisor:
             self._tell(self._cache_listeners, said)
         else:
             self._broken, why = said, str(error_of(said.error))
-            self._set(replace(self.state, phase="restarting", error=why))
+            self._lose(why)
             if self._client is not None:
                 self._client.fail(lambda: _ended(why))
+
+    def _lose(self, why: str) -> None:
+        """It serves no longer."""
+        if self._stopping is None or not self._stopping.is_set():
+            self._set(replace(self.state, phase="restarting", error=why))
 
     def _take_beat(self, beat: Beat) -> None:
         self.beat = beat

@@ -52,17 +52,16 @@ class Watchdog:
         """What it told last of its steps."""
         self._beat = beat
 
-    def trouble(self, *, heard: bool) -> str | None:
-        """What is wrong, None for nothing; to be asked every `check_s`. heard: whether it said anything since the last
-        time.
+    def trouble(self, *, heard_at: float) -> str | None:
+        """What is wrong, None for nothing; to be asked every `check_s`. heard_at: when it said anything last.
 
         Time in which nobody looked counts for nothing: then it is the front end that was held up, and what the engine
         said may still lie in the socket.
         """
         limits, now = self._limits, self._clock()
         since_s, self._checked_at = now - self._checked_at, now
-        if heard:
-            self._heard_at = now
+        if heard_at > self._heard_at:
+            self._heard_at = heard_at
         elif since_s > 2 * limits.check_s:
             self._heard_at += since_s
         silent_s = now - self._heard_at

@@ -229,7 +229,7 @@ def read_for_ever(sock: socket.socket, inbox: Inbox, outbox: Outbox, serving: th
     while True:
         try:
             data = sock.recv(_READ_BYTES)
-        except ConnectionError:
+        except OSError:
             data = b""
         if not data:
             os._exit(1)

@@ -68,6 +68,7 @@ def make_job(
     key = key_of(request)
     return Job(
         flight=flight_of(request),
+        headers=request.headers,
         model=services.model(body.model),
         key=key,
         prompts=prompts,
