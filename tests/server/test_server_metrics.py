@@ -1,4 +1,4 @@
-"""/metrics: vLLM's names, types, labels and bounds; what feeds them; and what an engine's end leaves of them."""
+"""/metrics: what feeds it, in which forms it is told, and what an engine's end leaves of it."""
 
 from __future__ import annotations
 
@@ -58,32 +58,6 @@ def everything() -> ServerMetrics:
     metrics.on_beat(beat(EngineMetrics(steps=1, step_tokens=7), steps=[7]), engine_info())
     metrics.on_reply("/v1/completions", 200)
     return metrics
-
-
-def test_names_types_and_labels_are_vllms() -> None:
-    found = families(everything())
-    for name, (kind, labels, bounds) in VLLM.items():
-        family = found[name]
-        assert family.type == kind, name
-        for sample in family.samples:
-            assert set(sample.labels) - {"le"} == set(labels), name
-            if "model_name" in labels:
-                assert sample.labels["model_name"] == "tiny"
-            if "engine" in labels:
-                assert sample.labels["engine"] == "0"
-        shown = [sample.labels["le"] for sample in family.samples if sample.name == f"{name}_bucket"]
-        assert " ".join(shown) == (f"{bounds} +Inf" if bounds else ""), name
-
-
-def test_own_names_are_few_and_known() -> None:
-    found = families(everything())
-    for name, (kind, labels) in OWN.items():
-        assert found[name].type == kind, name
-        for sample in found[name].samples:
-            assert set(sample.labels) == set(labels), name
-    assert {name for name in found if name.startswith("jaxpaged:")} == set(OWN)
-    rest = {name for name in found if not name.startswith(("jaxpaged:", "process_"))}
-    assert rest == {*VLLM, "vllm:cache_config_info", "vllm:lora_requests_info"}
 
 
 def test_a_gateway_finds_what_it_scores_by() -> None:
