@@ -116,7 +116,7 @@ async def serve(admission: Admission, config: AdmissionConfig, actions: list[tup
         assert all(count >= 0 for count in admission.rejections.values())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(CLIENTS, SERVER, CONFIGS, st.booleans())
 def test_nothing_stays_behind(
     clients: list[Client], actions: list[tuple[float, str]], config: AdmissionConfig, shared: bool
