@@ -83,14 +83,14 @@ class EngineModel:
 
 
 async def ask(engine: EngineModel, key: Key, prompt: int, answer: int) -> float:
-    """Seconds to the first token, by a client that asks again a tenth of a second after a refusal."""
+    """Seconds to the first token, by a client that asks again half a second after a refusal."""
     came = now()
     while True:
         try:
             with await engine.admission.enter(key, prompt_tokens=prompt) as ticket:
                 return await engine.serve(ticket, answer) - came
         except QueueFullError:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
 
 
 async def flood(engine: EngineModel, key: Key, prompt: int, answer: int) -> None:
@@ -99,7 +99,7 @@ async def flood(engine: EngineModel, key: Key, prompt: int, answer: int) -> None
 
 
 def trickle(flooding: dict[Key, int], *, prompt: int, answer: int, pool: int, shared: bool = True) -> float:
-    """Seconds to the first token, p99, of key C, which asks 100 short questions, four a second.
+    """Seconds to the first token, at worst, of key C, which asks 60 short questions, four a second.
 
     flooding: keys that ask for more than there is, and how many clients each has. shared: False gives all of them the
     same key.
@@ -115,15 +115,15 @@ def trickle(flooding: dict[Key, int], *, prompt: int, answer: int, pool: int, sh
             background += [asyncio.create_task(flood(engine, flooder, prompt, answer)) for _ in range(clients)]
         await asyncio.sleep(5.003)
         mine: list[asyncio.Task[float]] = []
-        for _ in range(100):
+        for _ in range(60):
             mine.append(asyncio.create_task(ask(engine, victim, 20, 8)))
             await asyncio.sleep(0.2503)
-        times = sorted(await asyncio.gather(*mine))
+        worst_s = max(await asyncio.gather(*mine))
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         assert_empty(admission)
-        return times[98]
+        return worst_s
 
     return run(main())
 
@@ -136,14 +136,14 @@ def test_alone() -> None:
     assert trickle({}, prompt=1, answer=1, pool=10**6) == pytest.approx(ALONE_S, abs=1e-3)
 
 
-@pytest.mark.parametrize("flooding", [{A: 60}, {A: 30, D: 30}], ids=["one key", "two keys"])
+@pytest.mark.parametrize("flooding", [{A: 40}, {A: 20, D: 20}], ids=["one key", "two keys"])
 @pytest.mark.parametrize(
     ("prompt", "answer", "pool", "most_s"),
     [
         pytest.param(30, 40, 10**6, 0.045, id="rows are short"),
         pytest.param(100, 2, 10**6, 2 * ALONE_S, id="steps are full of prompts"),
-        # one request of a flood's is ahead in the engine, and waits for another's end: 28 free slots are left for c
-        pytest.param(60, 100, 900, 3 * ALONE_S, id="the pool is short"),
+        # one of a flood's requests may be ahead in the engine, and wait there for another to end
+        pytest.param(60, 100, 900, 5 * ALONE_S, id="the pool is short"),
     ],
 )
 def test_a_flood_hardly_moves_the_first_token_of_others(
@@ -152,9 +152,10 @@ def test_a_flood_hardly_moves_the_first_token_of_others(
     assert ALONE_S < trickle(flooding, prompt=prompt, answer=answer, pool=pool) < most_s
 
 
-def test_without_keys_a_flood_is_felt() -> None:
+@pytest.mark.parametrize("pool", [10**6, 900])
+def test_without_keys_a_flood_is_felt(pool: int) -> None:
     """What the rules of several keys are for; 30 clients do not even fill the queue."""
-    assert trickle({A: 30}, prompt=30, answer=40, pool=10**6, shared=False) > 50 * ALONE_S
+    assert trickle({A: 30}, prompt=60, answer=100, pool=pool, shared=False) > 50 * ALONE_S
 
 
 def test_a_newcomer_waits_for_one_release_where_many_keys_fill_all_places() -> None:

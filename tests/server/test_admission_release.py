@@ -116,7 +116,7 @@ async def serve(admission: Admission, config: AdmissionConfig, actions: list[tup
         assert all(count >= 0 for count in admission.rejections.values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(CLIENTS, SERVER, CONFIGS, st.booleans())
 def test_nothing_stays_behind(
     clients: list[Client], actions: list[tuple[float, str]], config: AdmissionConfig, shared: bool
@@ -142,7 +142,8 @@ def test_every_kind_of_end_happens_in_these_runs() -> None:
     """So that the property above is not about nothing: one run with all of them."""
 
     async def main() -> dict[str, int]:
-        config = AdmissionConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=100)
+        sizes = {"max_num_seqs": 4, "max_num_batched_tokens": 64, "max_model_len": 100, "max_num_queued_reqs": 100}
+        config = AdmissionConfig(**sizes)
         admission = opened(*KEYS, clock=now, config=config)
         client = Client(0, 0.0, (10, 10), 1.0, 2.0, None, None)
         clients = [

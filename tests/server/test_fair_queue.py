@@ -163,7 +163,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(OPERATIONS, st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=4, max_size=4))
 def test_the_heap_agrees_with_a_search_through_all(
     operations: list[tuple[str, int, int]], weights: list[float]
