@@ -270,7 +270,7 @@ def test_a_killed_engine_is_replaced_and_serves_the_same(served: Served, expecte
         os.kill(pid, signal.SIGKILL)
         began = time.monotonic()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1
         assert [type(end) for end in ends] == [EngineError] * 6
         assert supervisor.state.phase != "ready"
         again = await asyncio.wait_for(supervisor.wait_ready(), 60)
