@@ -200,6 +200,19 @@ def test_beats_tell_of_steps_and_of_the_pool(served: Served) -> None:
     served.run(body())
 
 
+def test_a_profile_is_written_where_it_was_asked_for(served: Served, tmp_path: Path) -> None:
+    async def body() -> None:
+        supervisor = served.supervisor
+        await supervisor.call("start_profile", str(tmp_path))
+        await read(supervisor.submit([1, 2, 3], CHOICES[0]))
+        await supervisor.call("stop_profile")
+        assert list(tmp_path.rglob("*.xplane.pb"))
+        with pytest.raises(EngineError, match="No profile started"):
+            await supervisor.call("stop_profile")
+
+    served.run(body())
+
+
 @pytest.mark.parametrize("state", ["queued", "prefilling", "decoding"])
 def test_an_abort_frees_blocks_in_every_state(served: Served, state: str) -> None:
     async def body() -> None:
@@ -238,12 +251,12 @@ def test_200_requests_that_are_left_at_random_leave_nothing(served: Served) -> N
             prompt = [draw.randrange(4096) for _ in range(draw.choice([1, 5, 70, 200]))]
             params = SamplingParams(temperature=0.0, max_tokens=draw.choice([1, 8, 50]), ignore_eos=True)
             ending = draw.choice(["close", "finish", "end", "close"])
-            await asyncio.sleep(draw.random() * 1.5)
+            await asyncio.sleep(draw.random() * 0.6)
             stream = supervisor.submit(prompt, params, salt=draw.choice(["", "a"]))
             try:
                 if ending == "end":
                     return (await read(stream))[-1].finish or ""
-                await asyncio.wait_for(asyncio.shield(asyncio.sleep(draw.random() * 0.2)), 5)
+                await asyncio.sleep(draw.random() * 0.2)
                 if ending == "finish":
                     stream.finish()
                 return ending
@@ -270,7 +283,7 @@ def test_a_killed_engine_is_replaced_and_serves_the_same(served: Served, expecte
         os.kill(pid, signal.SIGKILL)
         began = time.monotonic()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1
         assert [type(end) for end in ends] == [EngineError] * 6
         assert supervisor.state.phase != "ready"
         again = await asyncio.wait_for(supervisor.wait_ready(), 60)

@@ -30,9 +30,9 @@ from jaxpaged.request import SamplingParams
 
 ROOT = Path(__file__).parents[2]
 THREE = SamplingParams(max_tokens=3)
-CALM = WatchLimits(silence_s=10, step_s=10, start_s=30, check_s=0.05, dump_s=0.2)
-"""For engines that do as they should, on a machine that has other things to do."""
-QUICK = WatchLimits(silence_s=0.5, step_s=0.3, start_s=0.5, check_s=0.05, dump_s=0.2)
+PATIENT = WatchLimits(check_s=0.05)
+QUICK = WatchLimits(silence_s=0.5, step_s=0.3, check_s=0.05, dump_s=0.2)
+"""For an engine that is to be found to hang; on a busy machine any other may be, too."""
 Body = Callable[[EngineSupervisor], Awaitable[None]]
 
 
@@ -47,7 +47,7 @@ async def supervised(behaviour: str = "serve", *, restarts: int = 3, told: Path 
         EngineConfig(),
         policy=RestartPolicy(delays_s=(0.01,) * restarts),
         command=command(behaviour, told),
-        **{"limits": CALM, **options},
+        **{"limits": PATIENT, **options},
     )
     supervisor.start()
     try:
@@ -61,7 +61,7 @@ def serving(body: Body, behaviour: str = "serve", **options: Any) -> None:
 
     async def main() -> None:
         async with supervised(behaviour, **options) as supervisor:
-            await asyncio.wait_for(supervisor.wait_ready(), 30)
+            await asyncio.wait_for(supervisor.wait_ready(), 5)
             await body(supervisor)
 
     asyncio.run(main())
@@ -235,7 +235,7 @@ def test_streams_of_a_killed_engine_raise_at_once_and_another_serves() -> None:
         os.kill(first, signal.SIGKILL)
         began = time.monotonic()
         ends = await asyncio.gather(*reads, answer, return_exceptions=True)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1
         assert [type(end) for end in ends] == [EngineError] * 4
         assert len({id(end) for end in ends}) == 4
         with pytest.raises(EngineError, match="engine is"):
@@ -254,7 +254,7 @@ def test_streams_of_a_killed_engine_raise_at_once_and_another_serves() -> None:
         ("die", 2, r"process \d+ ended with status 3"),
         ("hang", 0, r"a step has not returned for 0\.\d s; 0\.3 s are allowed; process \d+ was ended by SIGKILL"),
         ("silent", 0, r"nothing was heard of it for 0\.\d s; 0\.5 s are allowed; process \d+ was ended by SIGKILL"),
-        ("mute", 0, r"nothing was heard of it for 0\.\d s; 0\.5 s are allowed; process \d+ was ended by SIGKILL"),
+        ("mute", 0, r"nothing was heard of it for 1\.\d s; 1 s are allowed; process \d+ was ended by SIGKILL"),
         ("garbage", 0, "it sent what is no message: "),
     ],
 )
@@ -262,9 +262,9 @@ def test_an_engine_that_is_never_well_is_given_up(
     behaviour: str, restarts: int, says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def main() -> None:
-        limits = QUICK if behaviour == "mute" else replace(QUICK, start_s=30.0)
+        limits = QUICK if behaviour in ("hang", "silent") else replace(PATIENT, start_s=1.0, dump_s=0.2)
         async with supervised(behaviour, restarts=restarts, limits=limits) as supervisor:
-            error = await asyncio.wait_for(supervisor.gone, 60)
+            error = await asyncio.wait_for(supervisor.gone, 10)
             assert isinstance(error, EngineError)
             assert supervisor.state.phase == "failed"
             assert supervisor.state.error == str(error)
@@ -305,17 +305,16 @@ def test_a_command_that_does_not_exist_is_given_up() -> None:
 @pytest.mark.parametrize("moment_s", [0.0, 0.05, 0.3])
 def test_a_stop_during_the_start_leaves_nothing(moment_s: float) -> None:
     async def main() -> None:
-        async with supervised("mute"):
+        async with supervised("mute") as supervisor:
             await asyncio.sleep(moment_s)
+            await supervisor.stop(grace_s=0.3)  # it reads nothing
 
     asyncio.run(main())
 
 
 def test_a_stop_while_a_restart_is_due_does_not_wait_for_it() -> None:
     async def main() -> None:
-        supervisor = EngineSupervisor(
-            EngineConfig(), command=command("die"), policy=RestartPolicy(delays_s=(60.0,)), limits=QUICK
-        )
+        supervisor = EngineSupervisor(EngineConfig(), command=command("die"), policy=RestartPolicy(delays_s=(60.0,)))
         supervisor.start()
         while supervisor.state.left_s is None or supervisor.state.phase != "restarting":
             await asyncio.sleep(0.01)
