@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError
+from jaxpaged.prompt import context_limit
 from jaxpaged.request import MAX_BIASES, Request
 
 
@@ -87,7 +88,7 @@ def check_request(request: Request, *, max_model_len: int, block_size: int, max_
         raise ContextLengthError(
             name="prompt length",
             value=length,
-            limit=f"prompt and answer share max_model_len={max_model_len} tokens",
+            limit=context_limit(max_model_len),
             fix=f"Shorten the prompt to {max_model_len - 1} tokens or fewer, or raise max_model_len",
         )
     room = max_model_len - length
@@ -95,7 +96,7 @@ def check_request(request: Request, *, max_model_len: int, block_size: int, max_
         raise ContextLengthError(
             name="max_tokens",
             value=request.max_tokens,
-            limit=f"after a prompt of {length} tokens it must be from 1 to {room} (max_model_len={max_model_len})",
+            limit=f"after a prompt of {length} tokens it must be from 1 to {room}: {context_limit(max_model_len)}",
         )
     needed = -(-longest_life(request) // block_size)
     if needed > max_blocks:

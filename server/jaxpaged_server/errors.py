@@ -67,7 +67,9 @@ def failure_of(error: BaseException) -> Failure:
     for kind, status, kind_name, code in _KINDS:
         if isinstance(error, kind):
             assert isinstance(error, JaxPagedError)
-            param = getattr(error, "param", None) or (error.name if status == 400 else None)
+            # a name of two words, as of a prompt's length, is no field that the caller could look for
+            named = error.name if status == 400 and " " not in error.name else None
+            param = getattr(error, "param", None) or named
             return failure(status, str(error), kind_name, param=param, code=code, headers=_headers(error))
     if isinstance(error, EngineError):
         return failure(503, _LOST, "server_error", code="engine_stopped", headers={"Retry-After": "5"}, expected=False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from jaxpaged.errors import ContextLengthError, ParameterError
 from jaxpaged.outputs import Completion, OutputKind
-from jaxpaged.prompt import check_prompt
+from jaxpaged.prompt import check_prompt, context_limit
 from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.admission.ticket import Ticket
@@ -81,7 +81,7 @@ def check_job(job: Job, info: EngineInfo) -> None:
             raise ContextLengthError(
                 name="prompt length + max_tokens",
                 value=f"{len(prompt.ids)} + {params.max_tokens}",
-                limit=f"prompt and answer share max_model_len={longest} tokens",
+                limit=context_limit(longest),
                 fix=f"Ask for at most {longest - len(prompt.ids)} tokens, or send a shorter prompt",
             )
 

@@ -45,6 +45,8 @@ def test_the_api_keeps_its_word_in_5000_cases(tmp_path: Path) -> None:
         fives = [
             line
             for line in server.request("/metrics")[1].splitlines()
-            if line.startswith("jaxpaged:http_requests_total") and re.search(r'status="5', line) and "/health" not in line
+            if line.startswith("jaxpaged:http_requests_total")
+            and re.search(r'status="5', line)
+            and "/health" not in line
         ]
         assert not fives, json.dumps(fives)

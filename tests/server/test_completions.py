@@ -214,8 +214,12 @@ async def test_what_the_model_cannot_do_is_refused_before_it_is_asked() -> None:
         assert not it.engine.streams
         status, reply = await it.post(PATH, prompt="a", model="other")
         assert (status, reply["error"]["code"]) == (404, "model_not_found")
-        status, reply = await it.post(PATH, prompt=[1] * 300)
-        assert reply["error"]["code"] == "context_length_exceeded"
+        for too_long in ({"prompt": [1] * 300}, {"prompt": [1] * 200, "max_tokens": 57}):
+            status, reply = await it.post(PATH, **too_long)
+            assert (status, reply["error"]["code"]) == (400, "context_length_exceeded")
+            assert reply["error"]["param"] is None, "there is no field of that name"
+            # litellm and agents tell this error by these words, and shorten the prompt
+            assert "this model's maximum context length is 256 tokens" in reply["error"]["message"]
 
 
 async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with_503() -> None:
