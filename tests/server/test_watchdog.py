@@ -66,6 +66,17 @@ def test_silence_while_nobody_listened_does_not_count(watched: Watched) -> None:
     assert watched.wait(0.25, heard=False) is not None
 
 
+def test_nor_where_something_was_heard_just_before(watched: Watched) -> None:
+    watched.dog.ready()
+    assert watched.wait(9, heard=True) is None
+    watched.clock.now += 0.1
+    watched.heard_at = watched.clock.now  # after the last check
+    watched.clock.now += 60  # the machine stood still
+    assert watched.ask(heard=False) is None
+    assert watched.wait(9.75, heard=False) is None
+    assert watched.wait(0.5, heard=False) is not None
+
+
 @pytest.mark.parametrize(
     ("age_s", "full_s", "allowed_s"),
     [

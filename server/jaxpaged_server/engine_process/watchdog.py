@@ -60,10 +60,9 @@ class Watchdog:
         """
         limits, now = self._limits, self._clock()
         since_s, self._checked_at = now - self._checked_at, now
-        if heard_at > self._heard_at:
-            self._heard_at = heard_at
-        elif since_s > 2 * limits.check_s:
-            self._heard_at += since_s
+        self._heard_at = max(self._heard_at, heard_at)
+        if since_s > 2 * limits.check_s:
+            self._heard_at = min(now, self._heard_at + since_s)
         silent_s = now - self._heard_at
         allowed_s = limits.silence_s if self._ready else limits.start_s
         if silent_s > allowed_s:
