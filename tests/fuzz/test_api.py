@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from real_server import real_server
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(900)]
@@ -45,6 +44,8 @@ def test_the_api_keeps_its_word_in_5000_cases(tmp_path: Path) -> None:
         fives = [
             line
             for line in server.request("/metrics")[1].splitlines()
-            if line.startswith("jaxpaged:http_requests_total") and re.search(r'status="5', line) and "/health" not in line
+            if line.startswith("jaxpaged:http_requests_total")
+            and re.search(r'status="5', line)
+            and "/health" not in line
         ]
         assert not fives, json.dumps(fives)
