@@ -53,7 +53,3 @@ def assert_empty(admission: Admission) -> None:
     assert not any(admission.waiting_by_key().values())
     assert not any(admission.inside_by_key().values())
     admission.check()
-
-
-def fields(config: AdmissionConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}

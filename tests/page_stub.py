@@ -59,7 +59,7 @@ class Stub:
     end_early: bool = False
     break_with: Refusal | None = None  # an error event after the answer
     refusals: list[Refusal] = field(default_factory=list)
-    start: list[dict[str, Any]] = field(default_factory=list)  # phases that /health/ready still goes through
+    start: list[dict[str, Any]] = field(default_factory=list)  # what /health/ready says before it is
     status: StatusReply = field(default_factory=idle)
     openapi: dict[str, Any] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -87,8 +87,8 @@ class Stub:
 
     async def _ready(self, request: web.Request) -> web.Response:
         if self.start:
-            return web.json_response({"status": "starting", "phase": self.start.pop(0)}, status=503)
-        return web.json_response({"status": "ready"})
+            return web.json_response({"status": "unavailable", **self.start.pop(0)}, status=503)
+        return web.json_response({"status": "ok", "phase": "ready"})
 
     async def _models(self, request: web.Request) -> web.Response:
         card = {"id": "tiny-stories", "object": "model", "created": 0, "owned_by": "jaxpaged", "max_model_len": 2048}

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpaged_server.engine_process.supervisor import EngineState
+from jaxpaged_server.engine_process.wire import Beat, EngineInfo, Item, PoolMap
+
 from jaxpaged.errors import EngineError
 from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.request import SamplingParams
-from jaxpaged_server.engine_process.supervisor import EngineState
-from jaxpaged_server.engine_process.wire import Beat, EngineInfo, Item, PoolMap
 
 INFO = EngineInfo(
     model="tiny",
@@ -34,7 +35,7 @@ INFO = EngineInfo(
     table=[("model", "tiny")],
 )
 
-NO_SLOTS = {name: 0 for name in KVLedger.__dataclass_fields__}
+NO_SLOTS = dict.fromkeys(KVLedger.__dataclass_fields__, 0)
 BEAT = Beat(
     metrics=EngineMetrics(),
     ledger=KVLedger(**NO_SLOTS),

@@ -10,9 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
 from aiohttp import ClientSession
-from yarl import URL
-
-from jaxpaged.tiny import TINY_MODEL
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.app import make_app
@@ -25,6 +22,9 @@ from jaxpaged_server.services import Services
 from jaxpaged_server.settings import ServerConfig
 from jaxpaged_server.text import TextWorker
 from scripted_engine import INFO, ScriptedEngine
+from yarl import URL
+
+from jaxpaged.tiny import TINY_MODEL
 
 
 class Served:
@@ -42,6 +42,7 @@ class Served:
     def limit_send_buffer(self, num_bytes: int) -> None:
         """Of the connections that are open now: the kernel would take megabytes for a reader who takes nothing."""
         for guard in self.connections.open_guards():
+            assert guard.transport is not None
             guard.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, num_bytes)
 
     async def post(self, path: str, **body: Any) -> tuple[int, Any]:
@@ -76,7 +77,7 @@ async def served(
         header_timeout_s=config.header_timeout_s, write_timeout_s=config.write_timeout_s, most=1000
     )
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(services.text.close)
+        stack.push_async_callback(services.close)
         protocols = await set_up(stack, make_app(services, connections), config)
         listener = await asyncio.get_running_loop().create_server(connections.guard(protocols), "127.0.0.1", 0)
         stack.callback(listener.close)

@@ -1,4 +1,4 @@
-"""The applications: the public one, and the operator's. Each is routes, one middleware, and the services behind them."""
+"""The applications, the public one and the operator's: routes, one middleware, and the services behind them."""
 
 from __future__ import annotations
 

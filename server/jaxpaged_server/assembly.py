@@ -11,15 +11,18 @@ from jaxpaged.errors import ConfigError
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.admission.limits import AdmissionConfig
-from jaxpaged_server.engine_process.supervisor import EngineState, EngineSupervisor
 from jaxpaged_server.engine_process.restart_policy import DELAYS_S, RestartPolicy
+from jaxpaged_server.engine_process.supervisor import EngineState, EngineSupervisor
 from jaxpaged_server.engine_process.watchdog import WatchLimits
 from jaxpaged_server.engine_process.wire import Beat, EngineInfo
 from jaxpaged_server.flights import Flights
+from jaxpaged_server.metrics.kv_events import payload
+from jaxpaged_server.metrics.kv_publisher import KVPublisher
 from jaxpaged_server.metrics.registry import ServerMetrics
 from jaxpaged_server.services import Services
 from jaxpaged_server.settings import ServerConfig
 from jaxpaged_server.text import TextWorker
+from jaxpaged_server.traces import Traces
 
 _CHARACTERS_PER_BYTE = 4
 """A rendered conversation may have so many characters per byte that a body may have."""
@@ -54,8 +57,12 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
         admission=admission,
         created=int(time.time()),
         began=time.monotonic(),
+        traces=None if settings.otlp_traces_endpoint is None else Traces(settings.otlp_traces_endpoint),
     )
     services.engine.add_beat_listener(lambda beat: _on_beat(services, beat))
+    if settings.kv_events_config is not None and settings.kv_events_config.enabled:
+        publisher = services.publisher = KVPublisher(settings.kv_events_config)
+        services.engine.add_cache_listener(lambda told: publisher.publish(payload(told, services.engine.info)))
     services.engine.add_state_listener(lambda state: _on_state(services, state))
     return services
 
@@ -69,7 +76,7 @@ def _on_beat(services: Services, beat: Beat) -> None:
 
 
 def _on_state(services: Services, state: EngineState) -> None:
-    """Who waits goes on waiting while the engine is started again; those inside have lost their tokens, and are told."""
+    """Who waits goes on waiting while the engine is started again; those inside have lost their tokens."""
     if not services.draining:
         services.metrics.on_phase(state.phase)
     if state.phase == "ready":

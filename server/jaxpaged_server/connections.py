@@ -108,11 +108,11 @@ class _Guard(asyncio.Protocol):
         self._end_write_timer()
         self.inner.resume_writing()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._end_write_timer()
         self._connections.lost(self)
-        self.inner.connection_lost(error)
+        self.inner.connection_lost(exc)
 
     def _arm(self) -> None:
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,9 @@ from jaxpaged_server.admission.ticket import Ticket
 from jaxpaged_server.engine_process.wire import EngineInfo, Item
 from jaxpaged_server.flights import Flight
 from jaxpaged_server.meter import Meter
+from jaxpaged_server.metrics.request_figures import RequestFigures
 from jaxpaged_server.services import Services
+from jaxpaged_server.traces import TracedRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +38,11 @@ class Prompt:
 class Job:
     """What one HTTP request asks of the engine. n answers to each prompt; deadline: on the monotonic clock.
 
-    flight: of the HTTP request; model: the name it was asked for by.
+    flight, headers: of the HTTP request; model: the name it was asked for by.
     """
 
     flight: Flight
+    headers: Mapping[str, str]
     model: str
     key: Key
     prompts: tuple[Prompt, ...]
@@ -138,7 +141,7 @@ class Answer:
                 stream.close()
         finally:
             ticket.release()
-            meter.end(completion.finish, cached_tokens=request.num_cached)
+            self._trace(meter.end(completion.finish, cached_tokens=request.num_cached))
 
     def _is_due(self) -> bool:
         """Whether a stream is told now: of its first token at once, then of so many at a time."""
@@ -158,6 +161,17 @@ class Answer:
             max_tokens=request.max_tokens,
             n=None if self.index % job.n else job.n,
         )
+
+    def _trace(self, figures: RequestFigures) -> None:
+        if (traces := self._services.traces) is None:
+            return
+        traced = TracedRequest(
+            request_id=self._job.flight.request_id,
+            started_ns=time.time_ns() - int(figures.e2e_s * 1e9),
+            temperature=self._params.temperature,
+            top_p=self._params.top_p,
+        )
+        traces.on_request(figures, traced, self._job.headers)
 
     def _take(self, items: Sequence[Item]) -> int:
         """Put items into the text; those after its end are dropped. Returns how many tokens they were."""

@@ -45,7 +45,7 @@ class KnownFlags:
         """The error for a flag that nobody has."""
         self._read()
         name = spelled if spelled.startswith("-") else f"--{spelled.replace('_', '-')}"
-        known = list(self._spelled | self._spelled_vllm)
+        known = list({**self._spelled, **self._spelled_vllm})
         begun = [word for word in known if word.startswith(name)] if len(name) > 4 else []
         near = (begun if 0 < len(begun) <= 3 else get_close_matches(name, known, n=3, cutoff=0.75)) or begun[:3]
         fix = f"Did you mean {' or '.join(near)}?" if near else "`jaxpaged serve --help` lists the flags"

@@ -1,8 +1,8 @@
-"""One server's life: the socket opens at once, the engine starts behind it, signals drain it, and it ends with a status.
+"""One server's life: the socket opens at once, the engine starts behind it, signals drain it, it ends with a status.
 
 SIGTERM: not ready at once; requests are still taken for the grace that gateways need to learn it; then those in flight
-are finished for `shutdown_timeout`, the rest ends with finish reason "abort". A second SIGTERM or SIGINT aborts at once.
-SIGINT leaves the grace out: somebody sits in front of it. SIGHUP reads keys and certificates again.
+are finished for `shutdown_timeout`, and the rest ends with finish reason "abort". A second SIGTERM or SIGINT aborts at
+once. SIGINT leaves the grace out: somebody sits in front of it. SIGHUP reads keys and certificates again.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Server:
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(close_sockets, sockets)
-            stack.push_async_callback(services.text.close)
+            stack.push_async_callback(services.close)
             public = await set_up(stack, make_app(services, connections), server_config)
             admin = await set_up(stack, make_admin_app(services, connections), server_config)
             stack.push_async_callback(services.engine.stop)

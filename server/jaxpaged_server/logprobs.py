@@ -77,9 +77,7 @@ def chat_logprobs(
     return ChatLogprobs(content=content)
 
 
-def prompt_logprobs_reply(
-    tokenizer: Tokenizer, found: Sequence[Mapping[int, Logprob] | None] | None
-) -> PromptLogprobs:
+def prompt_logprobs_reply(tokenizer: Tokenizer, found: Sequence[Mapping[int, Logprob] | None] | None) -> PromptLogprobs:
     """In vLLM's form: per token of the prompt a map of token ids, null for the first."""
     return [
         None

@@ -45,23 +45,23 @@ class Meter:
             self._tokens += count
         self._last = now
 
-    def end(self, finish: FinishReason | None, *, cached_tokens: int) -> None:
-        """It has ended; None: its reader left, or the engine did."""
+    def end(self, finish: FinishReason | None, *, cached_tokens: int) -> RequestFigures:
+        """It has ended; None: its reader left, or the engine did. Returns what the metrics were told."""
         now, admitted, first = time.monotonic(), self._admitted, self._first
-        self._metrics.on_request(
-            RequestFigures(
-                model=self._model,
-                finish_reason=(finish or FinishReason.ABORT).value,
-                prompt_tokens=self._prompt_tokens,
-                cached_tokens=min(cached_tokens, self._prompt_tokens),
-                generation_tokens=self._tokens,
-                e2e_s=now - self._arrived,
-                queue_s=(admitted or now) - self._arrived,
-                ttft_s=None if first is None else first - self._arrived,
-                prefill_s=None if first is None or admitted is None else first - admitted,
-                decode_s=None if first is None else self._last - first,
-                n=self._n,
-                max_tokens=self._max_tokens,
-                key=self._key,
-            )
+        figures = RequestFigures(
+            model=self._model,
+            finish_reason=(finish or FinishReason.ABORT).value,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=min(cached_tokens, self._prompt_tokens),
+            generation_tokens=self._tokens,
+            e2e_s=now - self._arrived,
+            queue_s=(admitted or now) - self._arrived,
+            ttft_s=None if first is None else first - self._arrived,
+            prefill_s=None if first is None or admitted is None else first - admitted,
+            decode_s=None if first is None else self._last - first,
+            n=self._n,
+            max_tokens=self._max_tokens,
+            key=self._key,
         )
+        self._metrics.on_request(figures)
+        return figures

@@ -54,9 +54,7 @@ def make_middleware(connections: Connections, *, guarded: bool) -> Callable[...,
     return middleware
 
 
-async def _answer(
-    request: web.Request, handler: Handler, services: Services, *, guarded: bool
-) -> web.StreamResponse:
+async def _answer(request: web.Request, handler: Handler, services: Services, *, guarded: bool) -> web.StreamResponse:
     """The handler's response, or the error's."""
     try:
         if guarded:

@@ -30,7 +30,7 @@ def openapi(routes: Sequence[Route], *, root_path: str = "") -> dict[str, Any]:
     kinds = {kind for route in routes for kind in (route.body, route.reply, route.event) if kind is not None}
     ordered = [*sorted(kinds, key=lambda kind: kind.__name__), ErrorReply]
     refs, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
-    schema = {kind: ref for kind, ref in zip(ordered, refs, strict=True)}
+    schema = dict(zip(ordered, refs, strict=True))
     paths: dict[str, Any] = {}
     for route in routes:
         path = _PARAMETER.sub(r"{\1}", route.path)

@@ -1,4 +1,4 @@
-"""What handlers share: the engine, admission, keys, text, settings. Made once by `lifecycle`, found in the application."""
+"""What handlers share: the engine, admission, keys, text, settings. Made by `assembly`, found in the application."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from jaxpaged_server.api.status import MAX_STEPS
 from jaxpaged_server.engine_process.supervisor import EngineSupervisor
 from jaxpaged_server.engine_process.wire import EngineInfo, StepRecord
 from jaxpaged_server.flights import Flight, Flights
+from jaxpaged_server.metrics.kv_publisher import KVPublisher
 from jaxpaged_server.metrics.orca import FORMAT_HEADER, load_report
 from jaxpaged_server.metrics.registry import ServerMetrics
 from jaxpaged_server.refusals import DeadlineError, ModelNotFoundError, NotReadyError
 from jaxpaged_server.settings import ServerConfig
 from jaxpaged_server.text import TextWorker
+from jaxpaged_server.traces import Traces
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,9 +43,18 @@ class Services:
     admission: Admission
     created: int
     began: float  # on the monotonic clock
+    traces: Traces | None = None
+    publisher: KVPublisher | None = None
     steps: deque[StepRecord] = field(default_factory=lambda: deque(maxlen=MAX_STEPS))
     last_beat: float = 0.0  # of the engine, on the monotonic clock
     draining: bool = False
+
+    async def close(self) -> None:
+        """End what has threads and processes, the engine excepted; what is still to be told is told."""
+        await self.text.close()
+        for one in (self.publisher, self.traces):
+            if one is not None:
+                await asyncio.to_thread(one.close)
 
     def info(self) -> EngineInfo:
         """What is known of the engine. Raises NotReadyError before it is ready, and while it is started again."""

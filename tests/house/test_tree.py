@@ -127,6 +127,8 @@ def test_an_import_does_not_bring(statement: str, absent: tuple[str, ...]) -> No
         ["bench", "kernels"],
         ["bench", "compare"],
         ["doctor"],
+        ["serve"],
+        ["bench", "serve"],
     ],
 )
 def test_help_imports_no_jax(arguments: list[str]) -> None:

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 from page_stub import Stub, serving
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 CHROMIUM = os.environ.get("JAXPAGED_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 SIZES = {"desk": (1280, 860), "phone": (360, 740)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not the session: Playwright keeps an event loop, which other tests must not meet
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         reason = f"no Chromium at {CHROMIUM}: `apt-get install chromium`, or set JAXPAGED_CHROMIUM"
         if os.environ.get("JAXPAGED_BROWSER_REQUIRED") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+    expect.set_options(timeout=10_000)  # the machine may be busy
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]

@@ -59,6 +59,7 @@ OPENAPI = {
                     "messages": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Message"}},
                     "temperature": {"anyOf": [{"type": "number", "minimum": 0, "maximum": 2}, {"type": "null"}]},
                     "stop": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+                    "seed": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
                     "stream": {"type": "boolean", "default": False, "description": "Send `events`."},
                 },
             },
@@ -118,6 +119,7 @@ def test_schemas_unfold_as_deep_as_one_asks(open_page: OpenPage) -> None:
             "messages array of Message required · at least 1 items",
             "temperature number or null · ≥ 0 · ≤ 2",
             "stop string or array of string",
+            "seed integer",
             "stream boolean · default false",
         ]
     )
@@ -171,7 +173,7 @@ def test_an_open_operation_needs_no_key(open_page: OpenPage, stub: Stub) -> None
     inside = opened(page, "get-health-ready")
     expect(inside.locator("pre code")).to_have_text(f"curl '{stub.url}/health/ready'")
     inside.get_by_role("button", name="Send").click()
-    expect(inside.locator("pre.code").last).to_have_text('{\n  "status": "ready"\n}')
+    expect(inside.locator("pre.code").last).to_have_text('{\n  "status": "ok",\n  "phase": "ready"\n}')
     models = opened(page, "get-v1-models")
     models.get_by_role("button", name="Send").click()
     expect(models.locator("pre.code").last).to_contain_text('"id": "tiny-stories"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -61,8 +62,8 @@ def test_a_key_that_ends_in_the_middle_is_asked_for_again(open_page: OpenPage, s
 
 
 def test_a_full_queue_counts_down(open_page: OpenPage, stub: Stub, keep: Callable[..., Any]) -> None:
-    message = "the queue holds 64 requests, and 64 is the limit; try again in 2 s"
-    stub.refusals = [Refusal(status=429, message=message, type="rate_limit_error", code="queue_full", retry_after="2")]
+    message = "the queue holds 64 requests, and 64 is the limit; try again in 3 s"
+    stub.refusals = [Refusal(status=429, message=message, type="rate_limit_error", code="queue_full", retry_after="3")]
     page = open_page(expected=(429,))
     send(page)
     trouble = page.get_by_role("alert")
@@ -70,7 +71,7 @@ def test_a_full_queue_counts_down(open_page: OpenPage, stub: Stub, keep: Callabl
     expect(trouble).to_contain_text("429 · rate_limit_error · queue_full")
     again = trouble.get_by_role("button")
     expect(again).to_be_disabled()
-    expect(again).to_have_text("Try again in 1 s")
+    expect(again).to_have_text(re.compile("^Try again in [123] s$"))
     keep(page, "queue")
     expect(again).to_be_enabled()
     expect(again).to_have_text("Try again")
@@ -93,7 +94,7 @@ def test_a_server_that_starts_again_is_waited_for(open_page: OpenPage, stub: Stu
     page = open_page(expected=(503,))
     expect(page.locator("#model")).to_have_value("tiny-stories")
     stub.refusals = [Refusal(status=503, message="the engine starts again", type="server_error")]
-    stub.start = [{"name": "compiling", "done": 7, "total": 24, "left_s": 12.0}] * 2
+    stub.start = [{"phase": "compiling", "done": 7, "total": 24, "left_s": 12.0}] * 3
     send(page)
     trouble = page.get_by_role("alert")
     expect(trouble).to_contain_text("compiling 7 of 24, about 12 s left")
@@ -107,13 +108,21 @@ def test_a_server_that_starts_again_is_waited_for(open_page: OpenPage, stub: Stu
 def test_a_page_opened_while_the_server_starts_shows_how_far_it_is(
     open_page: OpenPage, stub: Stub, keep: Callable[..., Any]
 ) -> None:
-    stub.start = [{"name": "loading", "done": 61_000, "total": 100_000, "left_s": None}] * 2
+    stub.start = [{"phase": "loading", "done": 61_000, "total": 100_000, "left_s": None}] * 4
     page = open_page(expected=(503,))
     expect(page.get_by_text("loading, 61 %")).to_be_visible()
     keep(page, "start")
     expect(page.locator("#model")).to_have_value("tiny-stories")
     send(page)
     expect_answer(page)
+
+
+def test_a_paused_server_says_so(open_page: OpenPage, stub: Stub) -> None:
+    stub.start = [{"phase": "paused", "detail": "an operator has paused the server"}] * 4
+    page = open_page(expected=(503,))
+    expect(page.get_by_text("paused: an operator has paused the server")).to_be_visible()
+    expect(page.get_by_role("progressbar")).to_have_count(0)
+    expect(page.locator("#model")).to_have_value("tiny-stories")
 
 
 def test_an_error_in_the_stream_keeps_what_came_before(open_page: OpenPage, stub: Stub) -> None:

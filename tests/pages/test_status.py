@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,14 @@ def tile(page: Page, name: str) -> Locator:
 def painted(page: Page, name: str) -> int:
     """Pixels of the map in the colour of a class."""
     return page.locator("#pool canvas").evaluate(PAINTED).get(page.evaluate(COLOUR, name), 0)
+
+
+def after_polls(page: Page, stub: Stub, polls: int) -> None:
+    """Wait until the page has asked so often."""
+    deadline = time.monotonic() + 15
+    while stub.polls < polls:
+        assert time.monotonic() < deadline, f"{stub.polls} polls, not {polls}"
+        page.wait_for_timeout(50)
 
 
 def test_the_pool_fills_and_empties(open_page: OpenPage, stub: Stub, keep: Callable[..., Any]) -> None:
@@ -120,9 +129,7 @@ def test_requests_and_queue_are_listed(open_page: OpenPage, stub: Stub) -> None:
     expect(rows.first.locator("td").nth(1)).to_have_text("decode")
     expect(page.locator("#queue tr td")).to_have_text(["research", "6", "web", "3"])
     rows.last.locator("button").focus()
-    polls = stub.polls
-    while stub.polls < polls + 3:
-        page.wait_for_timeout(100)
+    after_polls(page, stub, stub.polls + 3)
     expect(rows.last.locator("button")).to_be_focused()  # a new reply does not take the focus away
 
 
@@ -176,7 +183,7 @@ def test_throughput_comes_from_the_totals(open_page: OpenPage, stub: Stub) -> No
     found = re.fullmatch(r"generated ([\d,.]+) /s · prompt ([\d,.]+) /s", text)
     assert found, text
     generated, prompt = (float(each.replace(",", "")) for each in found.groups())
-    assert 200 < generated < 600
+    assert 100 < generated < 600
     assert prompt == pytest.approx(2 * generated, rel=0.01)
     stub.status = start  # a new engine: no rate is known, least of all one below zero
     expect(tile(page, "Generated tokens/s").locator(".value")).to_have_text(re.compile(r"^(–|0\.0)$"))
@@ -214,18 +221,27 @@ def test_the_start_is_followed(open_page: OpenPage, stub: Stub, keep: Callable[.
     expect(page.locator("#phase")).to_have_text("ready")
 
 
+def test_an_engine_too_busy_to_draw_its_pool_leaves_the_last_one(open_page: OpenPage, stub: Stub) -> None:
+    stub.status = busy()
+    page = open_page("/status")
+    expect(page.locator("#requests tr")).to_have_count(14)
+    stub.status = msgspec.structs.replace(busy(), pool=None, waiting=10)
+    expect(tile(page, "Waiting")).to_contain_text("10")
+    expect(page.locator("#requests tr")).to_have_count(14)
+    expect(page.locator("#legend li").first).to_have_text("live200")
+
+
 def test_a_hidden_page_asks_seldom(open_page: OpenPage, stub: Stub) -> None:
     page = open_page("/status")
     page.wait_for_timeout(2200)
-    assert 3 <= stub.polls <= 6
+    assert 2 <= stub.polls <= 6
     page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true, configurable: true })")
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(1200)
     before = stub.polls
     page.wait_for_timeout(1500)
     assert stub.polls == before
     page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
-    page.wait_for_timeout(900)
-    assert stub.polls >= before + 2
+    after_polls(page, stub, before + 2)
 
 
 def test_a_lost_server_is_said_and_found_again(open_page: OpenPage) -> None:

@@ -37,6 +37,8 @@ class StubServer:
     tokens_a_word: int = 0
     """Of /tokenize; 0: there is no such route."""
     cached: int = 0
+    last_text: str = "x"
+    """Of the last token: vLLM sends tokens without a text of their own as empty events."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     busy: int = 0
@@ -131,7 +133,7 @@ class StubServer:
                 await asyncio.sleep(self.itl_s)
             count = min(self.per_event, length - told)
             told += count
-            text, reason = "x" * count, "length" if told == length else None
+            text, reason = ("x" * count, None) if told < length else (self.last_text * count, "length")
             said = {"delta": {"content": text}} if chat else {"text": text}
             usage = self._usage(num_prompt, told) if options.get("continuous_usage_stats") else None
             await _send(reply, {"choices": [{"index": 0, **said, "finish_reason": reason}], "usage": usage})

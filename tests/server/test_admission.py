@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from admission_door import CONFIG, A, B, C, Clock, assert_empty, fields, line_up, opened, refused, states
+from admission_door import CONFIG, A, B, C, Clock, assert_empty, line_up, opened, refused, states
 from jaxpaged_server.access.keys import ANONYMOUS, Key, KeyLimits
 from jaxpaged_server.admission.admission import Admission
+from jaxpaged_server.admission.gate import Gate
 from jaxpaged_server.admission.limits import AdmissionConfig
 from jaxpaged_server.admission.ticket import TicketState
 from jaxpaged_server.refusals import DeadlineError, NotReadyError, QueueFullError, RateLimitedError
@@ -22,14 +24,17 @@ def clock() -> Clock:
 
 def test_the_default_sizes() -> None:
     config = AdmissionConfig(max_num_seqs=32, max_num_batched_tokens=8192, max_model_len=4096)
-    assert (config.engine_queue, config.places, config.places_per_key, config.queue_length) == (8, 40, 28, 128)
+    assert (config.queue_length, config.unstarted_tokens, config.light_tokens) == (128, 8192, 1024)
     assert config.queue_tokens(0.0) == 4 * 8192
     assert config.queue_tokens(5000.0) == 150_000
-    table = {1: (2, 1), 2: (2, 1), 3: (2, 2), 4: (2, 3), 8: (2, 7), 16: (4, 14), 256: (64, 224)}
+    # rows: places with one key and with several, rows for all keys, below how many a key is light
+    table = {1: (3, 2, 1, 1), 2: (4, 3, 1, 1), 3: (5, 4, 2, 1), 4: (6, 5, 3, 1), 8: (10, 9, 7, 1), 15: (18, 16, 14, 1)}
+    table |= {16: (20, 18, 14, 2), 32: (40, 36, 28, 4), 256: (320, 288, 224, 32)}
     for rows, expected in table.items():
         config = AdmissionConfig(max_num_seqs=rows, max_num_batched_tokens=64, max_model_len=100)
-        assert (config.engine_queue, config.places_per_key) == expected
-        assert config.places_per_key < config.places
+        places = [Gate.of(config, shared=shared).places for shared in (False, True)]
+        assert (*places, config.common_rows, config.light_rows) == expected
+        assert config.common_rows < places[1]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,7 @@ def test_the_default_sizes() -> None:
         ("max_model_len", 0),
         ("max_num_queued_reqs", -1),
         ("max_num_queued_tokens", -1),
+        ("max_unstarted_tokens", 0),
         ("headroom", -1),
         ("ttft_target_s", 0.0),
         ("ttft_target_s", float("nan")),
@@ -89,7 +95,7 @@ def test_the_queue_is_bounded_in_requests(clock: Clock) -> None:
 def test_the_queue_is_bounded_in_tokens(clock: Clock) -> None:
     admission = opened(clock=clock)
     assert admission.max_waiting_tokens == 30 * 64
-    admission.ready(AdmissionConfig(**{**fields(CONFIG), "max_num_queued_tokens": 100}))
+    admission.ready(replace(CONFIG, max_num_queued_tokens=100))
     assert admission.max_waiting_tokens == 100
     line_up(admission, ANONYMOUS, 6)
     line_up(admission, ANONYMOUS, 1, tokens=60)
@@ -102,14 +108,14 @@ def test_the_queue_is_bounded_in_tokens(clock: Clock) -> None:
 
 
 def test_one_request_may_wait_whatever_its_length(clock: Clock) -> None:
-    admission = opened(clock=clock, config=AdmissionConfig(**{**fields(CONFIG), "max_num_queued_tokens": 100}))
+    admission = opened(clock=clock, config=replace(CONFIG, max_num_queued_tokens=100))
     line_up(admission, ANONYMOUS, 6)
     line_up(admission, ANONYMOUS, 1, tokens=5000)
     refused(QueueFullError, admission, ANONYMOUS, prompt_tokens=(1,))
 
 
 def test_no_queue_at_all_is_possible(clock: Clock) -> None:
-    config = AdmissionConfig(**{**fields(CONFIG), "max_num_queued_reqs": 0, "headroom": 0})
+    config = replace(CONFIG, max_num_queued_reqs=0, headroom=0)
     admission = opened(clock=clock, config=config)
     tickets = line_up(admission, ANONYMOUS, 4)
     refused(QueueFullError, admission, ANONYMOUS)
@@ -131,73 +137,105 @@ def test_all_requests_of_an_http_request_are_taken_or_none(clock: Clock) -> None
             admission.line_up(ANONYMOUS, prompt_tokens=wrong)
 
 
+# Several keys: 8 rows, 7 of them for all, 9 places, 64 prompt tokens unstarted; light is who has nothing inside.
+SHARED = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
+
+
 def test_keys_take_turns_by_tokens(clock: Clock) -> None:
-    admission = opened(A, B, C, clock=clock)
-    inside = line_up(admission, A, 3) + line_up(admission, B, 3)
-    waiting = line_up(admission, A, 4) + line_up(admission, B, 2) + line_up(admission, C, 2, tokens=35)
-    for ticket in inside[2:4]:
-        ticket.release()
-    # a and b have used 30 each, and c was lifted to that; a and b wait longer
-    assert states(waiting) == "IWWW IW WW".replace(" ", "")
-    inside[0].release()
-    assert states(waiting) == "IWWW IW IW".replace(" ", "")
-    assert admission.waiting_by_key() == {"a": 3, "b": 1, "c": 1}
-    assert admission.inside_by_key() == {"a": 2, "b": 3, "c": 1}
+    admission = opened(A, B, C, clock=clock, config=replace(SHARED, max_num_batched_tokens=1000))
+    inside = line_up(admission, A, 4) + line_up(admission, B, 3)
+    # a took 40; b was lifted to that and took 30; a and c are lifted to 70 as they come
+    waiting = line_up(admission, A, 4) + line_up(admission, B, 2) + line_up(admission, C, 2, tokens=25)
+    assert states(waiting) == "WWWWWWIW"
+    assert [ticket.account.flow.counter for ticket in waiting[::4]] == [70.0, 70.0]
+    assert waiting[7].account.flow.counter == 95.0
+    order: list[int] = []
+    inside.append(waiting[6])
+    for _ in range(8):
+        before = states(waiting)
+        inside.pop(0).release()
+        order += [i for i, was in enumerate(before) if was == "W" and waiting[i].state is TicketState.INSIDE]
+        admission.check()
+    # a at 70 80 90 100, b at 70 80, c at 95; two must go first, for c is the eighth inside
+    assert order == [0, 4, 1, 5, 2, 7, 3]
 
 
-def test_one_key_of_several_leaves_a_row_to_the_others(clock: Clock) -> None:
-    admission = opened(A, B, clock=clock)
-    flood = line_up(admission, A, 8)
-    assert states(flood) == "IIIWWWWW"
-    assert states(line_up(admission, B, 4)) == "IIIW"
+def test_a_flood_leaves_a_row_to_whoever_comes(clock: Clock) -> None:
+    admission = opened(A, B, C, clock=clock, config=replace(SHARED, max_num_batched_tokens=1000))
+    flood = line_up(admission, A, 9) + line_up(admission, C, 4)
+    assert states(flood) == "IIIIIIIWW" + "IWWW"
+    assert states(line_up(admission, B, 2)) == "IW"
     flood[0].release()
-    assert states(flood) == "OIIIWWWW"
-    admission.use_keys([A])
-    assert admission.inside_by_key() == {"a": 3, "b": 3}
-    admission.check()
-
-
-def test_one_key_leaves_a_part_of_the_queue_to_the_others(clock: Clock) -> None:
-    admission = opened(A, B, clock=clock)
-    line_up(admission, A, 3 + 14)
-    refused(QueueFullError, admission, A)
-    assert states(line_up(admission, B, 4)) == "IIIW"
-    refused(QueueFullError, admission, B)
-    assert admission.waiting_by_key() == {"a": 14, "b": 1}
-
-
-def test_prompts_that_wait_in_the_engine_hold_up_their_own_key_only(clock: Clock) -> None:
-    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
-    admission = opened(A, B, clock=clock, config=config)
-    flood = line_up(admission, A, 5, tokens=50)
-    assert states(flood) == "IIWWW"
-    assert states(line_up(admission, B, 2, tokens=100)) == "IW"
-    flood[0].charge(1)
-    assert states(flood) == "IIIWW"
-    flood[0].charge(1)
-    assert states(flood) == "IIIWW"
     flood[1].release()
-    assert states(flood) == "IOIIW"
+    assert states(flood) == "OOIIIIIWW" + "IWWW"
+    flood[2].release()
+    assert states(flood) == "OOOIIIIIW" + "IWWW", "a is at 70, c at 80"
+    admission.use_keys([A])
+    assert admission.inside_by_key() == {"a": 6, "b": 2, "c": 2}
     admission.check()
 
 
-def test_a_long_queue_in_the_engine_lets_each_key_in_one_by_one(clock: Clock) -> None:
-    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
-    admission = opened(A, B, clock=clock, config=config)
-    admission.observe(3)
-    flood, other = line_up(admission, A, 4), line_up(admission, B, 2)
-    assert states(flood + other) == "IWWW IW".replace(" ", "")
+def test_one_key_leaves_half_of_the_queue_to_the_others(clock: Clock) -> None:
+    admission = opened(A, B, clock=clock, config=replace(SHARED, max_num_batched_tokens=1000))
+    line_up(admission, A, 7 + 16)
+    refused(QueueFullError, admission, A)
+    line_up(admission, B, 1 + 8)
+    refused(QueueFullError, admission, B)
+    assert admission.waiting_by_key() == {"a": 16, "b": 8}
+    assert admission.rejections["queue_full"] == 2
+
+
+def test_one_key_leaves_half_of_the_queues_tokens_to_the_others(clock: Clock) -> None:
+    admission = opened(A, B, clock=clock, config=replace(SHARED, max_num_queued_tokens=100))
+    line_up(admission, A, 2, tokens=50)
+    assert admission.num_waiting_tokens == 50
+    refused(QueueFullError, admission, A, prompt_tokens=(1,))
+    line_up(admission, B, 2, tokens=20)
+    refused(QueueFullError, admission, B, prompt_tokens=(16,))
+    line_up(admission, B, 1, tokens=5)
+    assert admission.rejections["queue_tokens"] == 2
+
+
+def test_prompts_that_wait_for_a_step_do_not_hold_up_a_newcomer(clock: Clock) -> None:
+    admission = opened(A, B, clock=clock, config=SHARED)
+    flood = line_up(admission, A, 5, tokens=30)
+    assert states(flood) == "IIWWW"
+    other = line_up(admission, B, 2, tokens=100)
+    assert states(other) == "IW"
     flood[0].charge(1)
-    assert states(flood + other) == "IIWW IW".replace(" ", "")
+    assert states(flood) == "IIWWW", "b's prompt is there, too"
+    other[0].charge(1)
+    assert states(flood + other) == "IIIWW" + "IW"
+    flood[0].charge(1)
+    assert states(flood + other) == "IIIWW" + "IW"
+    flood[1].release()
+    flood[2].charge(1)
+    assert states(flood + other) == "IOIII" + "IW"
+    admission.check()
+
+
+def test_a_long_queue_in_the_engine_holds_up_who_has_something_inside(clock: Clock) -> None:
+    admission = opened(A, B, C, clock=clock, config=SHARED)
     admission.observe(2)
-    assert states(flood + other) == "IIII II".replace(" ", "")
+    flood, other = line_up(admission, A, 4), line_up(admission, B, 2)
+    assert states(flood + other) == "IWWW" + "IW"
+    flood[0].charge(1)
+    assert states(flood + other) == "IWWW" + "IW"
+    other[0].charge(1)
+    assert states(flood + other) == "IIWW" + "IW", "one goes in for each that starts"
+    assert states(line_up(admission, C, 1)) == "I"
+    admission.observe(1)
+    assert states(flood + other) == "IIII" + "II"
     admission.check()
 
 
 def test_an_entry_that_leaves_does_not_hold_up_a_shorter_one_behind_it(clock: Clock) -> None:
-    config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
-    admission = opened(A, B, clock=clock, config=config)
-    tickets = [*line_up(admission, A, 2, tokens=50), *line_up(admission, A, 1, tokens=100), *line_up(admission, A, 1)]
+    admission = opened(A, B, clock=clock, config=SHARED)
+    tickets = [
+        *line_up(admission, A, 2, tokens=30),
+        *line_up(admission, A, 1, tokens=100),
+        *line_up(admission, A, 1, 4),
+    ]
     assert states(tickets) == "IIWW"
     tickets[2].release()
     assert states(tickets) == "IIOI"
@@ -205,7 +243,7 @@ def test_an_entry_that_leaves_does_not_hold_up_a_shorter_one_behind_it(clock: Cl
 
 def test_rates_are_refused_with_their_reason(clock: Clock) -> None:
     limits = KeyLimits(max_concurrency=2, requests_per_minute=60, tokens_per_minute=600)
-    config = AdmissionConfig(**{**fields(CONFIG), "max_num_batched_tokens": 1000})
+    config = replace(SHARED, max_num_batched_tokens=1000)
     admission = opened(Key(name="a", limits=limits), B, clock=clock, config=config)
     tickets = line_up(admission, A, 2, tokens=300)
     assert refused(RateLimitedError, admission, A).retry_after_s == 1

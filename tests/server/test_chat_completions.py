@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jaxpaged.tiny import TINY_MODEL
-from jaxpaged.tokenize import Tokenizer
 from scripted_engine import next_token
 from served import Served, served
+
+from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.tokenize import Tokenizer
 
 TOKENIZER = Tokenizer.load(TINY_MODEL)
 PATH = "/v1/chat/completions"
@@ -62,9 +63,7 @@ async def test_a_stream_begins_with_the_role_and_tells_the_same_text() -> None:
     assert events[-1] == "[DONE]"
     assert events[-2]["usage"]["completion_tokens"] == 6
     for index in (0, 1):
-        deltas = [
-            choice for event in events[:-2] for choice in event["choices"] if choice["index"] == index
-        ]
+        deltas = [choice for event in events[:-2] for choice in event["choices"] if choice["index"] == index]
         assert deltas[0]["delta"] == {"role": "assistant", "content": ""}
         assert "".join(choice["delta"].get("content", "") for choice in deltas) == text_of(ids_of(HELLO), 3)
         assert [choice["finish_reason"] for choice in deltas if choice["finish_reason"]] == ["length"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
 
 import pytest
-
 from scripted_engine import ScriptedEngine, ScriptedStream
 from served import Served, served
 
@@ -72,7 +72,9 @@ async def test_http_unusual_requests_are_served_once_each() -> None:
         got = await exchange(it, whole + b"Expect: 100-continue\r\nConnection: close\r\n\r\n" + BODY)
         assert b"100 Continue" in got
         assert b"200 OK" in got
-        got = await exchange(it, b"GET http://evil.example/v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        got = await exchange(
+            it, b"GET http://evil.example/v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
         assert b" 200 OK" in got or b" 400 " in got or b" 404 " in got
         got = await exchange(it, b"GET /v1/models HTTP/1.0\r\n\r\n")
         assert got.startswith(b"HTTP/1.0 200") or b" 400 " in got
@@ -90,13 +92,13 @@ async def test_a_head_that_does_not_come_is_cut() -> None:
         # one byte at a time is as slow as none
         reader, writer = await asyncio.open_connection("127.0.0.1", it.url.port)
         began = time.monotonic()
-        with pytest.raises((ConnectionError, EOFError)):
+        with contextlib.suppress(ConnectionError):
             for byte in b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" * 4:
                 writer.write(bytes([byte]))
                 await writer.drain()
                 await asyncio.sleep(0.02)
                 if reader.at_eof():
-                    raise EOFError
+                    break
         assert time.monotonic() - began < 1.5
         writer.close()
         assert (await it.post("/v1/completions", prompt="a", max_tokens=1))[0] == 200

@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
 import zlib
 from typing import Any
 
-import pytest
-from yarl import URL
-
+from aiohttp import ClientError
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.middleware import OPEN_PATHS
 from jaxpaged_server.routes.table import ROUTES
 from served import Served, served
+from yarl import URL
 
 KEY = "sk-the-right-one-0123456789"
 PATH = "/v1/completions"
@@ -53,7 +53,12 @@ async def test_auth_takes_the_key_in_the_forms_that_clients_send_it() -> None:
     import base64
 
     basic = base64.b64encode(f"anyone:{KEY}".encode()).decode()
-    good = [{"Authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}, {"api-key": KEY}, {"Authorization": f"Basic {basic}"}]
+    good = [
+        {"Authorization": f"Bearer {KEY}"},
+        {"x-api-key": KEY},
+        {"api-key": KEY},
+        {"Authorization": f"Basic {basic}"},
+    ]
     bad: list[dict[str, str]] = [
         {},
         {"Authorization": KEY},
@@ -114,7 +119,14 @@ async def test_methods_and_paths_that_there_are_not() -> None:
             assert response.status == 405
             assert response.headers["Allow"] == "POST"
             assert (await response.json())["error"]["type"] == "invalid_request_error"
-        for path in ("/v1", "/v2/models", "/v1/models/other", "/v1/models/../models", "/v1/models/%2e%2e/x", "/v1/models/a%00"):
+        for path in (
+            "/v1",
+            "/v2/models",
+            "/v1/models/other",
+            "/v1/models/../models",
+            "/v1/models/%2e%2e/x",
+            "/v1/models/a%00",
+        ):
             async with it.client.get(path) as response:
                 assert response.status in (404, 200 if path.endswith("/../models") else 404), path
         assert await status_of(it, "GET", "/v1/models/tiny") == 200
@@ -173,7 +185,9 @@ async def test_len_a_body_above_the_cap_is_cut_before_it_is_parsed() -> None:
         assert status == 413
         assert reply["error"]["type"] == "invalid_request_error"
         for path in ("/tokenize", "/detokenize", "/v1/chat/completions"):
-            async with it.client.post(path, data=b"[" * 20_000, headers={"Content-Type": "application/json"}) as response:
+            async with it.client.post(
+                path, data=b"[" * 20_000, headers={"Content-Type": "application/json"}
+            ) as response:
                 assert response.status == 413
 
 
@@ -196,10 +210,9 @@ async def test_a_body_that_does_not_come_is_cut() -> None:
 
     async with served(body_timeout_s=0.2) as it:
         began = time.monotonic()
-        with pytest.raises(Exception, match=r"."):  # cut before or after the reply is read
+        with contextlib.suppress(ClientError):  # it may be cut before the reply is read
             async with it.client.post(PATH, data=slowly(), headers={"Content-Type": "application/json"}) as response:
-                assert response.status in (400, 408)
-                raise ConnectionError("answered")
+                assert response.status == 400
         assert time.monotonic() - began < 3
 
 
@@ -220,6 +233,7 @@ async def test_a_queue_that_is_full_says_when_to_come_again() -> None:
         return 1
 
     async with served(ScriptedEngine(pace), max_num_queued_reqs=2) as it:
+
         async def one() -> tuple[int, str | None]:
             async with it.client.post(PATH, json={"prompt": "a", "max_tokens": 5}) as response:
                 await response.read()

@@ -97,6 +97,11 @@ def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
+async def to_the_end(stream: TokenStream) -> None:
+    while True:
+        await stream.next()
+
+
 @pytest.mark.timeout(300)
 def test_a_step_that_raises_ends_the_engine_and_says_why() -> None:
     async def main() -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace as replaced
 from typing import Any
 
 import msgspec
-
 from jaxpaged_server.engine_process.supervisor import EngineState
 from scripted_engine import BEAT
 from served import Served, served

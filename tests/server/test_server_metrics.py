@@ -1,4 +1,4 @@
-"""/metrics: vLLM's names, types, labels and bounds; what feeds them; and what an engine's end leaves of them."""
+"""/metrics: what feeds it, in which forms it is told, and what an engine's end leaves of it."""
 
 from __future__ import annotations
 
@@ -12,63 +12,9 @@ from jaxpaged_server.metrics.request_figures import RequestFigures
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from vllm_metrics import OWN, VLLM
 
 from jaxpaged.metrics import EngineMetrics
-
-BOTH = ("model_name", "engine")
-LATENCY = "0.3 0.5 0.8 1.0 1.5 2.0 2.5 5.0 10.0 15.0 20.0 30.0 40.0 50.0 60.0 120.0 240.0 480.0 960.0 1920.0 7680.0"
-FIRST_TOKEN = (
-    "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1.0 2.5 5.0 7.5 10.0 20.0 40.0 80.0 160.0 640.0 2560.0"
-)
-GAP = "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1.0 2.5 5.0 7.5 10.0 20.0 40.0 80.0"
-STEP = "1.0 8.0 16.0 32.0 64.0 128.0 256.0 512.0 1024.0 2048.0 4096.0 8192.0 16384.0"
-TOKENS = "1.0 2.0 5.0 10.0 20.0 50.0 100.0"  # with a longest context of 100
-# as vLLM 0.33.0 has them (v1/metrics/loggers.py): name without _total, type, labels, bounds
-VLLM = {
-    "vllm:num_requests_running": ("gauge", BOTH, ""),
-    "vllm:num_requests_waiting": ("gauge", BOTH, ""),
-    "vllm:num_requests_waiting_by_reason": ("gauge", (*BOTH, "reason"), ""),
-    "vllm:kv_cache_usage_perc": ("gauge", BOTH, ""),
-    "vllm:prompt_tokens": ("counter", BOTH, ""),
-    "vllm:prompt_tokens_by_source": ("counter", (*BOTH, "source"), ""),
-    "vllm:prompt_tokens_cached": ("counter", BOTH, ""),
-    "vllm:generation_tokens": ("counter", BOTH, ""),
-    "vllm:request_success": ("counter", (*BOTH, "finished_reason"), ""),
-    "vllm:num_preemptions": ("counter", BOTH, ""),
-    "vllm:prefix_cache_queries": ("counter", BOTH, ""),
-    "vllm:prefix_cache_hits": ("counter", BOTH, ""),
-    "vllm:admission_rejections": ("counter", ("model_name", "reason"), ""),
-    "vllm:time_to_first_token_seconds": ("histogram", BOTH, FIRST_TOKEN),
-    "vllm:inter_token_latency_seconds": ("histogram", BOTH, GAP),
-    "vllm:time_per_output_token_seconds": ("histogram", BOTH, GAP),  # its old name
-    "vllm:request_time_per_output_token_seconds": ("histogram", BOTH, GAP),
-    "vllm:e2e_request_latency_seconds": ("histogram", BOTH, LATENCY),
-    "vllm:request_queue_time_seconds": ("histogram", BOTH, LATENCY),
-    "vllm:request_prefill_time_seconds": ("histogram", BOTH, LATENCY),
-    "vllm:request_decode_time_seconds": ("histogram", BOTH, LATENCY),
-    "vllm:request_inference_time_seconds": ("histogram", BOTH, LATENCY),
-    "vllm:request_prompt_tokens": ("histogram", BOTH, TOKENS),
-    "vllm:request_generation_tokens": ("histogram", BOTH, TOKENS),
-    "vllm:request_prefill_kv_computed_tokens": ("histogram", BOTH, TOKENS),
-    "vllm:request_params_max_tokens": ("histogram", BOTH, TOKENS),
-    "vllm:request_params_n": ("histogram", BOTH, "1.0 2.0 5.0 10.0 20.0"),
-    "vllm:iteration_tokens_total": ("histogram", BOTH, STEP),
-}
-OWN = {
-    "jaxpaged:kv_tokens": ("gauge", (*BOTH, "class")),
-    "jaxpaged:kv_waste_ratio": ("gauge", BOTH),
-    "jaxpaged:kv_contiguous_waste_ratio": ("gauge", BOTH),
-    "jaxpaged:bucket_occupancy": ("gauge", BOTH),
-    "jaxpaged:compiles": ("counter", (*BOTH, "when")),
-    "jaxpaged:padding_tokens": ("counter", BOTH),
-    "jaxpaged:step_seconds": ("summary", (*BOTH, "phase")),
-    "jaxpaged:engine_restarts": ("counter", ("model_name",)),
-    "jaxpaged:engine_phase": ("gauge", ("model_name", "phase")),
-    "jaxpaged:http_requests": ("counter", ("model_name", "route", "status")),
-    "jaxpaged:sse_bytes": ("counter", ("model_name",)),
-    "jaxpaged:key_requests": ("counter", ("model_name", "engine", "key")),
-    "jaxpaged:key_tokens": ("counter", ("model_name", "engine", "key", "kind")),
-}
 
 
 def make(**options: object) -> ServerMetrics:
@@ -112,32 +58,6 @@ def everything() -> ServerMetrics:
     metrics.on_beat(beat(EngineMetrics(steps=1, step_tokens=7), steps=[7]), engine_info())
     metrics.on_reply("/v1/completions", 200)
     return metrics
-
-
-def test_names_types_and_labels_are_vllms() -> None:
-    found = families(everything())
-    for name, (kind, labels, bounds) in VLLM.items():
-        family = found[name]
-        assert family.type == kind, name
-        for sample in family.samples:
-            assert set(sample.labels) - {"le"} == set(labels), name
-            if "model_name" in labels:
-                assert sample.labels["model_name"] == "tiny"
-            if "engine" in labels:
-                assert sample.labels["engine"] == "0"
-        shown = [sample.labels["le"] for sample in family.samples if sample.name == f"{name}_bucket"]
-        assert " ".join(shown) == (f"{bounds} +Inf" if bounds else ""), name
-
-
-def test_own_names_are_few_and_known() -> None:
-    found = families(everything())
-    for name, (kind, labels) in OWN.items():
-        assert found[name].type == kind, name
-        for sample in found[name].samples:
-            assert set(sample.labels) == set(labels), name
-    assert {name for name in found if name.startswith("jaxpaged:")} == set(OWN)
-    rest = {name for name in found if not name.startswith(("jaxpaged:", "process_"))}
-    assert rest == {*VLLM, "vllm:cache_config_info", "vllm:lora_requests_info"}
 
 
 def test_a_gateway_finds_what_it_scores_by() -> None:

@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
+from jaxpaged_server.templating.renderer import TemplateRenderer
 
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
-from jaxpaged_server.templating.renderer import TemplateRenderer
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 HOSTILE = {
     "an endless loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "a number with a billion digits": "{{ '%999999999d' | format(1) }}",
     "a long string": "{{ 'a' * 10**10 }}",
-    "doubling": "{% set ns = namespace(a='a') %}{% for i in range(40) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}{{ ns.a }}",
+    "doubling": "{% set ns = namespace(a='a') %}{% for i in range(40) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}",
     "a long list": "{{ ([1] * 10**10) | length }}",
     "attributes": "{{ messages.__class__.__mro__[1].__subclasses__() }}",
     "a big power": "{{ (10 ** (10 ** 10)) % 7 }}",
@@ -57,6 +57,17 @@ async def test_hostile_templates_end_in_time_and_the_next_one_is_served() -> Non
         assert await render(renderer, "{{ '{0.__class__}'.format(messages) }}") == ""
     finally:
         await renderer.close()
+
+
+async def test_numbers_that_do_not_fit_are_refused() -> None:
+    renderer = TemplateRenderer(str(TINY_MODEL))
+    with pytest.raises(PromptError, match="more than 64 bits"):
+        await renderer.render(
+            [{"role": "user", "content": "a", "tool_calls": [{"a": 2**64}]}],
+            add_generation_prompt=True,
+            variables={},
+            most=100,
+        )
 
 
 async def test_a_reader_who_leaves_does_not_mix_up_answers() -> None:

@@ -1,4 +1,4 @@
-"""Signals at any moment, and an engine that is killed: no cut stream without a word, no process left, a right status."""
+"""Signals at any moment, and an engine that is killed: no stream cut without a word, no process left behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-
 from real_server import RealServer, real_server
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]

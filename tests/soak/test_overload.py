@@ -6,13 +6,14 @@ import asyncio
 from importlib import import_module
 
 import pytest
-
 from real_server import real_server
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(20.0, id="20s"), pytest.param(60.0, id="60s", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(20.0, id="20s"), pytest.param(60.0, id="60s", marks=pytest.mark.slow)]
+)
 async def test_overload(seconds: float) -> None:
     flood = import_module("overload")
     with real_server("--max-num-seqs", "16", "--max-model-len", "256") as server:

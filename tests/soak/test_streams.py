@@ -10,7 +10,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-
 from real_server import RealServer, real_server
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
@@ -40,7 +39,13 @@ async def test_two_thousand_streams_at_once() -> None:
 
         async def one(session: aiohttp.ClientSession, i: int) -> None:
             nonlocal at_once, most
-            body = {"prompt": [i % 4000, 7, i // 4000 + 1], "max_tokens": 16, "stream": True, "ignore_eos": True, "seed": i}
+            body = {
+                "prompt": [i % 4000, 7, i // 4000 + 1],
+                "max_tokens": 16,
+                "stream": True,
+                "ignore_eos": True,
+                "seed": i,
+            }
             body["stream_options"] = {"include_usage": True}
             at_once += 1
             most = max(most, at_once)

@@ -2,20 +2,11 @@
 
 A request here is one of the engine's: an HTTP request is as many as it has prompts times choices.
 
-The engine's own queue is first come, first served, so it is kept short: at most `AdmissionConfig.places` requests are
-inside, and fairness is decided here, by `FairQueue`. Where several keys are configured, two more rules keep the engine
-open for a key that comes while another floods:
-
-- a key has at most 7/8 of the rows (`places_per_key`): otherwise the newcomer waits until an answer ends
-- a key lets in more only while few of its prompt tokens inside wait for their first step
-  (`unstarted_tokens_per_key`), and just one request at a time while the engine says that its queue is long, as where
-  the KV pool is full before the rows are
-
-A key that is stopped by these is parked: it is not its turn that it waits for, so it earns no credit meanwhile.
-
-The queue is bounded in requests and in prompt tokens, and a key's part of it by what is left of it, so that a flood
-finds it full and others do not. A key with nothing in the queue may put in one HTTP request whatever its tokens: a long
-one would never get in otherwise. So the tokens that wait are at most the bound and one HTTP request a key.
+The engine's own queue is first come, first served, so it is kept short: `Gate` says who may go in, `FairQueue` whose
+turn it is. The queue here is bounded in requests and in prompt tokens, and a key's part of it by what is left, so that
+a flood finds it full and others do not (`Room`). A key with nothing in the queue may put in one HTTP request whatever
+its tokens: a long one would never get in otherwise. So the tokens that wait are at most the bound and one HTTP request
+a key.
 
 `line_up`, `release`, `charge` and the rest are plain calls that never wait; only `Ticket.turn`, `enter` and `drained`
 are for asyncio. For one thread.
@@ -31,7 +22,8 @@ from jaxpaged.errors import JaxPagedError, ParameterError
 from jaxpaged_server.access.keys import ANONYMOUS, Key
 from jaxpaged_server.admission.account import Account
 from jaxpaged_server.admission.drain_rate import DrainRate
-from jaxpaged_server.admission.fair_queue import FairQueue
+from jaxpaged_server.admission.fair_queue import Entry, FairQueue
+from jaxpaged_server.admission.gate import Gate, Load
 from jaxpaged_server.admission.limits import AdmissionConfig
 from jaxpaged_server.admission.room import Room
 from jaxpaged_server.admission.ticket import Ticket, TicketState
@@ -49,9 +41,8 @@ class Admission:
 
     def __init__(self, keys: Iterable[Key] = (ANONYMOUS,), *, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.num_inside = 0
         self.rejections = dict.fromkeys(REASONS, 0)
-        self._config: AdmissionConfig | None = None
+        self._gate: Gate | None = None  # until the engine was ready once
         self._accounts: dict[str, Account] = {}
         self._configured: frozenset[str] = frozenset()
         self._queue: FairQueue[Ticket] = FairQueue()
@@ -60,7 +51,7 @@ class Admission:
         self._closed: tuple[str, int | None] | None = ("starting", 5)  # why, and for how many seconds
         self._paused = True
         self._draining = False
-        self._engine_is_behind = False
+        self._load = Load()
         self._empty = asyncio.Event()
         self._empty.set()
         self.use_keys(keys)
@@ -84,8 +75,9 @@ class Admission:
         now = self.clock()
         if self._closed is not None:
             raise self._refuse("not_ready", _not_ready(*self._closed))
-        config = self._config
-        assert config is not None
+        gate = self._gate
+        assert gate is not None
+        config = gate.config
         if not 0 < len(prompt_tokens) <= config.max_num_seqs:
             limit = f"1 to {config.max_num_seqs} may go together"
             raise ParameterError(name="prompts times n", value=len(prompt_tokens), limit=limit)
@@ -95,10 +87,12 @@ class Admission:
         tokens = sum(prompt_tokens)
         if refusal := account.rates.refusal(key.name, len(prompt_tokens), tokens, now):
             raise self._refuse(*refusal)
-        # whoever waits while a place is free is parked: only those of the same key are ahead
-        direct = 0 if account.flow.waiting else self._count_direct(account, prompt_tokens)
+        direct = 0
+        if not account.flow.waiting:
+            others_wait = len(self._queue) > 0
+            direct = gate.count_direct(account.load, self._load, prompt_tokens, others_wait=others_wait)
         queued = prompt_tokens[direct:]
-        if queued and (refusal := self._room(config).refusal(account, queued, now)):
+        if queued and (refusal := self._room(gate).refusal(account, queued, now)):
             raise self._refuse(*refusal)
         account.rates.take(len(prompt_tokens), tokens, now)
         self._accounts[key.name] = account
@@ -123,11 +117,8 @@ class Admission:
         self._queue.charge(account.flow, output_tokens)
         account.rates.charge(output_tokens, self.clock())
         if not ticket.started:
-            ticket.started = True
-            account.count_started(ticket.prompt_tokens)
-            if account.flow.parked:
-                self._queue.unpark(account.flow)
-                self._pump()
+            self._count_start(ticket)
+            self._pump()
 
     def release(self, ticket: Ticket) -> None:
         """See `Ticket.release`: the one way out for every request."""
@@ -145,12 +136,11 @@ class Admission:
 
     def ready(self, config: AdmissionConfig) -> None:
         """The engine is there, with these sizes: open, or open again after `pause`."""
-        if config != self._config:
-            self._config = config
+        if self._gate is None or config != self._gate.config:
             # as if answers took 10 s and the rows were full
             requests_per_s, tokens_per_s = config.max_num_seqs / 10, float(config.max_num_batched_tokens)
             self._drain_rate = DrainRate(requests_per_s=requests_per_s, tokens_per_s=tokens_per_s)
-        self._engine_is_behind = False
+        self._set_gate(config, behind=False)
         self.resume()
 
     def pause(self, reason: str, *, retry_after_s: int | None = None) -> None:
@@ -162,11 +152,11 @@ class Admission:
 
     def resume(self) -> None:
         """Undo `pause`; `drain` cannot be undone."""
-        assert self._config is not None, "the engine was never ready"
+        assert self._gate is not None, "the engine was never ready"
         self._paused = False
         if not self._draining:
             self._closed = None
-        self._unpark_all()
+        self._pump()
 
     def drain(self) -> None:
         """Refuse new requests from now on; those that were taken are served."""
@@ -186,10 +176,11 @@ class Admission:
 
     def observe(self, engine_waiting: int) -> None:
         """Take in how many requests wait in the engine's own queue, some times a second (`wire.Beat`)."""
-        if self._config is not None:
-            was, self._engine_is_behind = self._engine_is_behind, engine_waiting > self._config.engine_queue
-            if was and not self._engine_is_behind:
-                self._unpark_all()
+        if self._gate is not None:
+            behind = engine_waiting > self._gate.engine_queue
+            if behind != self._gate.behind:
+                self._set_gate(self._gate.config, behind=behind)
+                self._pump()
 
     def use_keys(self, keys: Iterable[Key]) -> None:
         """Take on the keys in force; what they have used, and who waits or is inside, stays."""
@@ -202,7 +193,9 @@ class Admission:
                 self._accounts[name] = Account.open(key, now=now)
         for account in list(self._accounts.values()):
             self._forget_if_done(account)
-        self._unpark_all()
+        if self._gate is not None:
+            self._set_gate(self._gate.config, behind=self._gate.behind)
+            self._pump()
 
     # What it tells.
 
@@ -210,6 +203,10 @@ class Admission:
     def is_open(self) -> bool:
         """Whether new requests are taken."""
         return self._closed is None
+
+    @property
+    def num_inside(self) -> int:
+        return self._load.inside
 
     @property
     def num_waiting(self) -> int:
@@ -223,7 +220,8 @@ class Admission:
     @property
     def max_waiting_tokens(self) -> int:
         """Prompt tokens that may wait now."""
-        return 0 if self._config is None else self._config.queue_tokens(self._drain_rate.tokens_per_s(self.clock()))
+        gate = self._gate
+        return 0 if gate is None else gate.config.queue_tokens(self._drain_rate.tokens_per_s(self.clock()))
 
     def waiting_by_key(self) -> Mapping[str, int]:
         """Requests that wait, by the name of their key; all configured keys are there."""
@@ -231,61 +229,62 @@ class Admission:
 
     def inside_by_key(self) -> Mapping[str, int]:
         """Requests inside, by the name of their key; all configured keys are there."""
-        return {name: account.inside for name, account in self._accounts.items()}
+        return {name: account.load.inside for name, account in self._accounts.items()}
 
     def check(self) -> None:
         """Assert that all sums are right, and that nobody waits who could go (no wake-up was lost)."""
-        accounts = self._accounts.values()
+        accounts, total = self._accounts.values(), self._load
         self._queue.check([account.flow for account in accounts])
-        assert self.num_inside == sum(account.inside for account in accounts)
+        assert total.inside == sum(account.load.inside for account in accounts)
+        assert total.unstarted == sum(account.load.unstarted for account in accounts)
+        assert total.unstarted_tokens == sum(account.load.unstarted_tokens for account in accounts)
         assert self._waiting_tokens == sum(account.waiting_tokens for account in accounts)
-        assert self._empty.is_set() == (self.num_inside == 0 and not len(self._queue))
+        assert self._empty.is_set() == (total.inside == 0 and not len(self._queue))
         for name, account in self._accounts.items():
             waiting = [entry.item for entry in account.flow.waiting]
             assert all(ticket.state is TicketState.WAITING for ticket in waiting)
             assert account.waiting_tokens == sum(ticket.prompt_tokens for ticket in waiting)
-            assert account.rates.num_in_flight == account.inside + len(waiting)
-            assert 0 <= account.unstarted <= account.inside
+            assert account.rates.num_in_flight == account.load.inside + len(waiting)
+            assert 0 <= account.load.unstarted <= account.load.inside
             assert name in self._configured or not account.is_idle, f"{name!r} is kept for nothing"
-            if waiting and not self._paused:
-                assert not self._count_direct(account, (waiting[0].prompt_tokens,)), f"{name!r} waits for nothing"
+        if (gate := self._gate) is not None:
+            assert all(account.flow.light == gate.is_light(account.load) for account in accounts)
+            if total.inside < gate.places and not self._paused and (entry := self._queue.next()) is not None:
+                assert gate.is_tight(total, entry.tokens), f"{entry.flow.name!r} waits for nothing"
+                assert self._queue.next(light=True) is None, "a light key waits for nothing"
 
     # How.
 
-    @property
-    def _is_shared(self) -> bool:
-        return len(self._configured) > 1
+    def _set_gate(self, config: AdmissionConfig, *, behind: bool) -> None:
+        self._gate = Gate.of(config, shared=len(self._configured) > 1, behind=behind)
+        for account in self._accounts.values():
+            self._note_load(account)
 
     def _pump(self) -> None:
-        """Let in whose turn it is, as long as there are places."""
-        queue = self._queue
-        if not len(queue) or self._paused or self._config is None:
+        """Let in whose turn it is, as long as they may."""
+        queue, gate, total = self._queue, self._gate, self._load
+        if not len(queue) or self._paused or gate is None:
             return
-        now, places = self.clock(), self._config.places
-        while self.num_inside < places and (entry := queue.next()) is not None:
+        now = self.clock()
+        while total.inside < gate.places and (entry := queue.next()) is not None:
+            if gate.is_tight(total, entry.tokens) and (entry := queue.next(light=True)) is None:
+                break
             ticket = entry.item
-            account = ticket.account
             if ticket.deadline_s is not None and ticket.deadline_s <= now:
                 self._turn_away(ticket, "deadline", _too_late(now - ticket.came_s))
-            elif self._count_direct(account, (ticket.prompt_tokens,)):
-                self._let_in(ticket, now)
             else:
-                queue.park(account.flow)
+                self._let_in(ticket, entry, now)
         self._note_queue(now)
 
-    def _count_direct(self, account: Account, prompt_tokens: Sequence[int]) -> int:
-        config = self._config
-        assert config is not None
-        free, behind = config.places - self.num_inside, self._engine_is_behind
-        return account.count_direct(config, prompt_tokens, free=free, shared=self._is_shared, behind=behind)
-
-    def _let_in(self, ticket: Ticket, now: float) -> None:
-        assert ticket.entry is not None
-        self._queue.take(ticket.entry)
-        self._drain_rate.left(ticket.prompt_tokens, now)
-        ticket.account.count_inside(ticket.prompt_tokens)
-        self._waiting_tokens -= ticket.prompt_tokens
-        self.num_inside += 1
+    def _let_in(self, ticket: Ticket, entry: Entry[Ticket], now: float) -> None:
+        account, tokens = ticket.account, ticket.prompt_tokens
+        self._queue.take(entry)
+        self._drain_rate.left(tokens, now)
+        account.waiting_tokens -= tokens
+        self._waiting_tokens -= tokens
+        account.load.enter(tokens)
+        self._load.enter(tokens)
+        self._note_load(account)
         ticket.state, ticket.entry, ticket.entered_s = TicketState.INSIDE, None, now
         ticket.wake()
 
@@ -307,15 +306,25 @@ class Admission:
         else:
             assert ticket.state is TicketState.INSIDE
             if not ticket.started:
-                account.count_started(tokens)
-            account.inside -= 1
-            self.num_inside -= 1
+                self._count_start(ticket)
+            account.load.inside -= 1
+            self._load.inside -= 1
+            self._note_load(account)
             account.rates.leave(0, now)
         ticket.state, ticket.entry = TicketState.OUT, None
-        self._queue.unpark(account.flow)  # also where one left that waited: perhaps only its prompt was too long
         self._forget_if_done(account)
-        if self.num_inside == 0 and not len(self._queue):
+        if self._load.inside == 0 and not len(self._queue):
             self._empty.set()
+
+    def _count_start(self, ticket: Ticket) -> None:
+        ticket.started = True
+        ticket.account.load.start(ticket.prompt_tokens)
+        self._load.start(ticket.prompt_tokens)
+        self._note_load(ticket.account)
+
+    def _note_load(self, account: Account) -> None:
+        if self._gate is not None:
+            self._queue.set_light(account.flow, self._gate.is_light(account.load))
 
     def _note_queue(self, now: float) -> None:
         if len(self._queue) and not self._paused:
@@ -323,23 +332,18 @@ class Admission:
         else:
             self._drain_rate.stop(now)
 
-    def _unpark_all(self) -> None:
-        for account in self._accounts.values():
-            self._queue.unpark(account.flow)
-        self._pump()
-
     def _forget_if_done(self, account: Account) -> None:
         if account.is_idle and account.key.name not in self._configured:
             self._accounts.pop(account.key.name, None)
             self._queue.forget(account.flow)
 
-    def _room(self, config: AdmissionConfig) -> Room:
+    def _room(self, gate: Gate) -> Room:
         return Room(
-            config=config,
+            config=gate.config,
             drain_rate=self._drain_rate,
             num_waiting=len(self._queue),
             waiting_tokens=self._waiting_tokens,
-            shared=self._is_shared,
+            shared=gate.shared,
         )
 
     def _refuse(self, reason: str, error: RefusalError) -> RefusalError:

@@ -10,9 +10,6 @@ The bound (their theorem 4.4): while two flows wait all the time, what they were
     2 max(PROMPT_PRICE * longest prompt, OUTPUT_PRICE * M) / least weight
 
 however much each asks for; M is the number of tokens that those let in may hold together.
-
-A flow may be parked: something other than its turn holds it up. It then counts as gone, and as come back when
-unparked, so it earns no credit in that time either.
 """
 
 from __future__ import annotations
@@ -32,18 +29,16 @@ OUTPUT_PRICE = 2.0
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Flow(Generic[Item]):
-    """One key's line. The owner of the queue makes it; the queue holds it only while it has something to do with it."""
+    """One key's line. The owner of the queue makes it; the queue holds it only while something waits, and a bit longer.
+
+    light: set by `FairQueue.set_light`.
+    """
 
     name: str
     weight: float = 1.0
     counter: float = 0.0
+    light: bool = True
     waiting: OrderedDict[Entry[Item], None] = field(default_factory=OrderedDict)
-    parked: bool = False
-    in_heap: bool = False  # also for a while after it left: see FairQueue
-
-    @property
-    def competes(self) -> bool:
-        return bool(self.waiting) and not self.parked
 
 
 @dataclass(slots=True, eq=False)
@@ -55,35 +50,76 @@ class Entry(Generic[Item]):
     tokens: int
 
 
-class FairQueue(Generic[Item]):
-    """The lines of all flows. Every operation is O(log flows), amortised; no clock.
+class _Heap(Generic[Item]):
+    """Flows by counter, lazily: counters only grow, so an old value is a lower bound, put right at the top.
 
-    The heap is lazy: counters only grow, so an old value is a lower bound, put right when it comes to the top. A flow
-    is in it at most once.
+    Equal counters: whoever came into the heap earlier goes first.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Flow[Item]]] = []
-        self._last: Flow[Item] | None = None  # the flow that was the last to leave
-        self._serial = 0  # orders equal counters: whoever came into the heap earlier goes first
+        self.members: set[Flow[Item]] = set()
+        self._items: list[tuple[float, int, Flow[Item]]] = []
+        self._serial = 0
+
+    def add(self, flow: Flow[Item]) -> None:
+        if flow not in self.members:
+            self.members.add(flow)
+            self._push(flow)
+
+    def least(self, *, light: bool) -> Flow[Item] | None:
+        """The flow with the least counter of those that wait, and are light if that is asked; drops others it meets."""
+        items = self._items
+        while items:
+            value, _, flow = items[0]
+            wanted = bool(flow.waiting) and (flow.light or not light)
+            if wanted and value == flow.counter:
+                return flow
+            heapq.heappop(items)
+            if wanted:
+                self._push(flow)
+            else:
+                self.members.remove(flow)
+        return None
+
+    def forget(self, flow: Flow[Item]) -> None:
+        if flow in self.members:
+            self.members.remove(flow)
+            self._items = [item for item in self._items if item[2] is not flow]
+            heapq.heapify(self._items)
+
+    def _push(self, flow: Flow[Item]) -> None:
+        self._serial += 1
+        heapq.heappush(self._items, (flow.counter, self._serial, flow))
+
+
+class FairQueue(Generic[Item]):
+    """The lines of all flows. Every operation but `forget` is O(log flows), amortised; no clock."""
+
+    def __init__(self) -> None:
+        self._all: _Heap[Item] = _Heap()
+        self._light: _Heap[Item] = _Heap()
+        self._last: Flow[Item] | None = None  # the flow that was the last to have nothing waiting any more
         self._num_waiting = 0
 
     def __len__(self) -> int:
-        """Entries that wait, those of parked flows included."""
+        """Entries that wait."""
         return self._num_waiting
 
     def push(self, flow: Flow[Item], item: Item, tokens: int) -> Entry[Item]:
         """Put an item at the end of the flow's line."""
-        if not flow.waiting and not flow.parked:
-            self._join(flow)
+        joins = not flow.waiting
+        if joins and (least := self._all.least(light=False) or self._last) is not None:
+            flow.counter = max(flow.counter, least.counter)
         entry = Entry(flow, item, tokens)
         flow.waiting[entry] = None
         self._num_waiting += 1
+        if joins:
+            self._add(flow)
         return entry
 
-    def next(self) -> Entry[Item] | None:
-        """Whose turn it is; None where no flow competes. Nothing is charged before `take`."""
-        flow = self._least()
+    def next(self, *, light: bool = False) -> Entry[Item] | None:
+        """Whose turn it is, among light flows if asked; None where none waits. Nothing is charged before `take`."""
+        flow = (self._light if light else self._all).least(light=light)
         return None if flow is None else next(iter(flow.waiting))
 
     def take(self, entry: Entry[Item]) -> None:
@@ -97,65 +133,34 @@ class FairQueue(Generic[Item]):
         flow = entry.flow
         del flow.waiting[entry]
         self._num_waiting -= 1
-        if not flow.waiting and not flow.parked:
+        if not flow.waiting:
             self._last = flow
 
     def charge(self, flow: Flow[Item], output_tokens: int) -> None:
         """Note tokens of an answer of this flow."""
         flow.counter += OUTPUT_PRICE * output_tokens / flow.weight
 
-    def park(self, flow: Flow[Item]) -> None:
-        """Let others go first until `unpark`."""
-        if flow.competes:
-            self._last = flow
-        flow.parked = True
-
-    def unpark(self, flow: Flow[Item]) -> None:
-        """Let the flow compete again."""
-        if flow.parked and flow.waiting:
-            self._join(flow)
-        flow.parked = False
+    def set_light(self, flow: Flow[Item], light: bool) -> None:
+        """Say whether the flow has little at present; what that means is the caller's."""
+        if light != flow.light:
+            flow.light = light
+            if flow.waiting:
+                self._add(flow)
 
     def forget(self, flow: Flow[Item]) -> None:
         """Let go of a flow that will not come back; O(flows)."""
         assert not flow.waiting, f"{len(flow.waiting)} of {flow.name!r} still wait"
-        if flow.in_heap:
-            self._heap = [item for item in self._heap if item[2] is not flow]
-            heapq.heapify(self._heap)
-            flow.in_heap = False
+        self._all.forget(flow)
+        self._light.forget(flow)
 
     def check(self, flows: Collection[Flow[Item]]) -> None:
-        """Assert that the heap is right for these flows, all there are."""
-        in_heap = [flow for _, _, flow in self._heap]
-        assert len(in_heap) == len(set(map(id, in_heap))), "a flow is in the heap twice"
-        assert set(map(id, in_heap)) == {id(flow) for flow in flows if flow.in_heap}
-        assert all(flow.in_heap for flow in flows if flow.competes), "a flow waits for a turn that never comes"
-        assert all(value <= flow.counter for value, _, flow in self._heap), "a counter went down"
+        """Assert that nobody waits for a turn that never comes; flows: all there are."""
         assert self._num_waiting == sum(len(flow.waiting) for flow in flows)
+        waiting = {flow for flow in flows if flow.waiting}
+        assert waiting <= self._all.members <= set(flows)
+        assert {flow for flow in waiting if flow.light} <= self._light.members <= set(flows)
 
-    def _join(self, flow: Flow[Item]) -> None:
-        # it does not compete yet: it must not be lifted to itself
-        assert not flow.competes
-        least = self._least() or self._last
-        if least is not None:
-            flow.counter = max(flow.counter, least.counter)
-        if not flow.in_heap:
-            flow.in_heap = True
-            self._put(flow)
-
-    def _put(self, flow: Flow[Item]) -> None:
-        self._serial += 1
-        heapq.heappush(self._heap, (flow.counter, self._serial, flow))
-
-    def _least(self) -> Flow[Item] | None:
-        heap = self._heap
-        while heap:
-            value, _, flow = heap[0]
-            if value == flow.counter and flow.competes:
-                return flow
-            heapq.heappop(heap)
-            if flow.competes:
-                self._put(flow)
-            else:
-                flow.in_heap = False
-        return None
+    def _add(self, flow: Flow[Item]) -> None:
+        self._all.add(flow)
+        if flow.light:
+            self._light.add(flow)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from jaxpaged.errors import ConfigError
 
-_MAX_SHARE = (7, 8)
-"""The most that one key may hold of the rows, and of the queue, where others are configured."""
+_LIGHT_SHARE = 8
+"""One part in so many of the rows is kept for keys that have less than that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,12 @@ class AdmissionConfig:
     full steps and four of the longest prompts)."""
     ttft_target_s: float = 30.0
     """Seconds that a prompt should wait at most."""
+    max_unstarted_tokens: int | None = None
+    """Prompt tokens that may be inside without a first token where several keys are configured, unless they are a light
+    key's (default: max_num_batched_tokens)."""
     headroom: int | None = None
-    """Requests let in beyond the rows of the engine (default: a quarter of max_num_seqs, at least 2)."""
+    """Requests let in beyond the rows of the engine (default: a quarter of max_num_seqs, at least 2; where several keys
+    are configured an eighth, at least 1)."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -38,6 +42,7 @@ class AdmissionConfig:
             ("max_model_len", 1),
             ("max_num_queued_reqs", 0),
             ("max_num_queued_tokens", 0),
+            ("max_unstarted_tokens", 1),
             ("headroom", 0),
         ):
             value = getattr(self, name)
@@ -46,38 +51,41 @@ class AdmissionConfig:
         if not (math.isfinite(self.ttft_target_s) and self.ttft_target_s > 0):
             raise ConfigError(name="ttft_target_s", value=self.ttft_target_s, limit="above 0")
 
-    @property
-    def engine_queue(self) -> int:
+    def engine_queue(self, *, shared: bool) -> int:
         """Requests that may wait in the engine's own queue, which is first come, first served.
 
         Enough that no row stays empty: a row that ends is filled by the next step, but its ticket comes back, and the
-        next request gets there, one or two steps later. A quarter covers all that end in two steps where answers have
-        8 tokens or more; longer answers need less. More would only move the queue to where it is not fair.
+        next request gets there, one or two steps later. A quarter of the rows covers all that end in two steps where
+        answers have 8 tokens or more. Where keys share the engine, a newcomer stands behind these, so half as many,
+        for answers of 16 tokens.
         """
-        return max(2, self.max_num_seqs // 4) if self.headroom is None else self.headroom
+        if self.headroom is not None:
+            return self.headroom
+        return self.light_rows if shared else max(2, self.max_num_seqs // 4)
 
     @property
-    def places(self) -> int:
-        """Requests that may be inside at once."""
-        return self.max_num_seqs + self.engine_queue
+    def common_rows(self) -> int:
+        """Rows that any key may fill where several are configured: 7/8, and all but one at least."""
+        return max(1, self.max_num_seqs - max(1, self.max_num_seqs // _LIGHT_SHARE))
 
     @property
-    def places_per_key(self) -> int:
-        """Requests of one key that may be inside at once where others are configured.
-
-        Counted from the rows, not from the places: then a key that comes while another floods finds a free row, and
-        does not wait for an answer to end. One row is left at least, unless there is only one.
-        """
-        share, whole = _MAX_SHARE
-        return max(1, min(self.max_num_seqs - 1, self.max_num_seqs * share // whole))
+    def light_rows(self) -> int:
+        """A key with fewer rows is light, and may have one of the rest."""
+        return max(1, self.max_num_seqs // _LIGHT_SHARE)
 
     @property
-    def unstarted_tokens_per_key(self) -> int:
-        """Prompt tokens of one key that may be inside without a first token, where others are configured.
+    def unstarted_tokens(self) -> int:
+        """Prompt tokens that may be inside without a first token where several keys are configured.
 
-        The step that runs and the next one: what else is let in waits in the engine, ahead of whoever comes later.
+        What one step computes: whoever comes while it runs is in the next step. More would wait in the engine, ahead
+        of a newcomer. The price is a step without prompts after each one that is full of them, and it is short.
         """
-        return 2 * self.max_num_batched_tokens
+        return self.max_num_batched_tokens if self.max_unstarted_tokens is None else self.max_unstarted_tokens
+
+    @property
+    def light_tokens(self) -> int:
+        """A key with no more prompt tokens than these inside without a first token is light."""
+        return self.unstarted_tokens // _LIGHT_SHARE
 
     @property
     def queue_length(self) -> int:
@@ -91,10 +99,9 @@ class AdmissionConfig:
         return max(floor, int(self.ttft_target_s * tokens_per_s))
 
     def is_fair_share(self, mine: int, free: int) -> bool:
-        """Whether a key may have so much of the queue while so much of it is free.
+        """Whether a key may have so much of the queue while so much of it is left, where others are configured.
 
-        A threshold that moves with what is free (Choudhury and Hahne 1998): one key alone gets 7/8 of the queue, and
-        each of n gets 7/(7n+1), so some of it is always left for one that comes later.
+        A threshold that moves with what is left (Choudhury and Hahne 1998): one key gets half of the queue, each of n
+        gets one part in n + 1, so a part as large is always left for the next.
         """
-        share, whole = _MAX_SHARE
-        return mine * (whole - share) <= free * share
+        return mine <= free

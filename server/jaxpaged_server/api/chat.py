@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from jaxpaged_server.api.common import ABSENT, MAX_LOGPROBS, Absent, PromptLogprobs, SamplingFields, Usage
 from jaxpaged_server.api.completions import REFUSED_BY_ALL
-from jaxpaged_server.api.parse import Neutral
+from jaxpaged_server.api.parse import Neutral, never
 
 MAX_MESSAGES = 1024
 MAX_TEMPLATE_VARIABLES = 16
@@ -60,12 +60,12 @@ REFUSED: dict[str, tuple[str, Neutral]] = {
     "functions": (_TOOLS, lambda value: value == []),
     "function_call": (_TOOLS, lambda value: value == "none"),
     "modalities": ("only text is served", lambda value: value == ["text"]),
-    "audio": ("only text is served", lambda value: False),
-    "prediction": ("predicted outputs are not served", lambda value: False),
-    "web_search_options": ("this server makes no connection of its own", lambda value: False),
-    "reasoning_effort": ("no model here has it; use chat_template_kwargs where its template does", lambda value: False),
+    "audio": ("only text is served", never),
+    "prediction": ("predicted outputs are not served", never),
+    "web_search_options": ("this server makes no connection of its own", never),
+    "reasoning_effort": ("no model here has it; use chat_template_kwargs where its template does", never),
     "include_reasoning": ("reasoning is not told apart from the answer", lambda value: value is True),
-    "verbosity": ("no model here has it", lambda value: False),
+    "verbosity": ("no model here has it", never),
     "documents": ("documents are not served; put them into a message", lambda value: value == []),
     "mm_processor_kwargs": ("only text is served", lambda value: value == {}),
 }

@@ -25,8 +25,8 @@ RequestId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z
 
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a stream tells beside the text. include_usage: a last event with the usage; continuous_usage_stats: the usage
-    in every event. include_obfuscation is accepted: nothing is added to events here."""
+    """What a stream tells beside the text. include_usage: a last event with the usage; continuous_usage_stats: the
+    usage in every event. include_obfuscation is accepted: nothing is added to events here."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -63,8 +63,8 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     return_token_ids: bool | None = None
     cache_salt: Salt | None = None
     request_id: RequestId | None = None
-    timeout: Annotated[float, Meta(gt=0.0, le=86_400.0)] | None = None
-    """Seconds until the request is ended, waiting included; the server's own limit holds beside it."""
+    timeout: Annotated[float, Meta(ge=1.0, le=86_400.0)] | None = None
+    """Seconds until the request is ended, waiting included, at least 1; the server's own limit holds beside it."""
     user: Annotated[str, Meta(max_length=512)] | None = None
     """This and the next ones are read by nobody: they name the caller, not what is asked."""
     metadata: dict[str, Any] | None = None

@@ -10,21 +10,19 @@ from msgspec import Meta
 from jaxpaged_server.api.common import (
     ABSENT,
     MAX_LOGPROBS,
-    MAX_PROMPTS,
     Absent,
     PromptLogprobs,
     SamplingFields,
     TokenId,
     Usage,
 )
-from jaxpaged_server.api.parse import Neutral
+from jaxpaged_server.api.parse import Neutral, never
 
 PromptItem = str | TokenId | list[TokenId]
 
 
 class CompletionRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
-    """prompt: a text, texts, token ids, or lists of token ids. logprobs: alternatives per token, of the prompt too where
-    it is echoed."""
+    """prompt: a text, texts, token ids, or lists of token ids. logprobs: alternatives per token, of an echo too."""
 
     prompt: str | list[PromptItem]
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
@@ -38,21 +36,21 @@ REFUSED_BY_ALL: dict[str, tuple[str, Neutral]] = {
     "best_of": ("only n choices are computed, so best_of must equal n or be left out", lambda value: value == 1),
     "use_beam_search": (_BEAMS, lambda value: value is False),
     "length_penalty": (_BEAMS, lambda value: value == 1.0),
-    "allowed_token_ids": ("it is not served; use logit_bias", lambda value: False),
+    "allowed_token_ids": ("it is not served; use logit_bias", never),
     "bad_words": ("it is not served; use logit_bias for single tokens", lambda value: value == []),
-    "truncate_prompt_tokens": ("prompts are not cut silently; send fewer tokens", lambda value: False),
+    "truncate_prompt_tokens": ("prompts are not cut silently; send fewer tokens", never),
     "response_format": (_STRUCTURED, lambda value: value == {"type": "text"}),
-    "structured_outputs": (_STRUCTURED, lambda value: False),
-    "guided_json": (_STRUCTURED, lambda value: False),
-    "guided_regex": (_STRUCTURED, lambda value: False),
-    "guided_choice": (_STRUCTURED, lambda value: False),
-    "guided_grammar": (_STRUCTURED, lambda value: False),
+    "structured_outputs": (_STRUCTURED, never),
+    "guided_json": (_STRUCTURED, never),
+    "guided_regex": (_STRUCTURED, never),
+    "guided_choice": (_STRUCTURED, never),
+    "guided_grammar": (_STRUCTURED, never),
     "logits_processors": ("requests may not bring code", lambda value: value == []),
-    "kv_transfer_params": ("KV is not handed between servers", lambda value: False),
+    "kv_transfer_params": ("KV is not handed between servers", never),
     "vllm_xargs": ("it belongs to plugins of another server", lambda value: value == {}),
-    "prompt_embeds": ("requests may not bring tensors", lambda value: False),
+    "prompt_embeds": ("requests may not bring tensors", never),
 }
-"""Fields of other servers that change the answer and are not served: why, and which values of theirs ask for nothing."""
+"""Fields of other servers that change the answer and are not served: why, and which values ask for nothing."""
 REFUSED: dict[str, tuple[str, Neutral]] = {
     **REFUSED_BY_ALL,
     "suffix": ("no model here fills in the middle; put what comes after into the prompt", lambda value: value == ""),

@@ -16,6 +16,13 @@ from jaxpaged.errors import ParameterError, RequestError
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 Neutral = Callable[[Any], bool]
+"""Whether a value of a field that is not served asks for nothing."""
+
+
+def never(value: Any) -> bool:
+    """As `Neutral`: every value asks for something."""
+    del value
+    return False
 
 
 class BodyError(RequestError):
@@ -65,11 +72,13 @@ def load_object(raw: bytes) -> dict[str, Any]:
         text = raw.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_no_doubles, parse_constant=_no_constant)
         if "\\u" in text:  # the only way to half a character
-            text.encode("utf-8") and json.dumps(value, ensure_ascii=False).encode("utf-8")
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise BodyError(name="body", value="(nested)", limit="it is nested too deeply") from None
     except UnicodeEncodeError:
-        raise BodyError(name="body", value="(text)", limit="it holds half of a surrogate pair, which is no text") from None
+        raise BodyError(
+            name="body", value="(text)", limit="it holds half of a surrogate pair, which is no text"
+        ) from None
     except UnicodeDecodeError as error:
         raise BodyError(name="body", value=f"byte {error.start}", limit="it must be UTF-8") from None
     except json.JSONDecodeError as error:

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from jaxpaged_server.load.endpoint import Endpoint
-from jaxpaged_server.load.events import DONE, Chunk, EventReader
+from jaxpaged_server.load.events import DONE, Chunk, EventReader, Usage
 from jaxpaged_server.load.outcome import End, Outcome
 
 _OK, _TOO_MANY = 200, 429
@@ -41,14 +41,12 @@ class Client:
         *,
         began_s: float,
         keep_text: bool = False,
-        on_tokens: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._session = session
         self._endpoint = endpoint
         self._began_s = began_s
         self._keep_text = keep_text
-        self._on_tokens = on_tokens
         self._clock = clock
         self._decode = msgspec.json.Decoder(Chunk).decode
 
@@ -100,21 +98,17 @@ class Client:
         usage, over = chunk.usage, False
         if chunk.choices:
             outcome.ended_s = now_s
+            over = any(choice.finish_reason for choice in chunk.choices)
             num_tokens = sum(choice.num_tokens for choice in chunk.choices)
             if usage is not None and usage.completion_tokens is not None:  # counted by the server, event by event
                 num_tokens = usage.completion_tokens - outcome.num_output
             if num_tokens > 0:
                 outcome.add(num_tokens, now_s)
-                if self._on_tokens is not None:
-                    self._on_tokens(num_tokens)
-            over = any(choice.finish_reason for choice in chunk.choices)
+            outcome.has_bare_end = over and num_tokens <= 0
             if self._keep_text:
                 outcome.text += [choice.new_text for choice in chunk.choices]
         if usage is not None:
-            outcome.num_prompt = usage.prompt_tokens or outcome.num_prompt
-            outcome.num_output = usage.completion_tokens or outcome.num_output
-            if usage.prompt_tokens_details is not None:
-                outcome.num_cached = usage.prompt_tokens_details.cached_tokens or 0
+            _settle(outcome, usage)
         return over
 
     async def _refused(self, reply: aiohttp.ClientResponse, outcome: Outcome) -> None:
@@ -123,6 +117,16 @@ class Client:
         outcome.retry_after_s = _seconds(reply.headers.get("Retry-After"))
         end = End.REFUSED if reply.status == _TOO_MANY else End.FAILED
         outcome.fail(f"HTTP {reply.status}", message, self.now_s(), end=end)
+
+
+def _settle(outcome: Outcome, usage: Usage) -> None:
+    """Take over the server's counts."""
+    if outcome.has_bare_end and usage.completion_tokens == outcome.num_output + 1:
+        outcome.add(1, outcome.ended_s)  # the end was the last token's event: one without a text of its own
+    outcome.num_prompt = usage.prompt_tokens or outcome.num_prompt
+    outcome.num_output = usage.completion_tokens or outcome.num_output
+    if usage.prompt_tokens_details is not None:
+        outcome.num_cached = usage.prompt_tokens_details.cached_tokens or 0
 
 
 def _message(error: object) -> str:

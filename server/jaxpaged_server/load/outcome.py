@@ -34,6 +34,8 @@ class Outcome:
     times_s: array[float] = field(default_factory=lambda: array("d"))
     counts: array[int] = field(default_factory=lambda: array("L"))
     ended_s: float = 0.0
+    has_bare_end: bool = False
+    """The last event ended the answer and brought no text: whether a token, the server's count will tell."""
     end: End = End.UNFINISHED
     kind: str = ""
     """Of the error: "HTTP 500", "timeout", "cut off"."""

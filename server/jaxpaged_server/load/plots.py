@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 18, 14, 34
 _DECADES = 20.0
 """From this ratio of the largest to the least on, an axis is logarithmic."""
 
@@ -33,14 +33,14 @@ class Axis:
         return math.log10(value) if self.log else value
 
     def ticks(self) -> list[float]:
-        """Round values within the axis, about five."""
+        """Round values within the axis, about six."""
         if self.log:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             steps = (1, 2, 5) if last - first <= 2 else (1,)
             return [
                 t for power in range(first, last + 1) for s in steps if self.low <= (t := s * 10.0**power) <= self.high
             ]
-        step = nice_step((self.high - self.low) / 5)
+        step = nice_step((self.high - self.low) / 7)
         first = math.ceil(self.low / step)
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
@@ -233,7 +233,7 @@ def _mark(label: str, at: float, top: float, bottom: float, *, width: int) -> It
 def _short(value: float) -> str:
     """A tick's number in few letters: 12000 -> 12k."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * 10 or (abs(value) >= size and value % (size / 10) == 0):
+        if abs(value) >= 10 * size:
             return f"{value / size:.4g}{letter}"
     return f"{value:.4g}"
 

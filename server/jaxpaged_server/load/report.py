@@ -124,8 +124,8 @@ def _over_time(run: Run) -> str:
     legend = ""
     if any(outcome.queue_s > 0.05 for outcome in run.outcomes):
         waiting = waiting_here(run.outcomes, run.duration_s)
-        busy.append(Line(name="waiting on this side", points=waiting, colour="c-queue dashed"))
-        legend = _legend({"c-req": "under way", "c-queue": "due, waiting for a place (dashed)"})
+        busy.append(Line(name="due and not sent yet", points=waiting, colour="c-queue dashed"))
+        legend = _legend({"c-req": "under way", "c-queue": "due and not sent yet (dashed)"})
     plot = lines("Requests at once", busy, unit="", duration_s=run.duration_s, size=_WIDE)
     return (
         f'<section id="time"><h2>Over time</h2>{"".join(figures)}{_figure("Requests at once", plot, legend)}</section>'

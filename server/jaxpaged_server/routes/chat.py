@@ -103,7 +103,7 @@ class _Writer:
         )
 
     async def events(self, events: EventStream) -> None:
-        """Send the whole stream but its end: the role first, then what is said, then the usage where it is asked for."""
+        """Send the whole stream but its end: the role, then what is said, then the usage where it is asked for."""
         options = self._options
         async with aclosing(outputs_of(self._answers)) as outputs:
             async for answer, output in outputs:
@@ -163,9 +163,7 @@ def _params(body: ChatRequest) -> SamplingParams:
         raise ParameterError(name="top_logprobs", value=body.top_logprobs, limit=limit, fix="Set logprobs to true")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_tokens = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
-    return sampling_params(
-        body, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=body.prompt_logprobs
-    )
+    return sampling_params(body, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=body.prompt_logprobs)
 
 
 async def _prompt(services: Services, body: ChatRequest) -> Prompt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import cast
 
 import msgspec
 from aiohttp import web
@@ -179,7 +180,5 @@ async def _prompts(services: Services, body: CompletionRequest) -> tuple[Prompt,
             prompts.append(Prompt(ids=ids, text=item))
         else:
             assert isinstance(item, list)
-            prompts.append(Prompt(ids=tuple(item)))
+            prompts.append(Prompt(ids=tuple(cast("list[int]", item))))
     return tuple(prompts)
-
-

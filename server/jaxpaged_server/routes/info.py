@@ -1,4 +1,4 @@
-"""What is served, by which version, under which load: /v1/models, /version, /load, /server_info, /metrics, /status.json."""
+"""What is served, by which version, under which load: /v1/models, /version, /load, /server_info, /metrics."""
 
 from __future__ import annotations
 
@@ -72,5 +72,3 @@ async def metrics(request: web.Request) -> web.Response:
     """In Prometheus's text format, or OpenMetrics where it is asked for."""
     body, content_type = services_of(request).metrics.render(request.headers.get("Accept"))
     return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
-
-

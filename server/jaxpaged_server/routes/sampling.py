@@ -68,6 +68,7 @@ def make_job(
     key = key_of(request)
     return Job(
         flight=flight_of(request),
+        headers=request.headers,
         model=services.model(body.model),
         key=key,
         prompts=prompts,
@@ -92,7 +93,7 @@ def make_head(services: Services, body: SamplingFields, prefix: str) -> Head:
 
 
 def _seconds(services: Services, request: web.Request, body: SamplingFields) -> float:
-    """Until the request is ended: by its field, its header X-Request-Timeout, and the server's limit; the least counts."""
+    """Until the request is ended: the least of its field, its header X-Request-Timeout, and the server's limit."""
     limits = [services.settings.request_timeout_s]
     if body.timeout is not None:
         limits.append(body.timeout)

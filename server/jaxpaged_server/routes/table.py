@@ -20,8 +20,8 @@ from jaxpaged_server.api.tokens import (
     ModelList,
     ServerInfoReply,
     TokenizeReply,
-    TokenizerInfoReply,
     TokenizeRequest,
+    TokenizerInfoReply,
     VersionReply,
 )
 from jaxpaged_server.routes import chat, completions, health, info, status, tokens
@@ -142,9 +142,7 @@ ROUTES = (
         statuses=(503,),
     ),
     Route(method="GET", path="/ping", handler=health.ping, summary="200 or 503", tag="Health", statuses=(503,)),
-    Route(
-        method="GET", path="/version", handler=info.version, summary="The version", tag="Server", reply=VersionReply
-    ),
+    Route(method="GET", path="/version", handler=info.version, summary="The version", tag="Server", reply=VersionReply),
     Route(
         method="GET",
         path="/load",

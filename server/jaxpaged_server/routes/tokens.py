@@ -10,8 +10,8 @@ from jaxpaged_server.api.tokens import (
     DetokenizeReply,
     DetokenizeRequest,
     TokenizeReply,
-    TokenizerInfoReply,
     TokenizeRequest,
+    TokenizerInfoReply,
 )
 from jaxpaged_server.body import read_body
 from jaxpaged_server.reply import json_reply
@@ -42,9 +42,7 @@ async def tokenize(request: web.Request) -> web.Response:
         text, special = body.prompt, True if body.add_special_tokens is None else body.add_special_tokens
     ids = list(await services.text.encode(text, add_special_tokens=special))
     strings = services.text.tokenizer.token_strings(ids) if body.return_token_strs else None
-    return json_reply(
-        TokenizeReply(count=len(ids), max_model_len=info.max_model_len, tokens=ids, token_strs=strings)
-    )
+    return json_reply(TokenizeReply(count=len(ids), max_model_len=info.max_model_len, tokens=ids, token_strs=strings))
 
 
 async def detokenize(request: web.Request) -> web.Response:

@@ -63,19 +63,19 @@ async function apiError(response) {
 /** `error` objects also come within a stream; `code` may hold the status. */
 export const streamError = (fields) => new ApiError(Number(fields.code) || 500, fields);
 
-/** How far the server's start is: {ready, name, done, total, left_s}; asks without a key. */
+/** Whether the server may be asked, and how far its start is; `detail` is a sentence or empty. Asks without a key. */
 export async function readiness(signal) {
   let response;
   try {
     response = await fetch(address("health/ready"), { signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    return { ready: false, name: "no answer", done: 0, total: 0, left_s: null };
+    return { ready: false, name: "no answer", done: 0, total: 0, left_s: null, detail: "" };
   }
   const body = await response.json().catch(() => ({}));
   const phase = body && typeof body.phase === "object" && body.phase ? body.phase : { ...body, name: body?.phase ?? body?.status };
   const { name = "starting", done = 0, total = 0, left_s = null } = phase;
-  return { ready: response.ok, name: String(name ?? "starting"), done, total, left_s };
+  return { ready: response.ok, name: String(name ?? "starting"), done, total, left_s, detail: body?.detail ?? "" };
 }
 
 /** Polls until ready; `tell` gets every state of the way. Resolves to false where `signal` ended it. */

@@ -88,7 +88,7 @@ class Playground {
   async #waitForStart(state) {
     const progress = new StartProgress();
     progress.show(state);
-    this.#setBanner(el("div", { class: "notice start" }, el("h3", {}, "The server is starting"), progress.node));
+    this.#setBanner(el("div", { class: "notice start" }, el("h3", {}, "The server is not ready yet"), progress.node));
     await untilReady((next) => progress.show(next), new AbortController().signal);
     this.#setBanner(null);
   }

@@ -46,7 +46,7 @@ const LIMITS = {
 
 /** Limits and default in one line; those of the parts of a choice too. */
 export function limitsText(schema) {
-  const own = Object.entries(LIMITS).filter(([name]) => schema[name] !== undefined)
+  const own = Object.entries(LIMITS).filter(([name]) => schema[name] !== undefined && !(Math.abs(schema[name]) > Number.MAX_SAFE_INTEGER)) // 64 bits: no limit to speak of
     .map(([name, sign]) => `${sign} ${schema[name]}${{ Length: " characters", Items: " items" }[name.replace(/^(min|max)/, "")] ?? ""}`);
   const parts = (choices(schema) ?? []).map(limitsText).filter(Boolean);
   const preset = schema.default !== undefined && schema.default !== null ? [`default ${JSON.stringify(schema.default)}`] : [];

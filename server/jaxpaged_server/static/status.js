@@ -10,7 +10,7 @@ import { PoolMap } from "./poolmap.js";
 import { KeyDialog } from "./shell.js";
 import { RequestTable, showQueue } from "./tables.js";
 import { StepTimeline } from "./timeline.js";
-import { StartProgress, Trouble } from "./trouble.js";
+import { isStart, StartProgress, Trouble } from "./trouble.js";
 
 const EVERY_MS = 500;
 const HIDDEN_MS = 10_000; // nobody looks
@@ -120,9 +120,11 @@ class StatusPage {
     this.#head(reply);
     this.#plots(reply, at);
     const { pool, ledger } = reply;
-    byId("main").classList.toggle("starting", !pool);
-    this.map.show(pool);
-    this.requests.show(pool?.requests ?? []);
+    byId("main").classList.toggle("starting", !reply.info);
+    if (pool || !reply.running) { // the engine may be too busy to draw its pool: what it drew last stays
+      this.map.show(pool);
+      this.requests.show(pool?.requests ?? []);
+    }
     showQueue(byId("queue"), reply.queue);
     this.timeline.show(reply.steps);
     this.#tiles.get("Running")(count(reply.running), reply.info ? `of at most ${count(reply.info.max_num_seqs)}` : "");
@@ -145,9 +147,9 @@ class StatusPage {
     byId("model").textContent = model || "…";
     document.title = `${ready ? "Status" : phase.name} · ${model || "jaxpaged"}`;
     byId("phase").textContent = phase.name;
-    byId("phase").className = `badge ${ready ? "good" : "warn"}`;
+    byId("phase").className = `badge ${ready ? "good" : phase.name === "failed" || phase.name === "stalled" ? "bad" : "warn"}`;
     byId("uptime").textContent = `up ${age(uptime_s)}`;
-    byId("start").hidden = ready || phase.name === "draining";
+    byId("start").hidden = !isStart(phase.name);
     this.#start.show({ ...phase, ready });
   }
 

@@ -6,8 +6,14 @@ import { age } from "./format.js";
 
 const TITLES = { 0: "No answer", 401: "A key is needed", 403: "Not allowed", 404: "Not found", 413: "Too long", 429: "The server is busy", 503: "The server is not ready" };
 
-/** "loading, 61 %" or "compiling 7 of 24, about 12 s left" */
-export function phaseText({ name, done, total, left_s }) {
+const LASTING = ["ready", "draining", "paused", "stalled", "failed", "no answer"];
+
+/** Whether a phase is a step of the start, of which one can say how far it is. */
+export const isStart = (name) => !LASTING.includes(name);
+
+/** "loading, 61 %", "compiling 7 of 24, about 12 s left", or "paused: an operator has paused the server". */
+export function phaseText({ name, done, total, left_s, detail = "" }) {
+  if (!isStart(name)) return detail ? `${name}: ${detail}` : name;
   const far = total > 0 ? (total > 1000 ? `, ${Math.floor((100 * done) / total)} %` : ` ${done} of ${total}`) : "";
   return `${name}${far}${left_s ? `, about ${age(Math.max(1, left_s))} left` : ""}`;
 }
@@ -20,6 +26,7 @@ export class StartProgress {
 
   show(state) {
     this.#text.textContent = state.ready ? "ready" : phaseText(state);
+    this.#bar.hidden = !state.ready && !isStart(state.name);
     this.#bar.set(state.ready ? 1 : state.total > 0 ? state.done / state.total : null);
   }
 }

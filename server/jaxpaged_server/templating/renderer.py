@@ -39,15 +39,18 @@ class TemplateRenderer:
         most: int,
         template: str | None = None,
     ) -> str:
-        """The prompt of a conversation. Raises PromptError and TokenizerError as `ChatTemplates.render` does, PromptError
-        too where it takes too long, too much memory, or makes more than `most` characters.
+        """The prompt of a conversation. Raises PromptError and TokenizerError as `ChatTemplates.render` does.
+
+        PromptError too where it takes too long, too much memory, or makes more than `most` characters.
         """
-        asked = Render(
-            messages=messages,
-            add_generation_prompt=add_generation_prompt,
-            variables=variables,
-            most=most,
-            template=template,
+        asked = _frame(
+            Render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                variables=variables,
+                most=most,
+                template=template,
+            )
         )
         async with self._places:
             fresh = not self._idle
@@ -86,14 +89,22 @@ class TemplateRenderer:
         command = (sys.executable, "-m", "jaxpaged_server.templating.worker", self._folder)
         return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
 
-    async def _ask(self, child: asyncio.subprocess.Process, asked: Render) -> Rendered:
+    async def _ask(self, child: asyncio.subprocess.Process, asked: bytes) -> Rendered:
         assert child.stdin is not None
         assert child.stdout is not None
-        body = msgspec.msgpack.encode(asked)
-        child.stdin.write(len(body).to_bytes(4, "little") + body)
+        child.stdin.write(asked)
         await child.stdin.drain()
         length = int.from_bytes(await child.stdout.readexactly(4), "little")
         return self._decode(await child.stdout.readexactly(length))
+
+
+def _frame(asked: Render) -> bytes:
+    """Raises PromptError for numbers that no machine word holds."""
+    try:
+        body = msgspec.msgpack.encode(asked)
+    except OverflowError:
+        raise _refusal("PromptError", "messages", "a whole number in them has more than 64 bits") from None
+    return len(body).to_bytes(4, "little") + body
 
 
 def _refusal(kind: str, name: str, limit: str, fix: str = "") -> Exception:

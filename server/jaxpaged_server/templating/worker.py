@@ -59,9 +59,7 @@ def main(folder: str) -> int:
 def _render(own: ChatTemplates, special: dict[str, str], asked: Render) -> Rendered:
     templates = own if asked.template is None else ChatTemplates({"default": asked.template}, special)
     try:
-        text = templates.render(
-            asked.messages, add_generation_prompt=asked.add_generation_prompt, **asked.variables
-        )
+        text = templates.render(asked.messages, add_generation_prompt=asked.add_generation_prompt, **asked.variables)
     except JaxPagedError as error:
         return Rendered(refused=type(error).__name__, name=error.name, limit=error.limit[:500], fix=error.fix)
     except MemoryError:
