@@ -147,6 +147,10 @@ def test_new_limits_keep_what_was_used() -> None:
     assert rates.refusal("a", 1, 300, 30.0) is None, "half a minute has filled half of it"
     refusal = rates.refusal("a", 1, 301, 30.0)
     assert refusal is not None
+    rates.take(1, 150, 30.0)
+    rates.refit(KeyLimits(tokens_per_minute=60), 30.0)
+    assert rates.refusal("a", 1, 15, 30.0) is None, "a quarter was left, and is"
+    assert rates.refusal("a", 1, 16, 30.0) is not None
     rates.refit(KeyLimits(), 30.0)
     assert rates.refusal("a", 1, 10**6, 0.0) is None
     rates.refit(KeyLimits(max_concurrency=1), 0.0)
