@@ -196,6 +196,39 @@ def test_one_key_leaves_half_of_the_queues_tokens_to_the_others(clock: Clock) ->
     assert admission.rejections["queue_tokens"] == 2
 
 
+def test_a_key_with_nothing_in_the_queue_may_have_what_is_left_of_it(clock: Clock) -> None:
+    many = [Key(name=f"k{number}") for number in range(9)]
+    config = replace(SHARED, max_num_batched_tokens=1000, max_num_queued_reqs=8)
+    admission = opened(A, B, *many, clock=clock, config=config)
+    inside = [line_up(admission, key, 1)[0] for key in many]
+    line_up(admission, A, 4)
+    refused(QueueFullError, admission, A)
+    assert states(admission.line_up(B, prompt_tokens=(1, 1, 1))) == "WWW"
+    refused(QueueFullError, admission, B)
+    assert states(line_up(admission, many[0], 1)) == "W"
+    refused(QueueFullError, admission, many[1])
+    inside[0].release()
+    assert admission.waiting_by_key()["a"] == 3
+
+
+def test_who_would_stand_behind_others_is_bounded_as_they_are(clock: Clock) -> None:
+    """One prompt that is too long for now waits, with places free: a short one behind it has to wait, too."""
+    admission = opened(A, B, clock=clock, config=replace(SHARED, max_num_queued_reqs=1))
+    assert states(line_up(admission, A, 2, tokens=30) + line_up(admission, A, 1, tokens=100)) == "IIW"
+    assert states(line_up(admission, B, 1, tokens=1)) == "I"
+    refused(QueueFullError, admission, B, prompt_tokens=(2,))
+
+
+def test_a_key_with_a_long_prompt_that_has_not_started_is_not_light(clock: Clock) -> None:
+    config = AdmissionConfig(max_num_seqs=32, max_num_batched_tokens=64, max_model_len=100)
+    admission = opened(A, B, C, clock=clock, config=config)
+    line_up(admission, A, 2, tokens=32)
+    assert states(line_up(admission, A, 1)) == "W"
+    assert states(line_up(admission, B, 4, tokens=8)) == "IIWW"
+    assert states(line_up(admission, C, 6, tokens=1)) == "IIIIWW"
+    admission.check()
+
+
 def test_prompts_that_wait_for_a_step_do_not_hold_up_a_newcomer(clock: Clock) -> None:
     admission = opened(A, B, clock=clock, config=SHARED)
     flood = line_up(admission, A, 5, tokens=30)
@@ -255,6 +288,20 @@ def test_rates_are_refused_with_their_reason(clock: Clock) -> None:
     assert states(line_up(admission, A, 1)) == "I"
     counts = {reason: count for reason, count in admission.rejections.items() if count}
     assert counts == {"concurrency": 1, "tokens_per_minute": 1}
+
+
+def test_a_prompt_that_never_went_in_does_not_count_for_the_rate(clock: Clock) -> None:
+    admission = opened(Key(name="a", limits=KeyLimits(tokens_per_minute=100)), clock=clock)
+    tickets = line_up(admission, A, 7, tokens=10)
+    refused(RateLimitedError, admission, A, prompt_tokens=(40,))
+    assert states(tickets) == "IIIIIIW"
+    tickets[0].release()
+    tickets[1].release()
+    refused(RateLimitedError, admission, A, prompt_tokens=(31,))
+    (waiting,) = line_up(admission, A, 2, tokens=10)[1:]
+    refused(RateLimitedError, admission, A, prompt_tokens=(11,))
+    waiting.release()
+    line_up(admission, A, 1, tokens=20)
 
 
 def test_starting_paused_and_shutting_down(clock: Clock) -> None:

@@ -81,6 +81,7 @@ class Admission:
         if not 0 < len(prompt_tokens) <= config.max_num_seqs:
             limit = f"1 to {config.max_num_seqs} may go together"
             raise ParameterError(name="prompts times n", value=len(prompt_tokens), limit=limit)
+        assert min(prompt_tokens) >= 0, f"prompts of {prompt_tokens} tokens"
         if deadline_s is not None and deadline_s <= now:
             raise self._refuse("deadline", _too_late(0.0))
         account = self._accounts.get(key.name) or Account.open(key, now=now)
