@@ -97,7 +97,7 @@ def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-async def to_the_end(stream: Any) -> None:
+async def to_the_end(stream: TokenStream) -> None:
     while True:
         await stream.next()
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from jaxpaged.request import SamplingParams
 
 ROOT = Path(__file__).parents[2]
 THREE = SamplingParams(max_tokens=3)
+CALM = WatchLimits(silence_s=10, step_s=10, start_s=30, check_s=0.05, dump_s=0.2)
+"""For engines that do as they should, on a machine that has other things to do."""
 QUICK = WatchLimits(silence_s=0.5, step_s=0.3, start_s=0.5, check_s=0.05, dump_s=0.2)
 Body = Callable[[EngineSupervisor], Awaitable[None]]
 
@@ -44,7 +47,7 @@ async def supervised(behaviour: str = "serve", *, restarts: int = 3, told: Path 
         EngineConfig(),
         policy=RestartPolicy(delays_s=(0.01,) * restarts),
         command=command(behaviour, told),
-        **{"limits": QUICK, **options},
+        **{"limits": CALM, **options},
     )
     supervisor.start()
     try:
@@ -58,7 +61,7 @@ def serving(body: Body, behaviour: str = "serve", **options: Any) -> None:
 
     async def main() -> None:
         async with supervised(behaviour, **options) as supervisor:
-            await asyncio.wait_for(supervisor.wait_ready(), 5)
+            await asyncio.wait_for(supervisor.wait_ready(), 30)
             await body(supervisor)
 
     asyncio.run(main())
@@ -259,8 +262,9 @@ def test_an_engine_that_is_never_well_is_given_up(
     behaviour: str, restarts: int, says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def main() -> None:
-        async with supervised(behaviour, restarts=restarts) as supervisor:
-            error = await asyncio.wait_for(supervisor.gone, 10)
+        limits = QUICK if behaviour == "mute" else replace(QUICK, start_s=30.0)
+        async with supervised(behaviour, restarts=restarts, limits=limits) as supervisor:
+            error = await asyncio.wait_for(supervisor.gone, 60)
             assert isinstance(error, EngineError)
             assert supervisor.state.phase == "failed"
             assert supervisor.state.error == str(error)
