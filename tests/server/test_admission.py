@@ -3,58 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from admission_door import CONFIG, A, B, C, Clock, assert_empty, line_up, opened, refused, states
 from jaxpaged_server.access.keys import ANONYMOUS, Key, KeyLimits
 from jaxpaged_server.admission.admission import Admission
-from jaxpaged_server.admission.gate import Gate
 from jaxpaged_server.admission.limits import AdmissionConfig
 from jaxpaged_server.admission.ticket import TicketState
 from jaxpaged_server.refusals import DeadlineError, NotReadyError, QueueFullError, RateLimitedError
 
-from jaxpaged.errors import ConfigError, ParameterError
+from jaxpaged.errors import ParameterError
 
 
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-def test_the_default_sizes() -> None:
-    config = AdmissionConfig(max_num_seqs=32, max_num_batched_tokens=8192, max_model_len=4096)
-    assert (config.queue_length, config.unstarted_tokens, config.light_tokens) == (128, 8192, 1024)
-    assert config.queue_tokens(0.0) == 4 * 8192
-    assert config.queue_tokens(5000.0) == 150_000
-    # rows: places with one key and with several, rows for all keys, below how many a key is light
-    table = {1: (3, 2, 1, 1), 2: (4, 3, 1, 1), 3: (5, 4, 2, 1), 4: (6, 5, 3, 1), 8: (10, 9, 7, 1), 15: (18, 16, 14, 1)}
-    table |= {16: (20, 18, 14, 2), 32: (40, 36, 28, 4), 256: (320, 288, 224, 32)}
-    for rows, expected in table.items():
-        config = AdmissionConfig(max_num_seqs=rows, max_num_batched_tokens=64, max_model_len=100)
-        places = [Gate.of(config, shared=shared).places for shared in (False, True)]
-        assert (*places, config.common_rows, config.light_rows) == expected
-        assert config.common_rows < places[1]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("max_num_seqs", 0),
-        ("max_num_batched_tokens", 0),
-        ("max_model_len", 0),
-        ("max_num_queued_reqs", -1),
-        ("max_num_queued_tokens", -1),
-        ("max_unstarted_tokens", 0),
-        ("headroom", -1),
-        ("ttft_target_s", 0.0),
-        ("ttft_target_s", float("nan")),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(name: str, value: float) -> None:
-    sizes: dict[str, Any] = {"max_num_seqs": 4, "max_num_batched_tokens": 64, "max_model_len": 100, name: value}
-    with pytest.raises(ConfigError, match=name):
-        AdmissionConfig(**sizes)
 
 
 def test_as_many_as_there_are_places_go_in_and_the_rest_in_order(clock: Clock) -> None:
@@ -326,6 +289,23 @@ def test_starting_paused_and_shutting_down(clock: Clock) -> None:
     admission.resume()
     assert refused(NotReadyError, admission, ANONYMOUS).value == "shutting down"
     assert admission.rejections["not_ready"] == 4
+
+
+def test_a_new_engine_does_not_undo_an_operators_pause(clock: Clock) -> None:
+    admission = opened(clock=clock)
+    tickets = line_up(admission, ANONYMOUS, 7)
+    admission.pause("paused by its operator", until_resume=True)
+    admission.pause("the engine starts again", retry_after_s=9)
+    tickets[0].release()
+    admission.ready(CONFIG)
+    error = refused(NotReadyError, admission, ANONYMOUS)
+    assert (error.value, error.retry_after_s) == ("paused", None)
+    assert states(tickets) == "OIIIIIW"
+    admission.resume()
+    assert states(tickets) == "OIIIIII"
+    admission.pause("the engine starts again")
+    admission.ready(CONFIG)
+    assert admission.is_open
 
 
 def test_a_pause_is_not_a_slow_queue(clock: Clock) -> None:
