@@ -52,7 +52,12 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             template=_template(settings.chat_template),
             most_characters=settings.max_body_bytes * _CHARACTERS_PER_BYTE,
         ),
-        metrics=ServerMetrics(names[0], keys=[key.name for key in keys.keys], queue=lambda: (admission.num_waiting, 0)),
+        metrics=ServerMetrics(
+            names[0],
+            keys=[key.name for key in keys.keys],
+            queue=lambda: (admission.num_waiting, 0),
+            rejections=lambda: admission.rejections,
+        ),
         flights=Flights(),
         admission=admission,
         created=int(time.time()),

@@ -132,7 +132,7 @@ class Answer:
                     items = await stream.next()
                     count = self._take(items)
                     ticket.charge(count)
-                    meter.tokens(count)
+                    meter.tokens(count, queue_s=items[0].queue_s)
                     if completion.finished and items[-1].finish is None:  # its text has met a stop string
                         stream.finish()
                     if completion.finished or self._is_due():

@@ -25,7 +25,7 @@ from jaxpaged.errors import JaxPagedError
 from jaxpaged_server.app import make_admin_app, make_app
 from jaxpaged_server.assembly import make_services
 from jaxpaged_server.connections import Connections
-from jaxpaged_server.listening import Sockets, close_sockets, listen
+from jaxpaged_server.listening import close_sockets, listen
 from jaxpaged_server.logs import configure_logging
 from jaxpaged_server.metrics.status_line import report
 from jaxpaged_server.services import Services
@@ -65,28 +65,44 @@ def _allow_many_files() -> None:
 
 
 async def _serve(engine_config: EngineConfig, server_config: ServerConfig) -> int:
-    async with Server.open(engine_config, server_config) as server:
-        server.handle_signals()
-        return await server.run()
+    try:
+        async with Server.open(engine_config, server_config, signals=True) as server:
+            return await server.run()
+    finally:
+        _ignore_signals()
+
+
+def _ignore_signals() -> None:
+    """The end has a status of its own by now, which a last signal must not change."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Server:
     """A server that listens, and its engine. Made by `open`."""
 
-    def __init__(self, services: Services, sockets: Sockets, tls: ServerTls | None) -> None:
+    def __init__(self, services: Services, tls: ServerTls | None) -> None:
         self.services = services
-        self.address = sockets.address
+        self.address = ""
         self._tls = tls
         self._asked = asyncio.Event()  # to stop
         self._hurried = asyncio.Event()  # asked again
         self._grace_s = 0.0
+        self._reloading: asyncio.Task[None] | None = None
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, engine_config: EngineConfig, server_config: ServerConfig) -> AsyncIterator[Server]:
-        """Listen, start the engine, and take all of it down at the end."""
+    async def open(
+        cls, engine_config: EngineConfig, server_config: ServerConfig, *, signals: bool = False
+    ) -> AsyncIterator[Server]:
+        """Listen, start the engine, and take all of it down at the end. signals: of this process are the server's."""
         services = make_services(engine_config, server_config)
         tls = ServerTls.of(server_config)
+        server = cls(services, tls)
+        if signals:
+            server.handle_signals()
         sockets = listen(server_config)
         connections = Connections(
             header_timeout_s=server_config.header_timeout_s,
@@ -109,7 +125,8 @@ class Server:
                 stack.callback((await loop.create_unix_server(factory, sock=sockets.admin)).close)
             services.engine.start()
             _log.info("listening on %s", sockets.address)
-            yield cls(services, sockets, tls)
+            server.address = sockets.address
+            yield server
 
     async def run(self) -> int:
         """Serve until asked to stop, then drain; or until the engine is given up. Returns the exit status."""
@@ -147,20 +164,19 @@ class Server:
 
     def reload(self) -> None:
         """Read keys and certificates again; what is broken is logged, and what was there before stays."""
-        for name, action in (("keys", self._reload_keys), ("certificates", self._reload_tls)):
+        self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        """In a thread: a thousand keys take a third of a second."""
+        keys = self.services.keys
+        actions = [("keys", keys.reload), *([] if self._tls is None else [("certificates", self._tls.reload)])]
+        for name, action in actions:
             try:
-                action()
+                await asyncio.to_thread(action)
                 _log.info("%s were read again", name)
             except (JaxPagedError, OSError) as error:
                 _log.error("%s stay as they were: %s", name, error)
-
-    def _reload_keys(self) -> None:
-        self.services.keys.reload()
-        self.services.admission.use_keys(self.services.keys.keys)
-
-    def _reload_tls(self) -> None:
-        if self._tls is not None:
-            self._tls.reload()
+        self.services.admission.use_keys(keys.keys)
 
     async def _watch_tls(self, tls: ServerTls) -> None:
         while True:

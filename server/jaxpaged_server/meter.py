@@ -23,6 +23,7 @@ class Meter:
         self._n = n
         self._arrived = time.monotonic()
         self._admitted: float | None = None
+        self._queue_s = 0.0  # in the engine's own queue
         self._first: float | None = None
         self._last = 0.0
         self._tokens = 0
@@ -31,8 +32,9 @@ class Meter:
         """It has its place."""
         self._admitted = time.monotonic()
 
-    def tokens(self, count: int) -> None:
-        """So many tokens came at once."""
+    def tokens(self, count: int, *, queue_s: float = 0.0) -> None:
+        """So many tokens came at once. queue_s: how long it waited in the engine, said with the first of them."""
+        self._queue_s += queue_s
         if not count:
             return
         now = time.monotonic()
@@ -47,7 +49,8 @@ class Meter:
 
     def end(self, finish: FinishReason | None, *, cached_tokens: int) -> RequestFigures:
         """It has ended; None: its reader left, or the engine did. Returns what the metrics were told."""
-        now, admitted, first = time.monotonic(), self._admitted, self._first
+        now, first = time.monotonic(), self._first
+        started = now if self._admitted is None else self._admitted + self._queue_s
         figures = RequestFigures(
             model=self._model,
             finish_reason=(finish or FinishReason.ABORT).value,
@@ -55,9 +58,9 @@ class Meter:
             cached_tokens=min(cached_tokens, self._prompt_tokens),
             generation_tokens=self._tokens,
             e2e_s=now - self._arrived,
-            queue_s=(admitted or now) - self._arrived,
+            queue_s=started - self._arrived,
             ttft_s=None if first is None else first - self._arrived,
-            prefill_s=None if first is None or admitted is None else first - admitted,
+            prefill_s=None if first is None else max(0.0, first - started),
             decode_s=None if first is None else self._last - first,
             n=self._n,
             max_tokens=self._max_tokens,

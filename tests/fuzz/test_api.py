@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from real_server import real_server
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(900)]

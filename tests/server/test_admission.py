@@ -3,58 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from admission_door import CONFIG, A, B, C, Clock, assert_empty, line_up, opened, refused, states
 from jaxpaged_server.access.keys import ANONYMOUS, Key, KeyLimits
 from jaxpaged_server.admission.admission import Admission
-from jaxpaged_server.admission.gate import Gate
 from jaxpaged_server.admission.limits import AdmissionConfig
 from jaxpaged_server.admission.ticket import TicketState
 from jaxpaged_server.refusals import DeadlineError, NotReadyError, QueueFullError, RateLimitedError
 
-from jaxpaged.errors import ConfigError, ParameterError
+from jaxpaged.errors import ParameterError
 
 
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-def test_the_default_sizes() -> None:
-    config = AdmissionConfig(max_num_seqs=32, max_num_batched_tokens=8192, max_model_len=4096)
-    assert (config.queue_length, config.unstarted_tokens, config.light_tokens) == (128, 8192, 1024)
-    assert config.queue_tokens(0.0) == 4 * 8192
-    assert config.queue_tokens(5000.0) == 150_000
-    # rows: places with one key and with several, rows for all keys, below how many a key is light
-    table = {1: (3, 2, 1, 1), 2: (4, 3, 1, 1), 3: (5, 4, 2, 1), 4: (6, 5, 3, 1), 8: (10, 9, 7, 1), 15: (18, 16, 14, 1)}
-    table |= {16: (20, 18, 14, 2), 32: (40, 36, 28, 4), 256: (320, 288, 224, 32)}
-    for rows, expected in table.items():
-        config = AdmissionConfig(max_num_seqs=rows, max_num_batched_tokens=64, max_model_len=100)
-        places = [Gate.of(config, shared=shared).places for shared in (False, True)]
-        assert (*places, config.common_rows, config.light_rows) == expected
-        assert config.common_rows < places[1]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("max_num_seqs", 0),
-        ("max_num_batched_tokens", 0),
-        ("max_model_len", 0),
-        ("max_num_queued_reqs", -1),
-        ("max_num_queued_tokens", -1),
-        ("max_unstarted_tokens", 0),
-        ("headroom", -1),
-        ("ttft_target_s", 0.0),
-        ("ttft_target_s", float("nan")),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(name: str, value: float) -> None:
-    sizes: dict[str, Any] = {"max_num_seqs": 4, "max_num_batched_tokens": 64, "max_model_len": 100, name: value}
-    with pytest.raises(ConfigError, match=name):
-        AdmissionConfig(**sizes)
 
 
 def test_as_many_as_there_are_places_go_in_and_the_rest_in_order(clock: Clock) -> None:
@@ -196,6 +159,39 @@ def test_one_key_leaves_half_of_the_queues_tokens_to_the_others(clock: Clock) ->
     assert admission.rejections["queue_tokens"] == 2
 
 
+def test_a_key_with_nothing_in_the_queue_may_have_what_is_left_of_it(clock: Clock) -> None:
+    many = [Key(name=f"k{number}") for number in range(9)]
+    config = replace(SHARED, max_num_batched_tokens=1000, max_num_queued_reqs=8)
+    admission = opened(A, B, *many, clock=clock, config=config)
+    inside = [line_up(admission, key, 1)[0] for key in many]
+    line_up(admission, A, 4)
+    refused(QueueFullError, admission, A)
+    assert states(admission.line_up(B, prompt_tokens=(1, 1, 1))) == "WWW"
+    refused(QueueFullError, admission, B)
+    assert states(line_up(admission, many[0], 1)) == "W"
+    refused(QueueFullError, admission, many[1])
+    inside[0].release()
+    assert admission.waiting_by_key()["a"] == 3
+
+
+def test_who_would_stand_behind_others_is_bounded_as_they_are(clock: Clock) -> None:
+    """One prompt that is too long for now waits, with places free: a short one behind it has to wait, too."""
+    admission = opened(A, B, clock=clock, config=replace(SHARED, max_num_queued_reqs=1))
+    assert states(line_up(admission, A, 2, tokens=30) + line_up(admission, A, 1, tokens=100)) == "IIW"
+    assert states(line_up(admission, B, 1, tokens=1)) == "I"
+    refused(QueueFullError, admission, B, prompt_tokens=(2,))
+
+
+def test_a_key_with_a_long_prompt_that_has_not_started_is_not_light(clock: Clock) -> None:
+    config = AdmissionConfig(max_num_seqs=32, max_num_batched_tokens=64, max_model_len=100)
+    admission = opened(A, B, C, clock=clock, config=config)
+    line_up(admission, A, 2, tokens=32)
+    assert states(line_up(admission, A, 1)) == "W"
+    assert states(line_up(admission, B, 4, tokens=8)) == "IIWW"
+    assert states(line_up(admission, C, 6, tokens=1)) == "IIIIWW"
+    admission.check()
+
+
 def test_prompts_that_wait_for_a_step_do_not_hold_up_a_newcomer(clock: Clock) -> None:
     admission = opened(A, B, clock=clock, config=SHARED)
     flood = line_up(admission, A, 5, tokens=30)
@@ -257,6 +253,20 @@ def test_rates_are_refused_with_their_reason(clock: Clock) -> None:
     assert counts == {"concurrency": 1, "tokens_per_minute": 1}
 
 
+def test_a_prompt_that_never_went_in_does_not_count_for_the_rate(clock: Clock) -> None:
+    admission = opened(Key(name="a", limits=KeyLimits(tokens_per_minute=100)), clock=clock)
+    tickets = line_up(admission, A, 7, tokens=10)
+    refused(RateLimitedError, admission, A, prompt_tokens=(40,))
+    assert states(tickets) == "IIIIIIW"
+    tickets[0].release()
+    tickets[1].release()
+    refused(RateLimitedError, admission, A, prompt_tokens=(31,))
+    (waiting,) = line_up(admission, A, 2, tokens=10)[1:]
+    refused(RateLimitedError, admission, A, prompt_tokens=(11,))
+    waiting.release()
+    line_up(admission, A, 1, tokens=20)
+
+
 def test_starting_paused_and_shutting_down(clock: Clock) -> None:
     admission = Admission(clock=clock)
     assert not admission.is_open
@@ -279,6 +289,23 @@ def test_starting_paused_and_shutting_down(clock: Clock) -> None:
     admission.resume()
     assert refused(NotReadyError, admission, ANONYMOUS).value == "shutting down"
     assert admission.rejections["not_ready"] == 4
+
+
+def test_a_new_engine_does_not_undo_an_operators_pause(clock: Clock) -> None:
+    admission = opened(clock=clock)
+    tickets = line_up(admission, ANONYMOUS, 7)
+    admission.pause("paused by its operator", until_resume=True)
+    admission.pause("the engine starts again", retry_after_s=9)
+    tickets[0].release()
+    admission.ready(CONFIG)
+    error = refused(NotReadyError, admission, ANONYMOUS)
+    assert (error.value, error.retry_after_s) == ("paused", None)
+    assert states(tickets) == "OIIIIIW"
+    admission.resume()
+    assert states(tickets) == "OIIIIII"
+    admission.pause("the engine starts again")
+    admission.ready(CONFIG)
+    assert admission.is_open
 
 
 def test_a_pause_is_not_a_slow_queue(clock: Clock) -> None:

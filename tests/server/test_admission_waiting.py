@@ -8,10 +8,11 @@ from time import process_time
 from typing import Any
 
 import pytest
-from admission_door import assert_empty, line_up, opened, states
+from admission_door import A, B, assert_empty, line_up, opened, states
 from fake_time import DeadlockError, now, run
 from jaxpaged_server.access.keys import ANONYMOUS, Key
 from jaxpaged_server.admission.admission import REASONS, Admission
+from jaxpaged_server.admission.limits import AdmissionConfig
 from jaxpaged_server.admission.ticket import Ticket
 from jaxpaged_server.refusals import DeadlineError, NotReadyError, QueueFullError
 
@@ -48,6 +49,34 @@ def test_a_deadline_ends_the_waiting() -> None:
             ticket.release()
         assert_empty(admission)
         assert admission.rejections == {**dict.fromkeys(REASONS, 0), "deadline": 1}
+
+    in_time(scenario)
+
+
+def test_a_deadline_lets_those_behind_go() -> None:
+    async def scenario(admission: Admission) -> None:
+        config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
+        admission.ready(config)
+        line_up(admission, A, 2, tokens=30)
+        long = asyncio.create_task(admission.enter(A, prompt_tokens=100, deadline_s=2.0))
+        short = asyncio.create_task(admission.enter(A, prompt_tokens=4))
+        ticket = await short
+        assert ticket.entered_s == 2.0
+        with pytest.raises(DeadlineError):
+            await long
+
+    in_time(scenario, A, B)
+
+
+def test_no_timer_stays_behind() -> None:
+    async def scenario(admission: Admission) -> None:
+        (first, *_) = line_up(admission, ANONYMOUS, 6)
+        task = asyncio.create_task(admission.enter(ANONYMOUS, prompt_tokens=10, deadline_s=1000.0))
+        await asyncio.sleep(1)
+        first.release()
+        (await task).release()
+        timers = asyncio.get_running_loop()._scheduled  # pyright: ignore[reportAttributeAccessIssue]
+        assert all(timer.cancelled() for timer in timers)
 
     in_time(scenario)
 

@@ -14,14 +14,14 @@ from random import Random
 from typing import Any
 
 import pytest
+from chaos_proxy import ChaosProxy, Faults
 from jaxpaged_server.commands.bench_serve import main
 from jaxpaged_server.load.arrivals import Arrivals
 from jaxpaged_server.load.client import Client, open_session
 from jaxpaged_server.load.endpoint import Endpoint
 from jaxpaged_server.load.run import Job, Run, send_all
 from jaxpaged_server.load.sample import Sample
-from server.chaos_proxy import ChaosProxy, Faults
-from server.stub_openai import CUT, ERROR_EVENT, SILENT, StubServer
+from stub_openai import CUT, ERROR_EVENT, SILENT, StubServer
 
 from jaxpaged.commands import guarded
 from jaxpaged.tiny import TINY_MODEL

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
-from server.chaos_proxy import PLAIN, ChaosProxy, Faults
+from chaos_proxy import PLAIN, ChaosProxy, Faults
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

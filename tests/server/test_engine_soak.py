@@ -51,7 +51,7 @@ def test_every_request_ends_however_often_the_engine_does(number: signal.Signals
         supervisor = EngineSupervisor(
             CONFIG,
             policy=RestartPolicy(delays_s=(0.01,) * 1000),
-            limits=WatchLimits(silence_s=2.0, start_s=20.0, check_s=0.1, dump_s=0.1),
+            limits=WatchLimits(silence_s=2.0, start_s=10.0, check_s=0.1, dump_s=0.1),
         )
         supervisor.start()
         await supervisor.wait_ready()

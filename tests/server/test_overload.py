@@ -8,8 +8,8 @@ import math
 import pytest
 from jaxpaged_server.load.outcome import End, Outcome
 from jaxpaged_server.load.run import Run
-from server.overload import Target, goodput_rps, others, overload, p99_ttft_s, recovery_s, refusals
-from server.stub_openai import StubServer
+from overload import Target, goodput_rps, others, overload, p99_ttft_s, recovery_s, refusals
+from stub_openai import StubServer
 
 
 def outcome(began_s: float, ttft_s: float | None, *, end: End = End.DONE, took_s: float = 0.0) -> Outcome:

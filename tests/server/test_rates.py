@@ -143,7 +143,15 @@ def test_new_limits_keep_what_was_used() -> None:
     refusal = rates.refusal("a", 1, 1, 0.0)
     assert refusal is not None
     assert refusal[1].retry_after_s == 1
-    rates.refit(KeyLimits(), 0.0)
+    rates.refit(KeyLimits(tokens_per_minute=600), 30.0)
+    assert rates.refusal("a", 1, 300, 30.0) is None, "half a minute has filled half of it"
+    refusal = rates.refusal("a", 1, 301, 30.0)
+    assert refusal is not None
+    rates.take(1, 150, 30.0)
+    rates.refit(KeyLimits(tokens_per_minute=60), 30.0)
+    assert rates.refusal("a", 1, 15, 30.0) is None, "a quarter was left, and is"
+    assert rates.refusal("a", 1, 16, 30.0) is not None
+    rates.refit(KeyLimits(), 30.0)
     assert rates.refusal("a", 1, 10**6, 0.0) is None
     rates.refit(KeyLimits(max_concurrency=1), 0.0)
     assert rates.refusal("a", 1, 1, 0.0) is not None, "the one in flight still counts"
@@ -163,6 +171,12 @@ def test_the_rate_starts_as_a_guess_and_becomes_what_was_seen() -> None:
     assert busy(10.0, 10).requests_per_s(10.0) == pytest.approx(9.3, abs=0.1)
     assert busy(10.0, 300).requests_per_s(300.0) == pytest.approx(10.0, rel=0.02)
     assert busy(10.0, 300).tokens_per_s(300.0) == pytest.approx(1000.0, rel=0.02)
+
+
+def test_time_in_which_nothing_left_counts_also_where_the_queue_then_empties() -> None:
+    rate = busy(10.0, 300)
+    rate.stop(330.0)
+    assert rate.requests_per_s(330.0) == pytest.approx(3.7, abs=0.1)
 
 
 def test_the_rate_follows_a_change_within_the_window() -> None:

@@ -12,7 +12,6 @@ from jaxpaged_server.metrics.request_figures import RequestFigures
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from vllm_metrics import OWN, VLLM
 
 from jaxpaged.metrics import EngineMetrics
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import import_module
 
+import overload
 import pytest
 from real_server import real_server
 
@@ -15,11 +15,10 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
     "seconds", [pytest.param(20.0, id="20s"), pytest.param(60.0, id="60s", marks=pytest.mark.slow)]
 )
 async def test_overload(seconds: float) -> None:
-    flood = import_module("overload")
     with real_server("--max-num-seqs", "16", "--max-model-len", "256") as server:
         server.wait_ready()
-        target = flood.Target(url=server.url, model="jaxpaged-tiny", input_len=32, output_len=32, vocab=4096)
-        found = await flood.overload(target, concurrency=24, count=400, times=10.0, seconds=seconds, watched_s=6.0)
+        target = overload.Target(url=server.url, model="jaxpaged-tiny", input_len=32, output_len=128, vocab=4096)
+        found = await overload.overload(target, concurrency=24, count=200, times=10.0, seconds=seconds, watched_s=6.0)
         print(found)
         for _ in range(100):
             if server.metric("vllm:num_requests_running") == 0:

@@ -50,6 +50,7 @@ class Admission:
         self._drain_rate = DrainRate(requests_per_s=0.0, tokens_per_s=0.0)
         self._closed: tuple[str, int | None] | None = ("starting", 5)  # why, and for how many seconds
         self._paused = True
+        self._until_resume = False
         self._draining = False
         self._load = Load()
         self._empty = asyncio.Event()
@@ -81,6 +82,7 @@ class Admission:
         if not 0 < len(prompt_tokens) <= config.max_num_seqs:
             limit = f"1 to {config.max_num_seqs} may go together"
             raise ParameterError(name="prompts times n", value=len(prompt_tokens), limit=limit)
+        assert min(prompt_tokens) >= 0, f"prompts of {prompt_tokens} tokens"
         if deadline_s is not None and deadline_s <= now:
             raise self._refuse("deadline", _too_late(0.0))
         account = self._accounts.get(key.name) or Account.open(key, now=now)
@@ -135,17 +137,24 @@ class Admission:
     # What the rest of the server says to it.
 
     def ready(self, config: AdmissionConfig) -> None:
-        """The engine is there, with these sizes: open, or open again after `pause`."""
+        """The engine is there, with these sizes: open, or open again unless `pause` said otherwise."""
         if self._gate is None or config != self._gate.config:
             # as if answers took 10 s and the rows were full
             requests_per_s, tokens_per_s = config.max_num_seqs / 10, float(config.max_num_batched_tokens)
             self._drain_rate = DrainRate(requests_per_s=requests_per_s, tokens_per_s=tokens_per_s)
         self._set_gate(config, behind=False)
-        self.resume()
+        if self._until_resume:
+            self.pause("paused")
+        else:
+            self.resume()
 
-    def pause(self, reason: str, *, retry_after_s: int | None = None) -> None:
-        """Refuse new requests and let none in; those that wait go on waiting, those inside are left alone."""
+    def pause(self, reason: str, *, retry_after_s: int | None = None, until_resume: bool = False) -> None:
+        """Refuse new requests and let none in; those that wait go on waiting, those inside are left alone.
+
+        until_resume: `ready` does not undo it, as where an operator paused and the engine is then started again.
+        """
         self._paused = True
+        self._until_resume |= until_resume
         self._note_queue(self.clock())
         if not self._draining:
             self._closed = (reason, retry_after_s)
@@ -153,7 +162,7 @@ class Admission:
     def resume(self) -> None:
         """Undo `pause`; `drain` cannot be undone."""
         assert self._gate is not None, "the engine was never ready"
-        self._paused = False
+        self._paused = self._until_resume = False
         if not self._draining:
             self._closed = None
         self._pump()

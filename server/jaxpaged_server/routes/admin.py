@@ -42,7 +42,7 @@ async def abort_requests(request: web.Request) -> web.Response:
 
 async def pause(request: web.Request) -> web.Response:
     """Let nobody in; what runs goes on."""
-    services_of(request).admission.pause("paused by its operator")
+    services_of(request).admission.pause("paused by its operator", until_resume=True)
     return json_reply(AdminReply(status="paused"))
 
 
