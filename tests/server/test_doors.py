@@ -225,6 +225,30 @@ async def test_load_is_told_where_a_gateway_asks() -> None:
             assert "endpoint-load-metrics" not in response.headers
 
 
+async def test_load_counts_the_requests_that_are_served_now() -> None:
+    from scripted_engine import ScriptedEngine, ScriptedStream
+
+    go = asyncio.Event()
+
+    async def pace(stream: ScriptedStream) -> int:
+        await go.wait()
+        return 1
+
+    async def load() -> int:
+        async with it.client.get("/load") as response:
+            return (await response.json())["server_load"]
+
+    async with served(ScriptedEngine(pace)) as it:
+        assert await load() == 0
+        tasks = [asyncio.create_task(it.post(PATH, prompt="a", max_tokens=1)) for _ in range(3)]
+        while len(it.engine.live) < 3:
+            await asyncio.sleep(0.01)
+        assert await load() == 3
+        go.set()
+        assert [status for status, _ in await asyncio.gather(*tasks)] == [200] * 3
+        assert await load() == 0
+
+
 async def test_a_queue_that_is_full_says_when_to_come_again() -> None:
     from scripted_engine import ScriptedEngine, ScriptedStream
 

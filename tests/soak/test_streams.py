@@ -22,7 +22,7 @@ async def settle(server: RealServer, *, within_s: float) -> None:
     while True:
         status = server.request("/status.json")[1]
         held = sum(status["ledger"][name] for name in ("live", "shared", "tail", "behind"))
-        if held == status["running"] == status["waiting"] == server.request("/load")[1]["server_load"] - 1 == 0:
+        if held == status["running"] == status["waiting"] == server.request("/load")[1]["server_load"] == 0:
             return
         assert time.monotonic() - began < within_s, status["ledger"] | {"running": status["running"]}
         await asyncio.sleep(0.02)

@@ -53,8 +53,8 @@ async def version(request: web.Request) -> web.Response:
 
 
 async def load(request: web.Request) -> web.Response:
-    """Requests in the server now."""
-    return json_reply(LoadReply(server_load=len(services_of(request).flights)))
+    """Requests in the server now, but for this one: an idle server's load is 0."""
+    return json_reply(LoadReply(server_load=len(services_of(request).flights) - 1))
 
 
 async def server_info(request: web.Request) -> web.Response:
