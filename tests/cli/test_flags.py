@@ -28,7 +28,7 @@ def test_every_field_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert done.value.code == 0
     shown = capsys.readouterr().out
     for item in (*fields(EngineConfig), *fields(SamplingParams)):
-        assert f"--{item.name.replace('_', '-')}" in shown or item.name == "logprobs"
+        assert f"--{item.name.replace('_', '-')}" in shown or item.name in ("logprobs", "prompt_logprobs")
 
 
 def test_nothing_said_is_the_default() -> None:

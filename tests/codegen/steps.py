@@ -1,4 +1,4 @@
-"""Whole engine steps of well-known models, and the sampler that follows them, without an array anywhere."""
+"""Whole engine steps of well-known models, and the sampler and scorer that follow, without an array anywhere."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from codegen.program import Program
+from jax import Array
 
 from jaxpaged.batch import StepLayout
 from jaxpaged.bench.shapes import shape_config
 from jaxpaged.buckets import Bucket
-from jaxpaged.limits import num_seats
+from jaxpaged.limits import num_seats, score_rows
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
 from jaxpaged.models.kv import pool_specs
 from jaxpaged.programs import draw, run_model
 from jaxpaged.request import MAX_BIASES
 from jaxpaged.sampler import SamplingRows
+from jaxpaged.scoring import Scored, pick, score
 from pallas_kernels.backend import Backend
 
 BLOCK_SIZE = 16
@@ -135,3 +137,39 @@ def sampler_program(shape: SamplerShape) -> Program:
     # the logits with biases and penalties, the history with last tokens, and what the 256 likeliest are looked for in
     most_temp = 4 * rows * (shape.vocab + shape.context + 80 * 256)
     return Program(function=draw, arguments=arguments, donate=(0,), unsorted=shape.vocab, most_temp=most_temp)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerShape:
+    """What scores prompts of `shape`; quantization: of its weights."""
+
+    shape: str
+    quantization: str | None = None
+
+
+SCORERS: Mapping[str, ScorerShape] = MappingProxyType(
+    {
+        "scorer-llama-3.1-8b": ScorerShape(shape="llama-3.1-8b"),
+        "scorer-llama-3.1-8b-w8": ScorerShape(shape="llama-3.1-8b", quantization="int8"),
+    }
+)
+
+
+def scorer_program(shape: ScorerShape) -> Program:
+    """What picks the vectors of a step of 2,048 tokens and scores them, as one."""
+    config = read_config(shape_config(shape.shape))
+    graph = build(config, dtype="bfloat16", quantization=shape.quantization)
+    of, rows = jax.ShapeDtypeStruct, score_rows("cuda")
+    arguments = (
+        tuple(of(spec.shape, spec.storage) for spec in graph.specs),
+        of((2048, config.embed), jnp.float32),
+        of((rows,), jnp.int32),
+        of((rows,), jnp.int32),
+    )
+
+    def function(leaves: tuple[Array, ...], hidden: Array, places: Array, targets: Array) -> Scored:
+        return score(leaves, pick(hidden, places), targets, graphdef=graph)
+
+    # the logits, what the 20 likeliest are looked for in, and the vectors
+    most_temp = 4 * rows * (config.vocab + config.vocab // 16 + 3 * config.embed)
+    return Program(function=function, arguments=arguments, unsorted=config.vocab, most_temp=most_temp)

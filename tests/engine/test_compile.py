@@ -100,7 +100,7 @@ def test_nothing_compiles_after_warm_up(engine: LLMEngine) -> None:
     counts = Counts()
     assert engine.metrics.compiles_at_start >= len(list(engine.buckets))
     drive(engine, counts, random.Random(5), requests=250)  # for each dtype: 500 in all
-    assert counts.finished + counts.aborted == 250
+    assert counts.finished + counts.aborted == counts.submitted >= 250
     assert counts.aborted < 50
     assert engine.metrics.compiles_after_ready == 0
 

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-MODULES = ("blocks", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors", "assembly")
+MODULES = (
+    *("blocks", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors", "assembly"),
+    *("events", "scored_tokens"),
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
