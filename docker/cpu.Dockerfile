@@ -1,7 +1,7 @@
 # jaxpaged on CPUs (x86-64 and arm64). Build and run from the repository's root:
 #   docker build -f docker/cpu.Dockerfile -t jaxpaged:cpu .
 #   docker run --rm --init -p 127.0.0.1:8000:8000 -v jaxpaged-cache:/cache jaxpaged:cpu --model /models/x
-# (Flags alone mean `serve`, which comes with the HTTP server; until then name a command: generate, bench, doctor.)
+# (Flags alone mean `serve`; other commands are named first: generate, bench, doctor.)
 # To pin the base by content as well: --build-arg BASE=python:3.12.12-slim-bookworm@sha256:DIGEST, with the digest that
 # `docker buildx imagetools inspect python:3.12.12-slim-bookworm` prints.
 ARG BASE=python:3.12.12-slim-bookworm

@@ -5,7 +5,7 @@
 #     --shm-size 8g -p 127.0.0.1:8000:8000 -v jaxpaged-cache:/cache jaxpaged:rocm --model /models/x
 # The groups are given by number because the kernel compares numbers: the devices belong to the host's `render` (or
 # `video`) group, whose number differs from host to host and from the image's group of that name.
-# (Flags alone mean `serve`, which comes with the HTTP server; until then name a command: generate, bench, doctor.)
+# (Flags alone mean `serve`; other commands are named first: generate, bench, doctor.)
 #
 # The base is ROCm 7.14.0, which jax-rocm7-plugin 0.12.0 was built against; the host gives the amdgpu driver. To pin it by
 # content as well: --build-arg BASE=rocm/dev-ubuntu-24.04:7.14.0-full@sha256:DIGEST, with the digest that

@@ -8,6 +8,7 @@ from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN, ResolvedConfig
 from jaxpaged.kvcache import KVGroupSpec
 from jaxpaged.limits import SchedulerConfig
+from jaxpaged.prefix import PrefixListener
 from jaxpaged.scheduler import Scheduler
 
 
@@ -19,7 +20,12 @@ def make_buckets(config: ResolvedConfig) -> BucketTable:
 
 
 def make_scheduler(
-    config: ResolvedConfig, windows: Sequence[int | None], buckets: BucketTable, *, clock: Callable[[], float]
+    config: ResolvedConfig,
+    windows: Sequence[int | None],
+    buckets: BucketTable,
+    *,
+    clock: Callable[[], float],
+    listener: PrefixListener | None = None,
 ) -> Scheduler:
     """The scheduler of an engine. windows: of each KV group, how far back its layers look."""
     return Scheduler(
@@ -34,4 +40,5 @@ def make_scheduler(
         [KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks, window=window) for window in windows],
         buckets,
         clock=clock,
+        listener=listener,
     )

@@ -24,7 +24,7 @@ class BlockPool:
     on_evict: told the id of a cached block whose content is given up, before the block is given out again.
     """
 
-    def __init__(self, num_blocks: int, *, on_evict: Callable[[int], None] | None = None) -> None:
+    def __init__(self, num_blocks: int, *, on_evict: Callable[[int], object] | None = None) -> None:
         assert num_blocks >= 2, f"{num_blocks} blocks: one is the null block, so at least 2 are needed"
         self.num_blocks = num_blocks
         self._on_evict = on_evict
@@ -41,6 +41,11 @@ class BlockPool:
     @property
     def num_cached(self) -> int:
         return len(self._cached)
+
+    @property
+    def cached(self) -> tuple[int, ...]:
+        """The cached blocks, least recently released first."""
+        return tuple(self._cached)
 
     @property
     def num_available(self) -> int:

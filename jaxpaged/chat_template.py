@@ -68,6 +68,11 @@ class ChatTemplates:
     def names(self) -> tuple[str, ...]:
         return tuple(self._sources)
 
+    @property
+    def source(self) -> str | None:
+        """The default template's text."""
+        return self._sources.get(_DEFAULT)
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -20,6 +20,7 @@ from jaxpaged.batch import Packer
 from jaxpaged.bundle import read_bundle
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError, EngineError, ParameterError, RequestError
+from jaxpaged.fingerprint import fingerprint_of_engine
 from jaxpaged.inventory import inventory, kv_bytes_per_token
 from jaxpaged.memory import (
     Device,
@@ -34,7 +35,9 @@ from jaxpaged.memory import (
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.plan import StepPlan
+from jaxpaged.prefix import PrefixListener
 from jaxpaged.programs import Programs
+from jaxpaged.progress import Progress, progress_of
 from jaxpaged.prompt import check_prompt, prompt_ids
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged.runner import ModelRunner, StepResult
@@ -48,8 +51,8 @@ class LLMEngine:
     """A model, its KV pool, and the requests in flight. Not thread-safe: one thread calls it.
 
     model: taken as it is, so that `config.model` is a name and no folder; without `config.tokenizer` the engine then
-    speaks token ids alone. Raises ModelError for a folder that cannot be served and ConfigError for options that cannot
-    be.
+    speaks token ids alone. prefix_listener: told of what enters and leaves the prefix cache. Raises ModelError for a
+    folder that cannot be served and ConfigError for options that cannot be.
     """
 
     def __init__(
@@ -57,15 +60,17 @@ class LLMEngine:
         config: EngineConfig | None = None,
         *,
         model: LoadedModel | None = None,
-        progress: bool = False,
+        progress: Progress | bool = False,
         clock: Callable[[], float] = time.monotonic,
+        prefix_listener: PrefixListener | None = None,
     ) -> None:
-        began = time.monotonic()
+        began, progress = time.monotonic(), progress_of(progress)
         asked = config or EngineConfig()
         bundle = None if asked.bundle is None else read_bundle(asked.bundle)
         if bundle is not None:
             asked = bundle.apply(asked)
         self._clock = clock
+        self._prefix_listener = prefix_listener
         self._compiles = CompileCounter()
         self.metrics = EngineMetrics()
         claim_share(asked.memory_share)
@@ -89,7 +94,8 @@ class LLMEngine:
         self._cache_folder = use_compile_cache(resolved.compile_cache)
         programs = Programs(model, resolved, bundle=bundle)
         if bundle is None and resolved.warmup and blocks_follow_step(asked, self.device):
-            programs = self._plan_memory(asked, programs)
+            with progress.track("compiling", total=0, unit="program"):  # one, but who counts begins with the others
+                programs = self._plan_memory(asked, programs)
         self._assemble(programs, why)
         self._early: EarlyStart | None = None
         if resolved.warmup and resolved.early_start:
@@ -121,7 +127,11 @@ class LLMEngine:
         self._dtype_reason = dtype_reason
         self.buckets = make_buckets(config)
         windows = [group.window for group in model.config.kv_groups()]
-        self.scheduler = make_scheduler(config, windows, self.buckets, clock=self._clock)
+        self.scheduler = make_scheduler(
+            config, windows, self.buckets, clock=self._clock, listener=self._prefix_listener
+        )
+        self.ledger = self.scheduler.ledger()
+        """Of the pool as the last step left it; any thread may read it."""
         self.runner = ModelRunner(programs)
         self._packer = Packer(
             num_seats=config.num_seats,
@@ -155,9 +165,12 @@ class LLMEngine:
         )
         return request.id
 
-    def enqueue(self, ids: tuple[int, ...], params: SamplingParams, *, request_id: str | None = None) -> Request:
+    def enqueue(
+        self, ids: tuple[int, ...], params: SamplingParams, *, request_id: str | None = None, salt: str = ""
+    ) -> Request:
         """Queue token ids that `check` returned, for a caller of `step_tokens` who makes text of its events himself.
 
+        salt: a namespace of cached prefixes, which are shared within it alone.
         Raises what `submit` raises, but for the prompt's content.
         """
         if request_id is not None and (not isinstance(request_id, str) or not request_id):
@@ -175,6 +188,7 @@ class LLMEngine:
             ),
             stop_ids=frozenset(stop_ids),
             arrival_s=self._clock(),
+            salt=salt,
         )
         self.scheduler.submit(request)
         return request
@@ -277,6 +291,10 @@ class LLMEngine:
         """Bytes that a token takes in the KV pool, in all layers together, scales included."""
         return kv_bytes_per_token(self.config, self.model_config)
 
+    def fingerprint(self) -> str:
+        """16 hex digits that stand for weights, kernels and options; see `fingerprint_of_engine`."""
+        return fingerprint_of_engine(self.config, self.runner.fingerprint)
+
     def describe(self) -> list[tuple[str, str]]:
         """The start-up table: what was chosen, and why."""
         config, model = self.config, self.model_config
@@ -342,12 +360,14 @@ class LLMEngine:
     def _count(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:
         metrics = self.metrics
         metrics.steps += 1
+        metrics.step_rows += len(plan.rows)
         metrics.step_tokens += (computed := plan.num_tokens)
         metrics.padded_tokens += plan.bucket.tokens - computed
         metrics.output_tokens += sum(event.token is not None for event in events)
         metrics.finished += sum(event.finish is not None for event in events)
         metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start
-        metrics.add_ledger(self.scheduler.ledger())
+        self.ledger = self.scheduler.ledger()
+        metrics.add_ledger(self.ledger)
         metrics.preemptions = self.scheduler.num_preemptions
         metrics.prompt_tokens = self.scheduler.num_prompt_tokens
         metrics.cached_tokens = self.scheduler.num_cached_tokens

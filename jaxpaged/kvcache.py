@@ -9,10 +9,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from jaxpaged.blocks import NULL_BLOCK, BlockPool
 from jaxpaged.errors import ConfigError
-from jaxpaged.prefix import PrefixIndex, extend_keys, root_key
+from jaxpaged.prefix import PrefixIndex, PrefixListener, extend_keys, root_key
 from jaxpaged.request import Request
 
 
@@ -82,10 +83,18 @@ class PrefixMatch:
 class KVCache:
     """Pools, prefix indexes and block tables. A table is an int32 array in `Request.block_ids`, one per group.
 
-    Raises ConfigError where groups have different block sizes (their blocks' keys could not be shared).
+    listener: told of what enters and leaves the prefix indexes. Raises ConfigError where groups have different block
+    sizes (their blocks' keys could not be shared).
     """
 
-    def __init__(self, groups: Sequence[KVGroupSpec], *, prefix_caching: bool, dtype: str = "") -> None:
+    def __init__(
+        self,
+        groups: Sequence[KVGroupSpec],
+        *,
+        prefix_caching: bool,
+        dtype: str = "",
+        listener: PrefixListener | None = None,
+    ) -> None:
         sizes = sorted({group.block_size for group in groups})
         if len(sizes) != 1:
             raise ConfigError(
@@ -94,11 +103,12 @@ class KVCache:
         self.block_size = sizes[0]
         self.prefix_caching = prefix_caching
         self._dtype = dtype
+        self._listener = listener
         self._windows = tuple(group.window for group in groups)
         self.indexes = tuple(PrefixIndex(self.block_size) for _ in groups)
         self.pools = tuple(
-            BlockPool(group.num_blocks, on_evict=index.forget)
-            for group, index in zip(groups, self.indexes, strict=True)
+            BlockPool(group.num_blocks, on_evict=index.forget if listener is None else partial(self._evict, number))
+            for number, (group, index) in enumerate(zip(groups, self.indexes, strict=True))
         )
         self._num_held = 0  # entries of all tables together
         self.max_blocks = min(pool.num_blocks for pool in self.pools) - 1
@@ -178,9 +188,12 @@ class KVCache:
         for i in range(first, last):
             parent = keys[i - 1] if i else root
             content = tokens[i * size : (i + 1) * size]
-            for pool, index, table in zip(self.pools, self.indexes, request.block_ids, strict=True):
-                if index.add(table[i], keys[i], parent, content):
-                    pool.seal(table[i])
+            for group, (pool, index) in enumerate(zip(self.pools, self.indexes, strict=True)):
+                block = request.block_ids[group][i]
+                if index.add(block, keys[i], parent, content):
+                    pool.seal(block)
+                    if self._listener is not None:
+                        self._listener.stored(group, keys[i], parent if i else None, content, request.salt)
 
     def release(self, request: Request) -> None:
         """Take all blocks from a request. The last ones go first, so that a prefix outlives its continuations."""
@@ -193,9 +206,18 @@ class KVCache:
 
     def forget_prefixes(self) -> None:
         """Empty the prefix indexes; blocks in use stay with their requests."""
+        listener, self._listener = self._listener, None  # it is told once, not of every block
         for pool in self.pools:
             pool.unseal_all()
+        self._listener = listener
+        if listener is not None:
+            listener.cleared()
         assert not any(len(index) for index in self.indexes)
+
+    def _evict(self, group: int, block: int) -> None:
+        key = self.indexes[group].forget(block)
+        if self._listener is not None:
+            self._listener.removed(group, key)
 
     def ledger(self, running: Sequence[Request], *, max_model_len: int) -> KVLedger:
         """Classes of all slots; O(running requests), and O(their blocks behind it) in groups with a window."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError
+from jaxpaged.prompt import context_limit
 from jaxpaged.request import MAX_BIASES, Request
 
 
@@ -65,6 +67,17 @@ def longest_life(request: Request) -> int:
     return len(request.prompt) + request.max_tokens - 1
 
 
+def prompt_tokens(requests: Iterable[Request], limit: int) -> int:
+    """Uncomputed tokens of the prompts among `requests`, counted up to about `limit`."""
+    total = 0
+    for request in requests:
+        if request.num_uncomputed > 1:
+            total += request.num_uncomputed
+            if total >= limit:
+                break
+    return total
+
+
 def check_request(request: Request, *, max_model_len: int, block_size: int, max_blocks: int) -> None:
     """Raise what is wrong with a request: ContextLengthError, CapacityError or ParameterError.
 
@@ -75,7 +88,7 @@ def check_request(request: Request, *, max_model_len: int, block_size: int, max_
         raise ContextLengthError(
             name="prompt length",
             value=length,
-            limit=f"prompt and answer share max_model_len={max_model_len} tokens",
+            limit=context_limit(max_model_len),
             fix=f"Shorten the prompt to {max_model_len - 1} tokens or fewer, or raise max_model_len",
         )
     room = max_model_len - length
@@ -83,7 +96,7 @@ def check_request(request: Request, *, max_model_len: int, block_size: int, max_
         raise ContextLengthError(
             name="max_tokens",
             value=request.max_tokens,
-            limit=f"after a prompt of {length} tokens it must be from 1 to {room} (max_model_len={max_model_len})",
+            limit=f"after a prompt of {length} tokens it must be from 1 to {room}: {context_limit(max_model_len)}",
         )
     needed = -(-longest_life(request) // block_size)
     if needed > max_blocks:

@@ -12,6 +12,7 @@ class EngineMetrics:
     """Totals since the engine began. Tokens are tokens, slots are token places in the KV pool, times are seconds."""
 
     steps: int = 0
+    step_rows: int = 0  # requests that a step computed tokens for, summed over steps
     step_tokens: int = 0  # tokens computed for requests
     padded_tokens: int = 0  # tokens computed for nobody, to fill a bucket
     prompt_tokens: int = 0  # of finished and running requests, once each

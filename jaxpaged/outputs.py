@@ -65,6 +65,11 @@ class Completion:
     def finished(self) -> bool:
         return self._finish is not None
 
+    @property
+    def finish(self) -> FinishReason | None:
+        """Why it ended; None while it goes on."""
+        return self._finish
+
     def push(self, event: TokenEvent) -> bool:
         """Take one event. True when a stop string ended the text: the request must then be finished below."""
         stopped_by: str | None = None

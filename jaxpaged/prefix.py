@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Protocol
 
 # domain tags: a root can never equal a block's key, whatever the salt
 _ROOT = b"jaxpaged prefix root\0"
@@ -22,6 +23,22 @@ class _Entry:
     key: bytes
     parent: bytes
     tokens: bytes
+
+
+class PrefixListener(Protocol):
+    """Told of every block that enters or leaves the prefix cache, in order, while a step waits: it must be quick."""
+
+    def stored(self, group: int, key: bytes, parent: bytes | None, tokens: Sequence[int], salt: str) -> None:
+        """A block of a KV group holds `tokens` after what `parent` stands for (None: nothing), in a namespace."""
+        ...
+
+    def removed(self, group: int, key: bytes) -> None:
+        """The block of that key has been given up."""
+        ...
+
+    def cleared(self) -> None:
+        """All blocks of all groups have been given up."""
+        ...
 
 
 def root_key(salt: str, dtype: str) -> bytes:
@@ -74,11 +91,12 @@ class PrefixIndex:
         self._entries[block] = _Entry(key=key, parent=parent, tokens=_packed(tokens))
         return True
 
-    def forget(self, block: int) -> None:
-        """Forget a block whose content is given up."""
+    def forget(self, block: int) -> bytes:
+        """Forget a block whose content is given up; returns its key."""
         entry = self._entries.pop(block)
         assert self._blocks[entry.key] == block, f"the key of block {block} leads elsewhere"
         del self._blocks[entry.key]
+        return entry.key
 
     def check(self) -> None:
         """Assert that keys and blocks belong together one to one, and that every key is its content's."""

@@ -32,6 +32,14 @@ def prompt_ids(prompt: object, encode: Callable[[str], list[int]]) -> tuple[int,
     return tuple(map(int, ids))
 
 
+def context_limit(max_model_len: int) -> str:
+    """What a ContextLengthError says of the limit; clients that shorten prompts by themselves look for these words."""
+    return (
+        f"this model's maximum context length is {max_model_len} tokens, "
+        f"of prompt and answer together (max_model_len={max_model_len})"
+    )
+
+
 def check_prompt(ids: tuple[int, ...], prompt: object, *, vocab: int, max_model_len: int) -> None:
     """Raise PromptError for ids that are none or that the model lacks, ContextLengthError for too many.
 
@@ -48,6 +56,6 @@ def check_prompt(ids: tuple[int, ...], prompt: object, *, vocab: int, max_model_
         raise ContextLengthError(
             name="prompt length",
             value=len(ids),
-            limit=f"prompt and answer share max_model_len={max_model_len} tokens",
+            limit=context_limit(max_model_len),
             fix=f"Shorten the prompt to {max_model_len - 1} tokens or fewer, or raise max_model_len",
         )

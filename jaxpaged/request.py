@@ -163,7 +163,8 @@ class Request:
     seed: int  # resolved, 0 <= seed < 2**32
     max_tokens: int  # resolved: output tokens at most, within the longest context
     stop_ids: frozenset[int] = frozenset()  # eos (unless ignored) and stop_token_ids
-    arrival_s: float = 0.0
+    arrival_s: float = 0.0  # this and the next one: seconds on the engine's clock
+    admitted_s: float = 0.0  # first admission, where there was one
     salt: str = ""  # prefix-cache namespace
     tokens: list[int] = field(default_factory=list)  # prompt + output
     seat: int = -1  # while running: its place among the rows that the device remembers

@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
+from jaxpaged.blockmap import BlockMap
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import ConfigError, RequestError
 from jaxpaged.events import failure, token_event
-from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixMatch
-from jaxpaged.limits import SchedulerConfig, check_request, longest_life
+from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixListener, PrefixMatch
+from jaxpaged.limits import SchedulerConfig, check_request, longest_life, prompt_tokens
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import PENDING, FinishReason, Logprob, Request, RequestState, TokenEvent
 
@@ -44,6 +45,7 @@ class Scheduler:
         buckets: BucketTable,
         *,
         clock: Callable[[], float] = time.monotonic,
+        listener: PrefixListener | None = None,
     ) -> None:
         for name, value, limit in (
             ("max_rows", config.max_rows, buckets.max_rows),
@@ -57,7 +59,7 @@ class Scheduler:
         self.num_cached_tokens = 0  # of these, served by the prefix cache
         self.buckets = buckets
         self._clock = clock
-        self._cache = KVCache(groups, prefix_caching=config.prefix_caching, dtype=config.kv_dtype)
+        self._cache = KVCache(groups, prefix_caching=config.prefix_caching, dtype=config.kv_dtype, listener=listener)
         self._requests: dict[str, Request] = {}  # oldest first
         self._running: list[Request] = []  # oldest first
         self._waiting: deque[Request] = deque()  # oldest first
@@ -200,6 +202,10 @@ class Scheduler:
         """Classes of all slots of the pools; O(running requests)."""
         return self._cache.ledger(self._running, max_model_len=self.config.max_model_len)
 
+    def block_map(self) -> BlockMap:
+        """Class and holder of every block of the first KV group; O(blocks)."""
+        return BlockMap.of(self._cache, self._running)
+
     def check(self) -> None:
         """Assert the invariants: age order, states, seats, and I-POOL with every reference count re-derived."""
         in_flight = [*self._running, *self._waiting]
@@ -293,7 +299,7 @@ class Scheduler:
     def _prompt_tokens_after(self, i: int) -> int:
         """Tokens that prompts behind running request i could use in this step."""
         limit = self.config.max_step_tokens
-        tokens = _prompt_tokens(self._running[i:], limit)
+        tokens = prompt_tokens(self._running[i:], limit)
         return tokens if tokens >= limit else tokens + self._queue_tokens(0, self._promised())
 
     def _queue_tokens(self, first: int, promised: int) -> int:
@@ -304,7 +310,7 @@ class Scheduler:
         request = self._waiting[first]
         if request.tokens[-1] == PENDING or not self._can_admit(request, self._cache.match(request), promised):
             return 0
-        return _prompt_tokens(islice(self._waiting, first, last), self.config.max_step_tokens)
+        return prompt_tokens(islice(self._waiting, first, last), self.config.max_step_tokens)
 
     def _promised(self) -> int:
         """Blocks that running requests still need for the tokens they have, in each group."""
@@ -329,6 +335,7 @@ class Scheduler:
         request.seat = self._seats.pop()
         self._running.append(request)
         if request.num_preemptions == 0:
+            request.admitted_s = self._clock()
             request.num_cached = min(request.num_computed, len(request.prompt))
             self.num_prompt_tokens += len(request.prompt)
             self.num_cached_tokens += request.num_cached
@@ -378,17 +385,6 @@ class Scheduler:
         self._cache.release(request)
         self._seats.append(request.seat)
         request.seat = -1
-
-
-def _prompt_tokens(requests: Iterable[Request], limit: int) -> int:
-    """Uncomputed tokens of the prompts among `requests`, counted up to about `limit`."""
-    total = 0
-    for request in requests:
-        if request.num_uncomputed > 1:
-            total += request.num_uncomputed
-            if total >= limit:
-                break
-    return total
 
 
 __all__ = ["KVGroupSpec", "KVLedger", "RowPlan", "Scheduler", "SchedulerConfig", "StepPlan"]

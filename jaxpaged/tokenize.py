@@ -72,7 +72,7 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises bare Exception for whatever it cannot read
             raise TokenizerError(name="tokenizer", value=str(file), limit=f"it cannot be read: {error}") from error
         config = _read_json(folder / "tokenizer_config.json")
-        special = _special_tokens({**_read_json(folder / "special_tokens_map.json"), **config}, folder)
+        templates, special = read_templates(folder)
         _add_declared(backend, config.get("added_tokens_decoder"), folder)
         eos_ids = {i for name in ("generation_config.json", "config.json") for i in _eos_ids(folder / name)}
         if "eos_token" in special and (named := backend.token_to_id(special["eos_token"])) is not None:
@@ -81,7 +81,7 @@ class Tokenizer:
             backend,
             special_tokens=special,
             eos_ids=eos_ids,
-            chat_templates=read_chat_templates(folder, config.get("chat_template")),
+            chat_templates=templates,
         )
 
     @property
@@ -109,6 +109,15 @@ class Tokenizer:
             limit = "each must be a whole number from 0"
             raise PromptError(name="token ids", value=list(ids)[:16], limit=limit) from error
 
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as the vocabulary writes them; "" for unknown ids."""
+        return [self._backend.id_to_token(i) or "" for i in ids]
+
+    @property
+    def chat_template(self) -> str | None:
+        """The source of the default chat template."""
+        return self._templates.source
+
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **kwargs: Any
     ) -> str:
@@ -132,6 +141,16 @@ class Tokenizer:
         if self._spells_bytes and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             return bytes.fromhex(text[3:5])
         return None
+
+
+def read_templates(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The chat templates of a model folder by name, and its named special tokens, without the tokenizer itself.
+
+    Raises TokenizerError.
+    """
+    config = _read_json(folder / "tokenizer_config.json")
+    special = _special_tokens({**_read_json(folder / "special_tokens_map.json"), **config}, folder)
+    return read_chat_templates(folder, config.get("chat_template")), special
 
 
 class NoTokenizer:

@@ -17,10 +17,10 @@ from pathlib import Path
 import jax
 from jax import monitoring
 from jax.experimental.compilation_cache import compilation_cache
-from tqdm import tqdm
 
 from jaxpaged.buckets import Bucket, BucketTable
 from jaxpaged.memory import machine_digest
+from jaxpaged.progress import Progress, progress_of
 from jaxpaged.runner import ModelRunner
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -61,7 +61,7 @@ def use_compile_cache(folder: Path | None) -> Path | None:
     return place
 
 
-def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: bool) -> int:
+def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: Progress | bool) -> int:
     """Compile the step of every bucket and what goes with it, the largest first; returns how many programs there are.
 
     Several at a time: XLA compiles outside of Python's lock, and tracing the next one meanwhile keeps it busy.
@@ -72,12 +72,12 @@ def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: bool) -
     jobs += [runner.compile_scorer, *(partial(runner.compile_picker, tokens) for tokens in {b.tokens for b in order})]
     with (
         ThreadPoolExecutor(max_workers=_workers(), thread_name_prefix="compile") as pool,
-        tqdm(total=len(jobs), desc="compiling", unit="program", disable=not progress, leave=False) as bar,
+        progress_of(progress).track("compiling", total=len(jobs), unit="program") as advance,
     ):
         try:
             for done in as_completed([pool.submit(job) for job in jobs]):
                 done.result()
-                bar.update()
+                advance(1)
         except BaseException:  # a program that cannot be, or ctrl-C: the others are not waited for
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -90,7 +90,7 @@ class EarlyStart:
     Blocks until the base of `table` is compiled. `grown` then tells the tables that are ready as they grow.
     """
 
-    def __init__(self, runner: ModelRunner, table: BucketTable, *, progress: bool) -> None:
+    def __init__(self, runner: ModelRunner, table: BucketTable, *, progress: Progress | bool) -> None:
         warm_up(runner, table.base, progress=progress)
         self._runner, self._table = runner, table
         self._ready = set(table.base)

@@ -112,6 +112,7 @@ class SimulatedEngine:
         self._clock.wait_until(self._clock() + time.commit_s)
         metrics = self.metrics
         metrics.steps += 1
+        metrics.step_rows += len(plan.rows)
         metrics.step_tokens += plan.num_tokens
         metrics.padded_tokens += plan.bucket.tokens - plan.num_tokens
         metrics.output_tokens += len(events)

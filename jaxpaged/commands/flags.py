@@ -1,6 +1,7 @@
 """Flags from dataclasses: `EngineConfig` and `SamplingParams` are written once, for Python and for the command line.
 
-Field names become vLLM's flag words (`max_model_len` -> `--max-model-len`), the fields' docstrings the help. [no jax]
+Field names become vLLM's flag words (`max_model_len` -> `--max-model-len`), the fields' docstrings the help. Other
+dataclasses join by a `FlagStyle` given to `parse`. [no jax]
 """
 
 from __future__ import annotations
@@ -9,14 +10,22 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
+from jaxpaged.commands.counts import count_of
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import JaxPagedError
 from jaxpaged.request import SamplingParams
@@ -29,18 +38,37 @@ OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="STR")]
 OptionalCount = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
-_NOT_FLAGS = frozenset({"seed", "logprobs", "prompt_logprobs"})
-"""Fields of SamplingParams: --seed is the engine's and seeds every request; logprobs are not printed."""
-_TYPES: Mapping[str, Any] = {
-    "stop": Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
-    "stop_token_ids": Annotated[tuple[int, ...], tyro.conf.UseAppendAction],
-    "logit_bias": Annotated[dict[int, float], tyro.conf.UseAppendAction],
-    # words that are refused with a reason of ours, not by the parser
-    "dtype": Annotated[str, tyro.conf.arg(metavar="{auto,float32,bfloat16}")],
-    "quantization": Annotated[str | None, tyro.conf.arg(metavar="{int8}")],
-    "kv_cache_dtype": Annotated[str, tyro.conf.arg(metavar="{auto,bf16,int8,fp8}")],
-}
-_METAVARS: Mapping[Any, str] = {int | None: "INT", float | None: "FLOAT", str | None: "STR"}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagStyle:
+    """How a dataclass looks on the command line. hidden: fields that are no flags. types: field -> type for tyro."""
+
+    hidden: frozenset[str] = frozenset()
+    types: Mapping[str, Any] = field(default_factory=dict)
+
+
+def counted(name: str, *, automatic: bool = False) -> Any:
+    """The type of a flag that takes 4k for 4,000; automatic: "auto" and -1 are taken, too, and mean None."""
+
+    def read(words: list[str]) -> int | None:
+        if automatic and words[0].strip().lower() in ("auto", "-1"):
+            return None
+        try:
+            return count_of(words[0], name=name)
+        except JaxPagedError as error:
+            raise _RefusedError(error) from None
+
+    spec = PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+    return Annotated[int | None, spec]
+
+
+_METAVARS: Mapping[Any, str] = {int | None: "INT", float | None: "FLOAT", str | None: "STR", Path | None: "PATH"}
 
 
 class _RefusedError(Exception):
@@ -51,13 +79,45 @@ class _RefusedError(Exception):
         self.error = error
 
 
-def parse(kind: type[Options], argv: Sequence[str], *, prog: str) -> Options:
-    """Read a command line into `kind`.
+_STYLES: Mapping[type, FlagStyle] = MappingProxyType(
+    {
+        EngineConfig: FlagStyle(
+            types={
+                "max_model_len": counted("max_model_len", automatic=True),
+                "max_num_batched_tokens": counted("max_num_batched_tokens"),
+                "kv_cache_memory_bytes": counted("kv_cache_memory_bytes"),
+                # words that are refused with a reason of ours, not by the parser
+                "dtype": Annotated[str, tyro.conf.arg(metavar="{auto,float32,bfloat16}")],
+                "quantization": Annotated[str | None, tyro.conf.arg(metavar="{int8}")],
+                "kv_cache_dtype": Annotated[str, tyro.conf.arg(metavar="{auto,bf16,int8,fp8}")],
+            }
+        ),
+        SamplingParams: FlagStyle(
+            # --seed is the engine's and seeds every request; logprobs are not printed
+            hidden=frozenset({"seed", "logprobs", "prompt_logprobs"}),
+            types={
+                "stop": Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
+                "stop_token_ids": Annotated[tuple[int, ...], tyro.conf.UseAppendAction],
+                "logit_bias": Annotated[dict[int, float], tyro.conf.UseAppendAction],
+            },
+        ),
+    }
+)
+
+
+def parse(
+    kind: type[Options],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    styles: Mapping[type, FlagStyle] = MappingProxyType({}),
+) -> Options:
+    """Read a command line into `kind`. styles: further dataclasses within it whose fields are to be flags.
 
     Raises SystemExit after --help (0) or a flag that cannot be (2), and what the dataclasses raise for their values.
     """
     registry = ConstructorRegistry()
-    registry.struct_rule(_dataclass_flags)
+    registry.struct_rule(partial(_dataclass_flags, {**_STYLES, **styles}))
     try:
         return tyro.cli(kind, args=list(argv), prog=prog, registry=registry)
     except _RefusedError as refused:
@@ -69,32 +129,32 @@ def field_docs(kind: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
     docs: dict[str, str] = {}
-    for field, below in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+    for entry, below in zip(body.body, body.body[1:], strict=False):
+        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and isinstance(below, ast.Expr):
             text = below.value.value if isinstance(below.value, ast.Constant) else None
             if isinstance(text, str):
-                docs[field.target.id] = inspect.cleandoc(text)
+                docs[entry.target.id] = inspect.cleandoc(text)
     return docs
 
 
-def _dataclass_flags(info: StructTypeInfo) -> StructConstructorSpec | None:
-    kind = info.type
-    if kind not in (EngineConfig, SamplingParams):
+def _dataclass_flags(styles: Mapping[type, FlagStyle], info: StructTypeInfo) -> StructConstructorSpec | None:
+    kind: Any = info.type
+    if not isinstance(kind, type) or kind not in styles:
         return None
+    style = styles[kind]
     default = info.default if isinstance(info.default, kind) else kind()
     hints, docs = get_type_hints(kind), field_docs(kind)
-    hidden = _NOT_FLAGS if kind is SamplingParams else frozenset()
     return StructConstructorSpec(
         instantiate=partial(_make, kind),
         fields=tuple(
             StructFieldSpec(
-                name=field.name,
-                type=_flag_type(field.name, hints[field.name], docs.get(field.name, "")),
-                default=getattr(default, field.name),
-                helptext=docs.get(field.name),
+                name=item.name,
+                type=_flag_type(style.types.get(item.name, hints[item.name]), docs.get(item.name, "")),
+                default=getattr(default, item.name),
+                helptext=docs.get(item.name),
             )
-            for field in fields(kind)
-            if field.name not in hidden
+            for item in fields(kind)
+            if item.name not in style.hidden
         ),
     )
 
@@ -106,8 +166,7 @@ def _make(kind: type[Options], **values: Any) -> Options:
         raise _RefusedError(error) from None
 
 
-def _flag_type(name: str, hint: Any, doc: str) -> Any:
+def _flag_type(hint: Any, doc: str) -> Any:
     """The field's type, and how the help shows it: a docstring that tells the default needs no second one."""
     hint_of_default = "" if "(default:" in doc else None
-    shown = tyro.conf.arg(metavar=_METAVARS.get(hint), help_behavior_hint=hint_of_default)
-    return Annotated[_TYPES.get(name, hint), shown]
+    return Annotated[hint, tyro.conf.arg(metavar=_METAVARS.get(hint), help_behavior_hint=hint_of_default)]

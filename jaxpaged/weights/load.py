@@ -12,6 +12,7 @@ from jaxpaged.errors import WeightsError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, ParamSpec, build
 from jaxpaged.models.families import read_config
+from jaxpaged.progress import Progress
 from jaxpaged.weights.folder import model_folder, read_json
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
 from jaxpaged.weights.safetensors import DTYPES, INDEX, Checkpoint
@@ -44,7 +45,7 @@ def load_model(
     dtype: str,
     packed: bool = False,
     quantization: str | None = None,
-    progress: bool = False,
+    progress: Progress | bool = False,
 ) -> LoadedModel:
     """Read config.json and the safetensors of a folder. dtype, packed, quantization: see `WeightForm`.
 
@@ -91,7 +92,7 @@ def _differences(targets: dict[str, Target], checkpoint: Checkpoint, *, tied: bo
 
 
 def _read_leaves(
-    graph: Graph, targets: dict[str, Target], checkpoint: Checkpoint, *, progress: bool
+    graph: Graph, targets: dict[str, Target], checkpoint: Checkpoint, *, progress: Progress | bool
 ) -> tuple[Array, ...]:
     names: list[list[str]] = [[] for _ in graph.specs]
     for name, target in targets.items():
@@ -104,4 +105,4 @@ def _read_leaves(
             view[...] = checkpoint.read(name).reshape(view.shape).astype(parameter.dtype, copy=False)
         return parameter
 
-    return store(graph.specs, values_of, progress="loading" if progress else "")
+    return store(graph.specs, values_of, phase="loading", progress=progress)

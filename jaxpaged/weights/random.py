@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.models.families import read_config
+from jaxpaged.progress import Progress
 from jaxpaged.weights.load import LoadedModel
 from jaxpaged.weights.store import store, values_dtype
 
@@ -27,7 +28,7 @@ def random_model(
     dtype: str = "float32",
     packed: bool = False,
     quantization: str | None = None,
-    progress: bool = False,
+    progress: Progress | bool = False,
 ) -> LoadedModel:
     """The model of a parsed config.json, with weights drawn on the device as its parameters declare.
 
@@ -42,7 +43,7 @@ def random_model(
     def values_of(_: int, spec: ParamSpec) -> np.ndarray | Array:
         return _parameter(spec, root)
 
-    leaves = store(graph.specs, values_of, progress="drawing" if progress else "")
+    leaves = store(graph.specs, values_of, phase="drawing", progress=progress)
     return LoadedModel(config=model, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from tqdm import tqdm
 
 from jaxpaged.models.decoder import ParamSpec
+from jaxpaged.progress import Progress, progress_of
 from pallas_kernels.int8 import quantise
 from pallas_kernels.packed import pack
 from pallas_kernels.packed_f32 import pack_f32
@@ -18,24 +19,30 @@ from pallas_kernels.packed_int8 import pack_int8
 
 
 def store(
-    specs: tuple[ParamSpec, ...], values_of: Callable[[int, ParamSpec], np.ndarray | Array], *, progress: str
+    specs: tuple[ParamSpec, ...],
+    values_of: Callable[[int, ParamSpec], np.ndarray | Array],
+    *,
+    phase: str,
+    progress: Progress | bool,
 ) -> tuple[Array, ...]:
     """The leaves of these parameters, in their order. Values come one parameter at a time, so that the host never holds
     more than one beside the device.
 
     values_of: index and declaration -> values, of `values_dtype`, or an array on the device as it is held already. Not
-    asked for scales. progress: what a bar says, "" for none.
+    asked for scales. phase: what `progress` is told this is; it counts the bytes that are held.
     """
     leaves: dict[str, Array] = {}
-    bar: Iterable[ParamSpec] = tqdm(specs, desc=progress, unit="tensor", disable=not progress, leave=False)
-    for i, spec in enumerate(bar):
-        if spec.is_scale:
-            continue
-        values = values_of(i, spec)
-        if spec.quantised:
-            leaves[spec.path], leaves[f"{spec.path}_scale"] = _quantised(spec, values)
-        else:
-            leaves[spec.path] = values if isinstance(values, Array) else _plain(spec, values)
+    sizes = [0 if spec.is_scale else math.prod(spec.shape) * spec.dtype.itemsize for spec in specs]
+    with progress_of(progress).track(phase, total=sum(sizes), unit="B") as advance:
+        for i, spec in enumerate(specs):
+            if spec.is_scale:
+                continue
+            values = values_of(i, spec)
+            if spec.quantised:
+                leaves[spec.path], leaves[f"{spec.path}_scale"] = _quantised(spec, values)
+            else:
+                leaves[spec.path] = values if isinstance(values, Array) else _plain(spec, values)
+            advance(sizes[i])
     return tuple(leaves[spec.path] for spec in specs)
 
 

@@ -10,7 +10,12 @@ import sys
 from collections.abc import Sequence
 
 from jaxpaged import __version__
-from jaxpaged.commands import COMMANDS, FAILED, Command, guarded, run
+from jaxpaged.commands import COMMANDS as ENGINE_COMMANDS
+from jaxpaged.commands import FAILED, Command, guarded, run
+from jaxpaged_server.commands import COMMANDS as SERVER_COMMANDS
+
+COMMANDS = tuple(sorted((*SERVER_COMMANDS, *ENGINE_COMMANDS), key=lambda command: command.words[0] == "bench"))
+"""Those of benchmarks last."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,12 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 import pytest
+import tyro
 
-from jaxpaged.commands.flags import EngineFlags, SamplingFlags, field_docs, parse
+from jaxpaged.commands.counts import count_of
+from jaxpaged.commands.flags import EngineFlags, FlagStyle, SamplingFlags, field_docs, parse
 from jaxpaged.commands.generate import GenerateOptions
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError, ParameterError
 from jaxpaged.request import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    width: int = 3
+    secret: int = 4
+
+    def __post_init__(self) -> None:
+        if self.width < 0:
+            raise ConfigError(name="width", value=self.width, limit="it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class House:
+    door: tyro.conf.OmitArgPrefixes[Door] = field(default_factory=Door)
 
 
 def options(line: str) -> GenerateOptions:
@@ -69,6 +86,44 @@ def test_values_that_cannot_be_raise_our_own_errors() -> None:
         options("--min-p 2 x")
     with pytest.raises(ConfigError, match=r"gpu_memory_utilization is 1\.5"):
         options("--gpu-memory-utilization 1.5 x")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("0", 0), ("-7", -7), ("4096", 4096), ("4k", 4000), ("4K", 4096), ("1.5m", 1_500_000), ("2G", 2 * 1024**3)],
+)
+def test_counts_as_people_write_them(written: str, meant: int) -> None:
+    assert count_of(written, name="x") == meant
+
+
+def test_fractions_keep_every_digit() -> None:
+    assert count_of("25.6k", name="x") == 25_600  # in floats 25599.999...
+    assert count_of("0.123456789g", name="x") == 123_456_789
+    assert count_of("1.2345k", name="x") == 1234
+
+
+@pytest.mark.parametrize("written", ["", "k", "1.5K", "1e3", "0x10", "4kb", "-4k", "1_000", "١k", "9" * 16])
+def test_what_is_no_count_is_named(written: str) -> None:
+    with pytest.raises(ConfigError, match="max_model_len is "):
+        count_of(written, name="max_model_len")
+
+
+def test_lengths_take_suffixes_and_the_models_own() -> None:
+    assert options("--max-model-len 4k --max-num-batched-tokens 1K x").engine == EngineConfig(
+        max_model_len=4000, max_num_batched_tokens=1024, warmup=False
+    )
+    assert options("--max-model-len auto x") == options("--max-model-len -1 x") == options("x")
+    with pytest.raises(ConfigError, match="max_model_len is 'long'"):
+        options("--max-model-len long x")
+
+
+def test_another_dataclass_joins_by_its_style() -> None:
+    styles = {Door: FlagStyle(hidden=frozenset({"secret"}))}
+    assert parse(House, ["--width", "5"], prog="test", styles=styles).door == Door(width=5)
+    with pytest.raises(ConfigError, match="width is -1"):
+        parse(House, ["--width", "-1"], prog="test", styles=styles)
+    with pytest.raises(SystemExit):
+        parse(House, ["--secret", "1"], prog="test", styles=styles)
 
 
 def test_the_default_of_a_command_stays_with_the_command() -> None:

@@ -1,8 +1,7 @@
-"""compose.yml against the Compose specification and our own rules; Prometheus, Grafana and its dashboard."""
+"""compose.yml against the Compose specification and our own rules; Prometheus and Grafana beside the server."""
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -12,7 +11,6 @@ from compose_spec import PyCompose
 from image_files import DOCKER, IMAGES
 
 SERVERS = tuple(f"jaxpaged-{image}" for image in IMAGES)
-DASHBOARD = DOCKER / "grafana" / "dashboards" / "jaxpaged.json"
 
 
 def composed(**environment: str) -> dict[str, Any]:
@@ -107,66 +105,3 @@ def test_prometheus_scrapes_the_server_and_grafana_asks_prometheus() -> None:
     (provider,) = yaml.safe_load((provisioning / "dashboards" / "jaxpaged.yml").read_text())["providers"]
     mounts = dict(volume.split(":")[:2] for volume in services()["grafana"]["volumes"])
     assert mounts["./grafana/dashboards"] == provider["options"]["path"]
-
-
-def declared() -> dict[str, str]:
-    """Name of every metric of metrics.txt, and its kind."""
-    lines = (DOCKER / "grafana" / "metrics.txt").read_text().splitlines()
-    return {name: kind for kind, name in (line.split() for line in lines if not line.startswith("#"))}
-
-
-def exported() -> set[str]:
-    """Names as they appear in /metrics: a histogram is three."""
-    names = declared()
-    plain = {name for name, kind in names.items() if kind != "histogram"}
-    return plain | {
-        f"{name}_{end}" for name, kind in names.items() if kind == "histogram" for end in ("bucket", "sum", "count")
-    }
-
-
-def queries() -> list[str]:
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
-
-
-def test_the_dashboard_asks_for_declared_metrics_and_for_all_of_them() -> None:
-    asked = {name for query in queries() for name in re.findall(r"\b(?:vllm|jaxpaged):\w+", query)}
-    assert asked - exported() == set()
-    unused = [name for name in declared() if not any(one == name or one.startswith(f"{name}_") for one in asked)]
-    assert unused == []
-
-
-def test_counters_are_rates_and_histograms_are_quantiles_or_sums() -> None:
-    kinds = declared()
-    for query in queries():
-        for name in re.findall(r"\b(?:vllm|jaxpaged):\w+", query):
-            kind = kinds.get(name, "histogram")
-            shown = f"rate({name}{{" in query
-            assert shown == (kind != "gauge") or name == "jaxpaged:compiles_total", query
-        assert query.count("(") == query.count(")")
-        assert query.count("{") == query.count("}")
-
-
-def test_the_dashboard_is_whole() -> None:
-    board = json.loads(DASHBOARD.read_text())
-    variables = [variable["name"] for variable in board["templating"]["list"]]
-    assert variables == ["DS_PROMETHEUS", "model_name"]
-    panels = board["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    drawn = [panel for panel in panels if panel["type"] != "row"]
-    assert {
-        "KV waste",
-        "Padding",
-        "Preemptions",
-        "Time to first token",
-        "Time per output token",
-        "Running and waiting",
-    } <= {panel["title"] for panel in drawn}
-    taken: set[tuple[int, int]] = set()
-    for panel in panels:
-        at = panel["gridPos"]
-        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
-        assert at["x"] + at["w"] <= 24
-        assert not cells & taken, panel["title"]
-        taken |= cells
-    assert all(panel["datasource"]["uid"] == "${DS_PROMETHEUS}" and panel["description"] for panel in drawn)

@@ -25,7 +25,8 @@ from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
 from jaxpaged.tiny.corpus import read_corpus
 
 VARIANTS = [
-    ("native", "auto", 270),
+    ("native", "auto", 30),
+    pytest.param(("native", "auto", 270), marks=pytest.mark.long),
     ("native", "int8", 30),
     ("xla", "auto", 30),
     pytest.param(("xla", "auto", 300), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 MODULES = (
-    *("blocks", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors", "assembly"),
-    *("events", "scored_tokens"),
+    *("blocks", "blockmap", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors"),
+    *("assembly", "progress", "events", "scored_tokens"),
 )
 
 

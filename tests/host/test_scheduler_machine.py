@@ -252,11 +252,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         del self.live[request.id], self.outputs[request.id]
 
 
-TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(
-    max_examples=2000,
+SETTINGS = settings(
+    max_examples=200,
     stateful_step_count=50,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
+LONG = settings(SETTINGS, max_examples=2000)
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = SETTINGS
+
+
+@pytest.mark.long
+class TestSchedulerLong(SchedulerMachine.TestCase):
+    settings = LONG

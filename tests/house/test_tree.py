@@ -108,6 +108,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
         ("import jaxpaged", ("jax", "numpy", "torch", "transformers")),
         ("from jaxpaged import SamplingParams, EngineConfig", ("jax", "torch", "transformers")),
         ("from jaxpaged import LLM", ("torch", "transformers", "aiohttp")),
+        ("import jaxpaged_server.lifecycle", ("jax", "flax", "torch", "transformers", "zmq", "opentelemetry.sdk")),
+        ("import jaxpaged_server.templating.worker", ("jax", "aiohttp", "torch", "transformers")),
     ],
 )
 def test_an_import_does_not_bring(statement: str, absent: tuple[str, ...]) -> None:
@@ -127,6 +129,8 @@ def test_an_import_does_not_bring(statement: str, absent: tuple[str, ...]) -> No
         ["bench", "kernels"],
         ["bench", "compare"],
         ["doctor"],
+        ["serve"],
+        ["bench", "serve"],
     ],
 )
 def test_help_imports_no_jax(arguments: list[str]) -> None:

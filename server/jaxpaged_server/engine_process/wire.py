@@ -19,6 +19,8 @@ from jaxpaged.request import SamplingParams
 
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes of one message at most; the longest is a prompt of a million tokens with its logprobs."""
+STEP_TOKEN_BOUNDS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Upper bounds of a histogram of steps by their tokens; vLLM's `iteration_tokens_total` has the same."""
 _HEADER = struct.Struct("<I")
 
 
@@ -30,9 +32,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, 
 
 
 class Start(Message, frozen=True):
-    """The first message: make an engine of this."""
+    """The first message: make an engine of this. cache_events: tell of its prefix cache by `CacheEvents`."""
 
     config: EngineConfig
+    cache_events: bool = False
 
 
 class Submit(Message, frozen=True):
@@ -60,7 +63,7 @@ class Call(Message, frozen=True):
     """Ask for something else, answered by a `Reply` of the same number.
 
     name: "reset_prefix_cache" (bool), "start_profile" (argument: folder), "stop_profile", "pool_map" (PoolMap),
-    "fault" (tests only: argument names what to break).
+    "fault" (only of an engine started with --faults, for tests; argument: see `faults.Faults`).
     """
 
     call: int
@@ -76,7 +79,10 @@ class Stop(Message, frozen=True):
 
 
 class Phase(Message, frozen=True):
-    """How far the start is. name: "loading", "compiling"; done of total (0: not countable), seconds left where known."""
+    """How far the start is. name: "loading" (bytes), "compiling" (programs); total 0: not countable; left_s: seconds.
+
+    left_s is None where nothing is known of it.
+    """
 
     name: str
     done: int = 0
@@ -132,8 +138,9 @@ class Refused(Message, frozen=True):
 class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One token, or the end, of one request; see `TokenEvent`.
 
-    logprobs: token id -> (logprob, rank), the chosen token always among them. num_cached: of its prompt, said with the
-    first token. prompt_logprobs: with the first token, one entry per prompt token, None for the first.
+    logprobs: token id -> (logprob, rank), the chosen token always among them. num_cached: of its prompt, and queue_s:
+    seconds it waited in the engine's queue, both said with the first token. prompt_logprobs: with the first token, one
+    entry per prompt token, None for the first.
     """
 
     id: int
@@ -144,6 +151,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     logprobs: dict[int, tuple[float, int]] | None = None
     prompt_logprobs: list[dict[int, tuple[float, int]] | None] | None = None
     error: str | None = None
+    queue_s: float = 0.0
 
 
 class Tokens(Message, frozen=True):
@@ -153,7 +161,10 @@ class Tokens(Message, frozen=True):
 
 
 class StepRecord(msgspec.Struct, frozen=True, array_like=True):
-    """One step, for the timeline. Seconds; `at` is on the wall clock when it was committed."""
+    """One step, for the timeline. Seconds; `at` is on the wall clock when it was committed.
+
+    plan_s, pack_s, execute_s: what the host did meanwhile for the step after it, where steps overlap.
+    """
 
     at: float
     tokens: int  # computed for requests
@@ -170,7 +181,10 @@ class Beat(Message, frozen=True):
     """Sent four times a second by a thread of its own, so that it comes while a step hangs, too.
 
     step_age_s: since the step that runs now began, 0 where none runs. steps: those since the beat before, the last 64
-    at most. oldest_wait_s: of the queue's first request. waiting: requests in the engine's own queue.
+    at most. oldest_wait_s: of the queue's first request. waiting: requests in the engine's own queue. longest_step_s:
+    of the last 512 to 1024 steps. full_step_s: how long a step of the most tokens takes, by the mean of the largest
+    that were seen; 0 before the first. step_token_counts: steps since the start, by the tokens computed for requests:
+    at most STEP_TOKEN_BOUNDS[i], in the last entry more.
     """
 
     metrics: EngineMetrics
@@ -181,6 +195,40 @@ class Beat(Message, frozen=True):
     oldest_wait_s: float
     longest_step_s: float
     steps: list[StepRecord]
+    full_step_s: float = 0.0
+    step_token_counts: tuple[int, ...] = ()
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Blocks that entered the prefix cache, each one the continuation of the one before it.
+
+    parent: key of the block that the first one continues, None at the beginning of a prompt. keys: SHA-256. tokens: of
+    all of them. salt: their namespace.
+    """
+
+    group: int  # of the KV groups
+    parent: bytes | None
+    keys: list[bytes]
+    tokens: list[int]
+    salt: str
+
+
+class Removed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Blocks that were given up."""
+
+    group: int
+    keys: list[bytes]
+
+
+class Cleared(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """All blocks of all groups were given up."""
+
+
+class CacheEvents(Message, frozen=True):
+    """What one step changed in the prefix cache, in order; sent where it changed something. at: on the wall clock."""
+
+    at: float
+    events: list[Stored | Removed | Cleared]
 
 
 class PoolMap(msgspec.Struct, frozen=True, array_like=True):
@@ -211,7 +259,7 @@ class Broken(Message, frozen=True):
 
 
 ToEngine = Start | Submit | Abort | Finish | Call | Stop
-FromEngine = Phase | Ready | Refused | Tokens | Beat | Reply | Broken
+FromEngine = Phase | Ready | Refused | Tokens | Beat | CacheEvents | Reply | Broken
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -1,0 +1,1 @@
+"""Who may ask: the keys of the server, and which of them a request carries. [no jax]"""

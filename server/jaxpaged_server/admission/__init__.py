@@ -1,0 +1,1 @@
+"""Who may go next: bounded queues, rates, and fairness between keys, before anything reaches the engine. [no jax]"""

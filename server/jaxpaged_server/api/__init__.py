@@ -1,0 +1,1 @@
+"""What requests and replies are: msgspec structs, one file per family of routes, and how a body becomes one."""

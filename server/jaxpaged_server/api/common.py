@@ -1,0 +1,129 @@
+"""Fields and replies that several families of routes share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+MAX_CHOICES = 8
+MAX_PROMPTS = 32
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256
+MAX_STOP_IDS = 128
+MAX_BIASES = 512
+MAX_LOGPROBS = 20
+MAX_SALT_LENGTH = 128
+
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TokenIdText = Annotated[str, Meta(pattern=r"^[0-9]{1,10}$")]
+Salt = Annotated[str, Meta(min_length=1, max_length=MAX_SALT_LENGTH, pattern=r"^[\x21-\x7e]+$")]
+RequestId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
+
+
+class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a stream tells beside the text. include_usage: a last event with the usage; continuous_usage_stats: the
+    usage in every event. include_obfuscation is accepted: nothing is added to events here."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What completions and chat have in common; names, defaults and meanings are OpenAI's and vLLM's."""
+
+    model: Annotated[str, Meta(max_length=512)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: StopText | Annotated[list[StopText], Meta(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_IDS)] | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100.0)] | None = None
+    logit_bias: (
+        Annotated[dict[TokenIdText, Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=MAX_BIASES)] | None
+    ) = None
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    skip_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    return_token_ids: bool | None = None
+    cache_salt: Salt | None = None
+    request_id: RequestId | None = None
+    timeout: Annotated[float, Meta(ge=1.0, le=86_400.0)] | None = None
+    """Seconds until the request is ended, waiting included, at least 1; the server's own limit holds beside it."""
+    user: Annotated[str, Meta(max_length=512)] | None = None
+    """This and the next ones are read by nobody: they name the caller, not what is asked."""
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: Annotated[str, Meta(max_length=512)] | None = None
+    prompt_cache_key: Annotated[str, Meta(max_length=512)] | None = None
+    priority: Annotated[int, Meta(ge=0, le=0)] | None = None
+    spaces_between_special_tokens: bool | None = None
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """cached_tokens: tokens of the prompt that the prefix cache served."""
+
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of a request: its prompt, its answers, both."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Usage:
+    """The usage of these counts."""
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=cached_tokens),
+    )
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's form of an error."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Every reply with a status of 400 and above, and the last event of a stream that failed."""
+
+    error: ErrorBody
+
+
+class PromptLogprob(msgspec.Struct, frozen=True, kw_only=True):
+    """One token's log probability at a place of the prompt, in vLLM's form."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+Absent = UnsetType
+ABSENT = UNSET

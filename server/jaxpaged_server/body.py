@@ -1,0 +1,33 @@
+"""The body of a request, read under a deadline and a cap, as JSON only."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from jaxpaged_server.api.parse import BodyError
+from jaxpaged_server.services import services_of
+
+
+class BodyTimeoutError(BodyError):
+    """The body did not come in time."""
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The bytes of a JSON body.
+
+    Raises HTTPUnsupportedMediaType for another content type (a page of another site can send forms, but no JSON) and
+    for a compressed one, HTTPRequestEntityTooLarge above the cap, BodyTimeoutError.
+    """
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="The body's Content-Type must be application/json")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(text="The body must not be compressed")
+    limit_s = services_of(request).settings.body_timeout_s
+    try:
+        async with asyncio.timeout(limit_s):
+            return await request.read()
+    except TimeoutError:
+        request.protocol.force_close()  # the rest of it may still come, and is no request
+        raise BodyTimeoutError(name="body", value="unfinished", limit=f"it must come within {limit_s:g} s") from None

@@ -1,0 +1,305 @@
+"""The engine's process: reads commands, steps the engine, sends tokens. Run as `python -m` with `--fd N`.
+
+Four threads. The main one owns the engine: it takes commands between steps, and sleeps on their queue when there is
+nothing to step. One reads the socket, one sends what the socket did not take at once (`Outbox`), one tells how it goes
+(`beats`). The process never outlives the front end, and leaves every decision to end to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import faulthandler
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+
+from jaxpaged.errors import RequestError
+from jaxpaged_server.engine_process.beats import StepWatch, beat_for_ever
+from jaxpaged_server.engine_process.cache_journal import CacheJournal
+from jaxpaged_server.engine_process.error_fields import fields_of
+from jaxpaged_server.engine_process.faults import Faults
+from jaxpaged_server.engine_process.outbox import Outbox
+from jaxpaged_server.engine_process.phase_teller import PhaseTeller
+from jaxpaged_server.engine_process.wire import (
+    Abort,
+    Broken,
+    CacheEvents,
+    Call,
+    EngineInfo,
+    Finish,
+    Frames,
+    Item,
+    Phase,
+    PoolMap,
+    Ready,
+    Refused,
+    Reply,
+    Start,
+    Stop,
+    Submit,
+    ToEngine,
+    Tokens,
+    engine_decoder,
+    pairs,
+)
+
+if TYPE_CHECKING:
+    from jaxpaged.config import EngineConfig
+    from jaxpaged.engine import LLMEngine
+    from jaxpaged.request import Request, TokenEvent
+
+Inbox = queue.SimpleQueue[ToEngine]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_FLUSH_S = 2.0
+_READ_BYTES = 1 << 18
+
+
+class Worker:
+    """Does what the front end says, with one engine. All of it in one thread. journal: the engine's, to be told of."""
+
+    def __init__(
+        self,
+        engine: LLMEngine,
+        inbox: Inbox,
+        outbox: Outbox,
+        *,
+        watch: StepWatch,
+        faults: Faults | None = None,
+        journal: CacheJournal | None = None,
+    ) -> None:
+        self._engine, self._inbox, self._outbox = engine, inbox, outbox
+        self._watch, self._faults, self._journal = watch, faults, journal
+        self._silent: dict[str, Request] = {}  # in flight, and no token said yet
+        self._calls: dict[str, Callable[[str], object]] = {
+            "reset_prefix_cache": self._reset_prefix_cache,
+            "start_profile": _start_profile,
+            "stop_profile": _stop_profile,
+            "pool_map": self._pool_map,
+        }
+        if faults is not None:
+            self._calls["fault"] = faults.set
+
+    def serve(self) -> None:
+        """Until the front end says `Stop`; raises what a step raises."""
+        while True:
+            if idle := not self._engine.has_unfinished:
+                self._watch.rest()
+            try:
+                message = self._inbox.get(block=idle)
+            except queue.Empty:
+                self._step()
+                continue
+            if isinstance(message, Stop):
+                return
+            self._obey(message)
+
+    def _obey(self, message: ToEngine) -> None:
+        match message:
+            case Submit():
+                self._submit(message)
+            case Abort(ids):
+                for number in ids:
+                    self._silent.pop(str(number), None)
+                    self._engine.abort(str(number))
+            case Finish(number):
+                self._silent.pop(str(number), None)
+                self._engine.finish(str(number))
+            case Call():
+                self._outbox.put(self._answer(message))
+            case _:
+                raise AssertionError(f"a {type(message).__name__} while serving")
+
+    def _submit(self, message: Submit) -> None:
+        name = str(message.id)
+        try:
+            ids = self._engine.check(message.ids, message.params)
+            self._silent[name] = self._engine.enqueue(ids, message.params, request_id=name, salt=message.salt)
+        except Exception as error:  # of this request alone, whatever it is
+            self._outbox.put(Refused(message.id, fields_of(error)))
+
+    def _step(self) -> None:
+        self._watch.begin()
+        if self._faults is not None:
+            self._faults.before_step()
+        events = self._engine.step_tokens()
+        self._watch.end()
+        if events:
+            self._outbox.put(Tokens([self._item(event) for event in events]))
+        self._tell_cache()
+
+    def _tell_cache(self) -> None:
+        if self._journal is not None and (events := self._journal.take()):
+            self._outbox.put(CacheEvents(time.time(), events))
+
+    def _item(self, event: TokenEvent) -> Item:
+        name = event.request_id
+        finish = None if event.finish is None else event.finish.value
+        assert not isinstance(event.stop_reason, str), "text is not made here"
+        first = self._silent.pop(name, None)
+        return Item(
+            int(name),
+            event.token,
+            finish,
+            event.stop_reason,
+            0 if first is None else first.num_cached,
+            pairs(event.logprobs),
+            None if event.prompt_logprobs is None else [pairs(entry) for entry in event.prompt_logprobs],
+            event.error,
+            0.0 if first is None else max(0.0, first.admitted_s - first.arrival_s),
+        )
+
+    def _answer(self, call: Call) -> Reply:
+        try:
+            if call.name not in self._calls:
+                known = ", ".join(self._calls)
+                raise RequestError(name="call", value=call.name, limit=f"there is no such call. There are: {known}")
+            return Reply(call.call, self._calls[call.name](call.argument))
+        except Exception as error:  # of this call alone
+            return Reply(call.call, error=fields_of(error))
+
+    def _reset_prefix_cache(self, _: str) -> bool:
+        self._engine.scheduler.reset_prefix_cache()
+        self._tell_cache()
+        return True
+
+    def _pool_map(self, _: str) -> PoolMap:
+        found = self._engine.scheduler.block_map()
+        requests = [(int(name), tokens, computed, held) for name, tokens, computed, held in found.requests]
+        return PoolMap(found.classes, list(found.owners), requests)
+
+
+def make_engine(config: EngineConfig, outbox: Outbox, journal: CacheJournal | None = None) -> LLMEngine:
+    """Load and compile; tells the front end how far it is. Raises what `LLMEngine` raises."""
+    outbox.put(Phase("loading"))
+    from jaxpaged.engine import LLMEngine  # only now: jax takes a second, and the front end waits for a sign
+
+    return LLMEngine(config, progress=PhaseTeller(outbox.put), prefix_listener=journal)
+
+
+def info_of(engine: LLMEngine) -> EngineInfo:
+    """What the front end must know of it."""
+    config, model = engine.config, engine.model_config
+    return EngineInfo(
+        model=str(config.model),
+        architecture=model.architecture,
+        max_model_len=config.max_model_len,
+        vocab=model.vocab,
+        block_size=config.block_size,
+        num_blocks=config.num_blocks,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        dtype=config.dtype,
+        kv_cache_dtype=config.kv_cache_dtype,
+        quantization=config.quantization,
+        enable_prefix_caching=config.enable_prefix_caching,
+        attention_backend=config.attention_backend,
+        device=engine.device.name,
+        fingerprint=engine.fingerprint(),
+        startup_s=engine.startup_s,
+        table=engine.describe(),
+    )
+
+
+def _start_profile(folder: str) -> None:
+    import jax  # it is there: an engine runs
+
+    jax.profiler.start_trace(folder)
+
+
+def _stop_profile(_: str) -> None:
+    import jax
+
+    jax.profiler.stop_trace()
+
+
+def read_for_ever(sock: socket.socket, inbox: Inbox, outbox: Outbox, serving: threading.Event) -> NoReturn:
+    """Hand commands on. Ends the process when the front end is gone, and at once when it says `Stop` during a start."""
+    frames, decoder = Frames(), engine_decoder()
+    while True:
+        try:
+            data = sock.recv(_READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(1)
+        try:
+            messages = [decoder.decode(body) for body in frames.push(data)]
+        except (ValueError, msgspec.MsgspecError) as error:  # the other end is not of this version
+            _break(outbox, error, while_starting=not serving.is_set())
+        for message in messages:
+            if isinstance(message, Stop) and not serving.is_set():
+                os._exit(0)
+            inbox.put(message)
+
+
+def _break(outbox: Outbox, error: BaseException, *, while_starting: bool) -> NoReturn:
+    """Tell why, and end the process: a broken device must not hold it up."""
+    traceback.print_exception(error, file=sys.stderr)
+    sys.stderr.flush()
+    outbox.put(Broken(fields_of(error), while_starting))
+    outbox.flush(_FLUSH_S)
+    os._exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """See to it that this process ends when the one that started it does, and not before it says so.
+
+    Where the kernel cannot do that (it is Linux's), the socket's end tells.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a whole process group gets them
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before that
+        os._exit(1)
+
+
+def _options(argv: Sequence[str] | None) -> Any:
+    parser = argparse.ArgumentParser(prog="engine process", description="Started by the server, not by people.")
+    parser.add_argument("--fd", type=int, required=True, help="one end of a Unix socket pair")
+    parser.add_argument("--parent", type=int, required=True, help="the process that has the other end")
+    parser.add_argument("--faults", action="store_true", help="let the other end break this one, for tests")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """One engine, from its `Start` message to its end."""
+    options = _options(argv)
+    _end_with(options.parent)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    sock = socket.socket(fileno=options.fd)
+    sock.set_inheritable(False)  # a compiler that is started from here must not keep it open
+    inbox, outbox, serving = Inbox(), Outbox(sock), threading.Event()
+    threading.Thread(target=read_for_ever, args=(sock, inbox, outbox, serving), name="reader", daemon=True).start()
+    try:
+        start = inbox.get()
+        assert isinstance(start, Start), f"a {type(start).__name__} before the start"
+        journal = CacheJournal() if start.cache_events else None
+        engine = make_engine(start.config, outbox, journal)
+        watch = StepWatch(engine, max_step_tokens=engine.config.max_num_batched_tokens)
+        faults = Faults() if options.faults else None
+        worker = Worker(engine, inbox, outbox, watch=watch, faults=faults, journal=journal)
+        serving.set()
+        outbox.put(Ready(info_of(engine)))
+        threading.Thread(target=beat_for_ever, args=(watch, outbox), name="beat", daemon=True).start()
+        worker.serve()
+    except BaseException as error:
+        _break(outbox, error, while_starting=not serving.is_set())
+    outbox.flush(_FLUSH_S)
+    os._exit(0)  # nothing is left to do, and threads that compile ahead are not waited for
+
+
+if __name__ == "__main__":
+    main()

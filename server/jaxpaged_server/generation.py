@@ -1,0 +1,275 @@
+"""One prompt's way to its answer: a place from admission, tokens from the engine, text by its `Completion`.
+
+Whoever reads an answer pulls it; leaving early, for whatever reason, gives the place and the blocks back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+
+from jaxpaged.errors import ContextLengthError, ParameterError
+from jaxpaged.outputs import Completion, OutputKind
+from jaxpaged.prompt import check_prompt, context_limit
+from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, RequestOutput, SamplingParams, TokenEvent
+from jaxpaged_server.access.keys import Key
+from jaxpaged_server.admission.ticket import Ticket
+from jaxpaged_server.engine_process.wire import EngineInfo, Item
+from jaxpaged_server.flights import Flight
+from jaxpaged_server.meter import Meter
+from jaxpaged_server.metrics.request_figures import RequestFigures
+from jaxpaged_server.services import Services
+from jaxpaged_server.traces import TracedRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Token ids, and the text they came from where there was one."""
+
+    ids: tuple[int, ...]
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What one HTTP request asks of the engine. n answers to each prompt; deadline: on the monotonic clock.
+
+    flight, headers: of the HTTP request; model: the name it was asked for by.
+    """
+
+    flight: Flight
+    headers: Mapping[str, str]
+    model: str
+    key: Key
+    prompts: tuple[Prompt, ...]
+    params: SamplingParams
+    n: int
+    kind: OutputKind
+    salt: str
+    deadline: float
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts, each counted once."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+
+def check_job(job: Job, info: EngineInfo) -> None:
+    """Raise what the engine would raise for these prompts and parameters, before anything waits for them.
+
+    Raises ParameterError, PromptError and ContextLengthError; an answer of a stated length must fit as well.
+    """
+    params, vocab, longest = job.params, info.vocab, info.max_model_len
+    if len(job.prompts) * job.n > info.max_num_seqs:
+        raise ParameterError(
+            name="prompts x n",
+            value=len(job.prompts) * job.n,
+            limit=f"the server computes max_num_seqs={info.max_num_seqs} answers at a time",
+            fix="Send several requests",
+        )
+    for name, tokens in (("logit_bias", params.logit_bias or {}), ("stop_token_ids", params.stop_ids)):
+        worst = max(tokens, default=0)
+        if worst >= vocab:
+            raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
+    for prompt in job.prompts:
+        check_prompt(prompt.ids, prompt.text or list(prompt.ids), vocab=vocab, max_model_len=longest)
+        if params.max_tokens is not None and len(prompt.ids) + params.max_tokens > longest:
+            raise ContextLengthError(
+                name="prompt length + max_tokens",
+                value=f"{len(prompt.ids)} + {params.max_tokens}",
+                limit=context_limit(longest),
+                fix=f"Ask for at most {longest - len(prompt.ids)} tokens, or send a shorter prompt",
+            )
+
+
+class Answer:
+    """One answer to one prompt. `index` is its place among the request's choices."""
+
+    def __init__(self, services: Services, job: Job, info: EngineInfo, index: int, ticket: Ticket) -> None:
+        self.index = index
+        self._ticket = ticket
+        self.prompt = job.prompts[index // job.n]
+        self._services = services
+        self._job = job
+        params = job.params
+        if params.seed is not None and index % job.n:
+            params = replace(params, seed=params.seed + index % job.n)  # equal answers are of no use
+        self._params = params
+        longest = info.max_model_len - len(self.prompt.ids)
+        eos = () if params.ignore_eos else services.text.tokenizer.eos_ids
+        self.request = Request(
+            id=str(index),
+            prompt=self.prompt.ids,
+            params=params,
+            seed=0,  # the engine draws
+            max_tokens=longest if params.max_tokens is None else min(params.max_tokens, longest),
+            stop_ids=frozenset(params.stop_ids) | frozenset(eos),
+            arrival_s=time.monotonic(),
+        )
+        self.completion = Completion(
+            self.request, services.text.tokenizer, prompt=self.prompt.text, kind=job.kind, clock=time.monotonic
+        )
+        self.num_tokens = 0
+        self._told = 0
+
+    async def outputs(self) -> AsyncGenerator[RequestOutput, None]:
+        """What there is to tell, as the job's output kind says; the last one is `finished`.
+
+        Raises what admission and the engine raise.
+        """
+        job, completion, request, ticket = self._job, self.completion, self.request, self._ticket
+        meter = self._meter()
+        try:
+            await ticket.turn()
+            meter.admitted()
+            stream = self._services.engine.submit(request.prompt, self._params, job.salt)
+            try:
+                while not completion.finished:
+                    items = await stream.next()
+                    count = self._take(items)
+                    ticket.charge(count)
+                    meter.tokens(count, queue_s=items[0].queue_s)
+                    if completion.finished and items[-1].finish is None:  # its text has met a stop string
+                        stream.finish()
+                    if completion.finished or self._is_due():
+                        yield completion.output()
+            finally:
+                stream.close()
+        finally:
+            ticket.release()
+            self._trace(meter.end(completion.finish, cached_tokens=request.num_cached))
+
+    def _is_due(self) -> bool:
+        """Whether a stream is told now: of its first token at once, then of so many at a time."""
+        interval = self._services.settings.stream_interval
+        if self._job.kind is not OutputKind.DELTA or 0 < self._told > self.num_tokens - interval:
+            return False
+        self._told = self.num_tokens
+        return True
+
+    def _meter(self) -> Meter:
+        job, request = self._job, self.request
+        return Meter(
+            self._services.metrics,
+            model=job.model,
+            key=job.key.name,
+            prompt_tokens=len(request.prompt),
+            max_tokens=request.max_tokens,
+            n=None if self.index % job.n else job.n,
+        )
+
+    def _trace(self, figures: RequestFigures) -> None:
+        if (traces := self._services.traces) is None:
+            return
+        traced = TracedRequest(
+            request_id=self._job.flight.request_id,
+            started_ns=time.time_ns() - int(figures.e2e_s * 1e9),
+            temperature=self._params.temperature,
+            top_p=self._params.top_p,
+        )
+        traces.on_request(figures, traced, self._job.headers)
+
+    def _take(self, items: Sequence[Item]) -> int:
+        """Put items into the text; those after its end are dropped. Returns how many tokens they were."""
+        count = 0
+        for item in items:
+            if item.num_cached:
+                self.request.num_cached = item.num_cached
+            count += item.token is not None
+            self.completion.push(_event(item, self.request.id))
+            if self.completion.finished:
+                break
+        self.num_tokens += count
+        return count
+
+
+async def outputs_of(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, RequestOutput], None]:
+    """The outputs of several answers as they come. The first failure ends all of them."""
+    if len(answers) == 1:  # no task between the engine and the reader
+        async with aclosing(answers[0].outputs()) as outputs:
+            async for output in outputs:
+                yield answers[0], output
+        return
+    queue: asyncio.Queue[tuple[Answer, RequestOutput] | BaseException] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(answer, queue)) for answer in answers]
+    try:
+        left = len(answers)
+        while left:
+            got = await queue.get()
+            if isinstance(got, BaseException):
+                raise got
+            left -= got[1].finished
+            yield got
+    finally:
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(answer: Answer, queue: asyncio.Queue[tuple[Answer, RequestOutput] | BaseException]) -> None:
+    try:
+        async with aclosing(answer.outputs()) as outputs:
+            async for output in outputs:
+                queue.put_nowait((answer, output))
+    except Exception as error:
+        queue.put_nowait(error)
+
+
+async def gather(answers: Sequence[Answer]) -> list[RequestOutput]:
+    """The last output of each answer, in their order."""
+    last: dict[int, RequestOutput] = {}
+    async with aclosing(outputs_of(answers)) as outputs:
+        async for answer, output in outputs:
+            last[answer.index] = output
+    return [last[answer.index] for answer in answers]
+
+
+@contextmanager
+def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
+    """The answers that a job asks for, lined up and not begun; their places are given back at the end.
+
+    Raises what `check_job` raises, NotReadyError, RateLimitedError and QueueFullError.
+    """
+    info = services.info()
+    check_job(job, info)
+    lengths = [len(prompt.ids) for prompt in job.prompts for _ in range(job.n)]
+    tickets = services.admission.line_up(job.key, prompt_tokens=lengths, deadline_s=job.deadline)
+    answers: list[Answer] = []
+    try:
+        answers += [Answer(services, job, info, index, ticket) for index, ticket in enumerate(tickets)]
+        yield answers
+    finally:
+        for ticket in tickets:
+            ticket.release()
+        job.flight.prompt_tokens = job.prompt_tokens
+        job.flight.completion_tokens = sum(answer.num_tokens for answer in answers)
+
+
+def _event(item: Item, request_id: str) -> TokenEvent:
+    return TokenEvent(
+        request_id,
+        item.token,
+        None if item.finish is None else FinishReason(item.finish),
+        item.stop_reason,
+        None if item.logprobs is None else _logprobs(item.logprobs),
+        item.error,
+        _prompt_logprobs(item),
+    )
+
+
+def _prompt_logprobs(item: Item) -> PromptLogprobs | None:
+    if item.prompt_logprobs is None:
+        return None
+    return tuple(None if pairs is None else _logprobs(pairs) for pairs in item.prompt_logprobs)
+
+
+def _logprobs(pairs: dict[int, tuple[float, int]]) -> dict[int, Logprob]:
+    return {token: Logprob(logprob=value, rank=rank) for token, (value, rank) in pairs.items()}
+
+
+__all__ = ["Answer", "Job", "Prompt", "answering", "check_job", "gather", "outputs_of"]

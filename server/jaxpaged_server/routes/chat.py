@@ -1,0 +1,218 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from jaxpaged.errors import ParameterError
+from jaxpaged.request import RequestOutput, SamplingParams
+from jaxpaged_server.api.chat import (
+    REFUSED,
+    AnswerMessage,
+    ChatChoice,
+    ChatEvent,
+    ChatEventChoice,
+    ChatLogprobs,
+    ChatMessage,
+    ChatReply,
+    ChatRequest,
+    Delta,
+)
+from jaxpaged_server.api.common import ABSENT, StreamOptions, Usage, usage_of
+from jaxpaged_server.api.parse import parse_body
+from jaxpaged_server.body import read_body
+from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
+from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
+from jaxpaged_server.reply import json_reply
+from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
+from jaxpaged_server.routes.streaming import stream_reply
+from jaxpaged_server.services import Services, services_of
+from jaxpaged_server.stream import EventStream
+
+_RESERVED = frozenset(
+    {
+        *("messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"),
+        *("tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding", "truncation"),
+        *("max_length", "tokenizer_kwargs", "conversation"),
+    }
+)
+"""Names that mean something to the renderer itself, or to other servers' ones."""
+
+
+async def create_chat_completion(request: web.Request) -> web.StreamResponse:
+    """Answer a conversation."""
+    services = services_of(request)
+    body = parse_body(await read_body(request), ChatRequest, refused=REFUSED)
+    head = make_head(services, body, "chatcmpl")
+    params = _params(body)
+    prompt = await _prompt(services, body)
+    job = make_job(services, request, body, (prompt,), params)
+    with answering(services, job) as answers:
+        writer = _Writer(services, head, body, job, answers)
+        if body.stream:
+            return await stream_reply(request, services, job, writer.events)
+        async with services.deadline(job.deadline):
+            outputs = await gather(answers)
+        return json_reply(writer.reply(outputs), headers=services.load_headers(request))
+
+
+class _Writer:
+    """Outputs in the form of the API: one per request."""
+
+    def __init__(self, services: Services, head: Head, body: ChatRequest, job: Job, answers: Sequence[Answer]) -> None:
+        self._services = services
+        self._head = head
+        self._body = body
+        self._job = job
+        self._answers = answers
+        self._options = body.stream_options or StreamOptions()
+        self._begun = [False] * len(answers)
+        self._role = services.settings.response_role
+        self._echoed = str(body.messages[-1].content) if body.echo and body.continue_final_message else ""
+
+    def reply(self, outputs: Sequence[RequestOutput]) -> ChatReply:
+        """All of it, at once."""
+        head, body = self._head, self._body
+        choices = [
+            ChatChoice(
+                index=i,
+                message=AnswerMessage(content=self._echoed + output.outputs[0].text, role=self._role),
+                logprobs=self._logprobs(output),
+                finish_reason=output.outputs[0].finish_reason,
+                stop_reason=output.outputs[0].stop_reason,
+                token_ids=list(output.outputs[0].token_ids) if body.return_token_ids else ABSENT,
+            )
+            for i, output in enumerate(outputs)
+        ]
+        found = outputs[0].prompt_logprobs
+        tokenizer = self._services.text.tokenizer
+        return ChatReply(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            choices=choices,
+            usage=self.usage(),
+            system_fingerprint=head.system_fingerprint,
+            prompt_logprobs=ABSENT if body.prompt_logprobs is None else prompt_logprobs_reply(tokenizer, found),
+            prompt_token_ids=list(self._job.prompts[0].ids) if body.return_token_ids else ABSENT,
+        )
+
+    async def events(self, events: EventStream) -> None:
+        """Send the whole stream but its end: the role, then what is said, then the usage where it is asked for."""
+        options = self._options
+        async with aclosing(outputs_of(self._answers)) as outputs:
+            async for answer, output in outputs:
+                i, usage = answer.index, self.usage() if options.continuous_usage_stats else ABSENT
+                if not self._begun[i]:
+                    self._begun[i] = True
+                    opening = Delta(role=self._role, content=self._echoed)
+                    await events.send(self._event([ChatEventChoice(index=i, delta=opening)], usage))
+                said = output.outputs[0]
+                choice = ChatEventChoice(
+                    index=i,
+                    delta=Delta(content=said.text) if said.text else Delta(),
+                    logprobs=self._logprobs(output),
+                    finish_reason=said.finish_reason,
+                    stop_reason=ABSENT if said.finish_reason is None else said.stop_reason,
+                    token_ids=list(said.token_ids) if self._body.return_token_ids else ABSENT,
+                )
+                if said.text or said.token_ids or said.finish_reason:
+                    await events.send(self._event([choice], usage))
+        if options.include_usage:
+            await events.send(self._event([], self.usage()))
+
+    def usage(self) -> Usage:
+        """Of all answers so far; the prompt counts once."""
+        answers = self._answers
+        tokens = sum(answer.num_tokens for answer in answers)
+        return usage_of(self._job.prompt_tokens, tokens, answers[0].request.num_cached)
+
+    def _logprobs(self, output: RequestOutput) -> ChatLogprobs | None:
+        said, body = output.outputs[0], self._body
+        if not body.logprobs:
+            return None
+        wanted, as_ids = body.top_logprobs or 0, bool(body.return_tokens_as_token_ids)
+        tokenizer = self._services.text.tokenizer
+        return chat_logprobs(tokenizer, said.token_ids, said.logprobs or (), wanted=wanted, as_ids=as_ids)
+
+    def _event(self, choices: list[ChatEventChoice], usage: Usage | msgspec.UnsetType) -> ChatEvent:
+        head = self._head
+        return ChatEvent(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            choices=choices,
+            system_fingerprint=head.system_fingerprint,
+            usage=usage,
+        )
+
+
+def _params(body: ChatRequest) -> SamplingParams:
+    """Raises ParameterError."""
+    given = (body.max_tokens, body.max_completion_tokens)
+    if None not in given and given[0] != given[1]:
+        limit = f"it says something else than max_completion_tokens={given[1]}"
+        raise ParameterError(name="max_tokens", value=given[0], limit=limit, fix="Give one of the two")
+    if body.top_logprobs is not None and not body.logprobs:
+        limit = "logprobs are not asked for"
+        raise ParameterError(name="top_logprobs", value=body.top_logprobs, limit=limit, fix="Set logprobs to true")
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    max_tokens = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
+    return sampling_params(body, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=body.prompt_logprobs)
+
+
+async def _prompt(services: Services, body: ChatRequest) -> Prompt:
+    if body.chat_template is not None and not services.settings.trust_request_chat_template:
+        limit = "templates of requests are not run here"
+        fix = "Leave it out; the server's --trust-request-chat-template would allow it"
+        raise ParameterError(name="chat_template", value=body.chat_template, limit=limit, fix=fix)
+    text = await render_chat(
+        services,
+        body.messages,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
+        variables=body.chat_template_kwargs,
+        template=body.chat_template,
+    )
+    ids = await services.text.encode(text, add_special_tokens=bool(body.add_special_tokens))
+    return Prompt(ids=ids, text=text)
+
+
+async def render_chat(
+    services: Services,
+    messages: Sequence[ChatMessage],
+    *,
+    add_generation_prompt: bool | None,
+    continue_final_message: bool,
+    variables: dict[str, Any] | None,
+    template: str | None = None,
+) -> str:
+    """The prompt of a conversation. Raises ParameterError, PromptError and TokenizerError."""
+    for name in variables or {}:
+        if name in _RESERVED or not name.isidentifier():
+            limit = "it may not be set for the chat template"
+            raise ParameterError(name="chat_template_kwargs", value=name, limit=limit)
+    if continue_final_message and add_generation_prompt:
+        limit = "it contradicts continue_final_message"
+        raise ParameterError(name="add_generation_prompt", value=True, limit=limit, fix="Set one of the two")
+    generation = not continue_final_message if add_generation_prompt is None else add_generation_prompt
+    return await services.text.render(
+        [_plain(message) for message in messages],
+        add_generation_prompt=generation,
+        continue_final_message=continue_final_message,
+        variables={**services.settings.default_chat_template_kwargs, **(variables or {})},
+        template=template,
+    )
+
+
+def _plain(message: ChatMessage) -> dict[str, Any]:
+    """The message as templates know it: content is one text (parts are joined by newlines, as vLLM joins them)."""
+    plain = msgspec.to_builtins(message)
+    content = message.content
+    plain["content"] = "\n".join(part.text for part in content) if isinstance(content, list) else content or ""
+    return plain

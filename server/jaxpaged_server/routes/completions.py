@@ -1,0 +1,184 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import cast
+
+import msgspec
+from aiohttp import web
+
+from jaxpaged.errors import ParameterError, PromptError
+from jaxpaged.request import RequestOutput, SamplingParams
+from jaxpaged_server.api.common import ABSENT, MAX_PROMPTS, StreamOptions, Usage, usage_of
+from jaxpaged_server.api.completions import (
+    REFUSED,
+    CompletionChoice,
+    CompletionEvent,
+    CompletionReply,
+    CompletionRequest,
+)
+from jaxpaged_server.api.parse import parse_body
+from jaxpaged_server.body import read_body
+from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
+from jaxpaged_server.logprobs import completion_logprobs, prompt_logprobs_reply
+from jaxpaged_server.reply import json_reply
+from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
+from jaxpaged_server.routes.streaming import stream_reply
+from jaxpaged_server.services import Services, services_of
+from jaxpaged_server.stream import EventStream
+
+
+async def create_completion(request: web.Request) -> web.StreamResponse:
+    """Complete one prompt or several."""
+    services = services_of(request)
+    body = parse_body(await read_body(request), CompletionRequest, refused=REFUSED)
+    head = make_head(services, body, "cmpl")
+    prompts = await _prompts(services, body)
+    params = _params(body)
+    job = make_job(services, request, body, prompts, params)
+    with answering(services, job) as answers:
+        writer = _Writer(services, head, body, job, answers)
+        if body.stream:
+            return await stream_reply(request, services, job, writer.events)
+        async with services.deadline(job.deadline):
+            outputs = await gather(answers)
+        choices = [writer.choice(answer, output) for answer, output in zip(answers, outputs, strict=True)]
+        return json_reply(
+            CompletionReply(
+                id=head.id,
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=writer.usage(),
+                system_fingerprint=head.system_fingerprint,
+            ),
+            headers=services.load_headers(request),
+        )
+
+
+class _Writer:
+    """Outputs in the form of the API: one per request."""
+
+    def __init__(
+        self, services: Services, head: Head, body: CompletionRequest, job: Job, answers: Sequence[Answer]
+    ) -> None:
+        self._services = services
+        self._head = head
+        self._body = body
+        self._job = job
+        self._answers = answers
+        self._offsets = [0] * len(answers)  # characters of a choice that are told
+        self._begun = [False] * len(answers)
+        self._options = body.stream_options or StreamOptions()
+        self._scores_only = body.max_tokens == 0
+
+    def choice(self, answer: Answer, output: RequestOutput) -> CompletionChoice:
+        """What an output tells, as a choice; the prompt goes before the first one where it is echoed."""
+        said, body, i = output.outputs[0], self._body, answer.index
+        first, self._begun[i] = not self._begun[i], True
+        echoed = (self._echo_text(answer) if first else "") if body.echo else ""
+        text = "" if self._scores_only else said.text
+        tokenizer = self._services.text.tokenizer
+        logprobs = None
+        if body.logprobs is not None:
+            logprobs = completion_logprobs(
+                tokenizer,
+                ids=() if self._scores_only else said.token_ids,
+                logprobs=() if self._scores_only else said.logprobs or (),
+                prompt_ids=answer.prompt.ids if body.echo and first else (),
+                prompt_logprobs=(output.prompt_logprobs or ()) if body.echo and first else (),
+                wanted=body.logprobs,
+                start=self._offsets[i],
+                as_ids=bool(body.return_tokens_as_token_ids),
+            )
+        self._offsets[i] += len(echoed) + len(text)
+        return CompletionChoice(
+            index=i,
+            text=echoed + text,
+            logprobs=logprobs,
+            finish_reason=said.finish_reason,
+            stop_reason=said.stop_reason,
+            prompt_logprobs=prompt_logprobs_reply(tokenizer, output.prompt_logprobs)
+            if body.prompt_logprobs is not None and first
+            else ABSENT,
+            token_ids=list(said.token_ids) if body.return_token_ids else ABSENT,
+            prompt_token_ids=list(answer.prompt.ids) if body.return_token_ids and first else ABSENT,
+        )
+
+    async def events(self, events: EventStream) -> None:
+        """Send the whole stream but its end."""
+        options = self._options
+        async with aclosing(outputs_of(self._answers)) as outputs:
+            async for answer, output in outputs:
+                usage = self.usage() if options.continuous_usage_stats else ABSENT
+                await events.send(self._event([self.choice(answer, output)], usage))
+        if options.include_usage:
+            await events.send(self._event([], self.usage()))
+
+    def usage(self) -> Usage:
+        """Of all answers so far; a prompt counts once, however many answers it has."""
+        answers, job = self._answers, self._job
+        cached = sum(answer.request.num_cached for answer in answers[:: job.n])
+        tokens = 0 if self._scores_only else sum(answer.num_tokens for answer in answers)
+        return usage_of(job.prompt_tokens, tokens, cached)
+
+    def _event(self, choices: list[CompletionChoice], usage: Usage | msgspec.UnsetType) -> CompletionEvent:
+        head = self._head
+        return CompletionEvent(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            choices=choices,
+            system_fingerprint=head.system_fingerprint,
+            usage=usage,
+        )
+
+    def _echo_text(self, answer: Answer) -> str:
+        if answer.prompt.text is not None:
+            return answer.prompt.text
+        return self._services.text.tokenizer.decode(answer.prompt.ids, skip_special_tokens=False)
+
+
+def _params(body: CompletionRequest) -> SamplingParams:
+    """Raises ParameterError. No answer at all (max_tokens 0) is for scoring an echoed prompt: one token is computed and
+    not told."""
+    if body.max_tokens == 0 and not body.echo:
+        raise ParameterError(
+            name="max_tokens", value=0, limit="it must be at least 1 where the prompt is not echoed", fix="Set echo"
+        )
+    prompt_logprobs = body.prompt_logprobs
+    if body.echo and body.logprobs is not None:
+        prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
+    max_tokens = 16 if body.max_tokens is None else max(1, body.max_tokens)
+    params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
+    return replace(params, min_tokens=0) if body.max_tokens == 0 else params
+
+
+async def _prompts(services: Services, body: CompletionRequest) -> tuple[Prompt, ...]:
+    """The prompts of a body. Raises PromptError and ParameterError."""
+    special = True if body.add_special_tokens is None else body.add_special_tokens
+    given = body.prompt
+    if isinstance(given, list) and given and all(isinstance(item, int) for item in given):
+        given = [given]  # one prompt of token ids
+    items = given if isinstance(given, list) else [given]
+    if not items:
+        raise PromptError(name="prompt", value=[], limit="it has no token", fix="Give at least one")
+    if len(items) > MAX_PROMPTS:
+        limit = f"a request may hold {MAX_PROMPTS} prompts"
+        raise ParameterError(name="prompt", value=f"{len(items)} prompts", limit=limit, fix="Send several requests")
+    kinds = {type(item) for item in items}
+    if len(kinds) > 1 or int in kinds:
+        limit = "it must be a text, texts, token ids, or lists of token ids, not a mixture"
+        raise PromptError(name="prompt", value=given, limit=limit)
+    prompts: list[Prompt] = []
+    for item in items:
+        if isinstance(item, str):
+            ids = await services.text.encode(item, add_special_tokens=special)
+            prompts.append(Prompt(ids=ids, text=item))
+        else:
+            assert isinstance(item, list)
+            prompts.append(Prompt(ids=tuple(cast("list[int]", item))))
+    return tuple(prompts)

@@ -1,0 +1,111 @@
+"""What completions and chat share: their fields become SamplingParams and a Job."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from jaxpaged.errors import ParameterError
+from jaxpaged.outputs import OutputKind
+from jaxpaged.request import SamplingParams
+from jaxpaged_server.api.common import SamplingFields
+from jaxpaged_server.generation import Job, Prompt
+from jaxpaged_server.services import Services, flight_of, key_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What every reply and event of a request begins with. created: Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+def sampling_params(
+    body: SamplingFields, *, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None
+) -> SamplingParams:
+    """The parameters of a body; what it leaves out has vLLM's default. Raises ParameterError."""
+    given = {
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "seed": body.seed,
+        "stop": body.stop,
+        "stop_token_ids": body.stop_token_ids,
+        "ignore_eos": body.ignore_eos,
+        "include_stop_str_in_output": body.include_stop_str_in_output,
+        "min_tokens": body.min_tokens,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "repetition_penalty": body.repetition_penalty,
+        "skip_special_tokens": body.skip_special_tokens,
+        "logprobs": logprobs,
+        "prompt_logprobs": prompt_logprobs,
+    }
+    if body.logit_bias is not None:
+        given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
+    return SamplingParams(max_tokens=max_tokens, **{name: value for name, value in given.items() if value is not None})
+
+
+def make_job(
+    services: Services,
+    request: web.Request,
+    body: SamplingFields,
+    prompts: tuple[Prompt, ...],
+    params: SamplingParams,
+) -> Job:
+    """The job of a request. Raises ParameterError for stream options without a stream."""
+    if body.stream_options is not None and not body.stream:
+        raise ParameterError(
+            name="stream_options", value="given", limit="there is no stream", fix="Set stream to true, or leave it out"
+        )
+    key = key_of(request)
+    return Job(
+        flight=flight_of(request),
+        headers=request.headers,
+        model=services.model(body.model),
+        key=key,
+        prompts=prompts,
+        params=params,
+        n=body.n or 1,
+        kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
+        salt=key.namespace(body.cache_salt),
+        deadline=time.monotonic() + _seconds(services, request, body),
+    )
+
+
+def make_head(services: Services, body: SamplingFields, prefix: str) -> Head:
+    """Raises ModelNotFoundError and NotReadyError."""
+    model, info = services.model(body.model), services.info()
+    name = body.request_id or secrets.token_hex(12)
+    return Head(
+        id=f"{prefix}-{name}",
+        created=services.now(),
+        model=model,
+        system_fingerprint=f"fp_{info.fingerprint}",
+    )
+
+
+def _seconds(services: Services, request: web.Request, body: SamplingFields) -> float:
+    """Until the request is ended: the least of its field, its header X-Request-Timeout, and the server's limit."""
+    limits = [services.settings.request_timeout_s]
+    if body.timeout is not None:
+        limits.append(body.timeout)
+    header = request.headers.get("X-Request-Timeout")
+    if header is not None:
+        try:
+            seconds = float(header)
+        except ValueError:
+            seconds = 0.0
+        if not 0.0 < seconds <= 86_400.0:
+            raise ParameterError(
+                name="X-Request-Timeout", value=header[:64], limit="it must be seconds, above 0 and at most 86400"
+            )
+        limits.append(seconds)
+    return min(limits)

@@ -1,0 +1,118 @@
+"""The parent's end: a few children, started when first needed, killed when they take too long, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from typing import Any
+
+import msgspec
+
+from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged_server.templating.worker import Render, Rendered
+
+_START_S = 20.0
+"""Seconds that a child may take to start, beside the time of the template itself."""
+
+
+class TemplateRenderer:
+    """Renders conversations by the templates of a model folder.
+
+    limit_s: seconds of one rendering. workers: how many at a time; others wait.
+    """
+
+    def __init__(self, folder: str, *, limit_s: float = 1.0, workers: int = 2) -> None:
+        self._folder = folder
+        self._limit_s = limit_s
+        self._idle: list[asyncio.subprocess.Process] = []
+        self._places = asyncio.Semaphore(workers)
+        self._decode = msgspec.msgpack.Decoder(Rendered).decode
+        self._closed = False
+
+    async def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        variables: dict[str, Any],
+        most: int,
+        template: str | None = None,
+    ) -> str:
+        """The prompt of a conversation. Raises PromptError and TokenizerError as `ChatTemplates.render` does.
+
+        PromptError too where it takes too long, too much memory, or makes more than `most` characters.
+        """
+        asked = _frame(
+            Render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                variables=variables,
+                most=most,
+                template=template,
+            )
+        )
+        async with self._places:
+            fresh = not self._idle
+            child = await self._start() if fresh else self._idle.pop()
+            try:
+                async with asyncio.timeout(self._limit_s + (_START_S if fresh else 0.0)):
+                    reply = await self._ask(child, asked)
+            except TimeoutError:
+                await _kill(child)
+                limit = f"the chat template takes more than {self._limit_s:g} s for them"
+                raise _refusal("PromptError", "messages", limit) from None
+            except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
+                await _kill(child)
+                limit = "the chat template broke its process, by the memory it took or otherwise"
+                raise _refusal("PromptError", "messages", limit) from None
+            except BaseException:  # the client left: what the child says to it would be read by the next one
+                child.kill()
+                raise
+            if self._closed:
+                await _kill(child)
+            else:
+                self._idle.append(child)
+        if reply.refused is not None:
+            raise _refusal(reply.refused, reply.name, reply.limit, reply.fix)
+        return reply.text
+
+    async def close(self) -> None:
+        """End the children."""
+        self._closed = True
+        for child in self._idle:
+            await _kill(child)
+        self._idle.clear()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        command = (sys.executable, "-m", "jaxpaged_server.templating.worker", self._folder)
+        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+
+    async def _ask(self, child: asyncio.subprocess.Process, asked: bytes) -> Rendered:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(asked)
+        await child.stdin.drain()
+        length = int.from_bytes(await child.stdout.readexactly(4), "little")
+        return self._decode(await child.stdout.readexactly(length))
+
+
+def _frame(asked: Render) -> bytes:
+    """Raises PromptError for numbers that no machine word holds."""
+    try:
+        body = msgspec.msgpack.encode(asked)
+    except OverflowError:
+        raise _refusal("PromptError", "messages", "a whole number in them has more than 64 bits") from None
+    return len(body).to_bytes(4, "little") + body
+
+
+def _refusal(kind: str, name: str, limit: str, fix: str = "") -> Exception:
+    made = TokenizerError if kind == "TokenizerError" else PromptError
+    return made(name=name, value="(this conversation)" if name == "messages" else "(the model's)", limit=limit, fix=fix)
+
+
+async def _kill(child: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        child.kill()
+    await child.wait()

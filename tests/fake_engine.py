@@ -1,0 +1,164 @@
+"""An engine process without an engine, which starts in no time: what the supervisor's tests start and see end.
+
+It serves tokens that count up from the prompt's last one, and misbehaves as `--behaviour` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from jaxpaged_server.engine_process.error_fields import fields_of
+from jaxpaged_server.engine_process.wire import (
+    Abort,
+    Beat,
+    Broken,
+    Call,
+    EngineInfo,
+    Finish,
+    Frames,
+    Item,
+    Message,
+    Phase,
+    Ready,
+    Refused,
+    Reply,
+    Start,
+    Stop,
+    Submit,
+    Tokens,
+    engine_decoder,
+    frame,
+)
+
+from jaxpaged.errors import ConfigError
+from jaxpaged.kvcache import KVLedger
+from jaxpaged.metrics import EngineMetrics
+
+SILENT_TOKEN = 0
+"""A prompt that ends with it gets one token and no end."""
+LEDGER = KVLedger(live=0, behind=0, shared=0, tail=0, cached=0, free=16, null=4, tokens=0, contiguous=0)
+INFO = EngineInfo(
+    model="fake",
+    architecture="None",
+    max_model_len=64,
+    vocab=100,
+    block_size=4,
+    num_blocks=5,
+    max_num_seqs=4,
+    max_num_batched_tokens=64,
+    dtype="float32",
+    kv_cache_dtype="float32",
+    quantization=None,
+    enable_prefix_caching=True,
+    attention_backend="xla",
+    device="none",
+    fingerprint="0123456789abcdef",
+    startup_s=0.0,
+    table=[],
+)
+
+
+def beat(*, step_age_s: float = 0.0, full_step_s: float = 0.01) -> Beat:
+    return Beat(
+        metrics=EngineMetrics(),
+        ledger=LEDGER,
+        running=0,
+        waiting=0,
+        step_age_s=step_age_s,
+        oldest_wait_s=0.0,
+        longest_step_s=full_step_s,
+        steps=[],
+        full_step_s=full_step_s,
+    )
+
+
+class FakeEngine:
+    def __init__(self, sock: socket.socket, behaviour: str, told: Path | None) -> None:
+        self.sock, self.behaviour, self.told = sock, behaviour, told
+        self.frames, self.decoder = Frames(), engine_decoder()
+
+    def send(self, message: Message) -> None:
+        self.sock.sendall(frame(message))
+
+    def run(self) -> None:
+        self.receive()  # the start
+        self.send(Phase("compiling", 3, 4, 0.5))
+        if self.behaviour == "mute":
+            time.sleep(60)
+        if self.behaviour == "refuse":
+            self.send(Broken(fields_of(ConfigError(name="dtype", value="int3", limit="there is none")), True))
+            os._exit(1)
+        self.send(Ready(INFO))
+        if self.behaviour == "die":
+            os._exit(3)
+        if self.behaviour == "garbage":
+            self.sock.sendall(b"\x02\0\0\0\xc1\xc1")
+        self.serve()
+
+    def serve(self) -> None:
+        self.sock.settimeout(0.05)
+        hung_s = 0.0
+        while True:
+            try:
+                self.receive()
+            except TimeoutError:
+                if self.behaviour == "hang":
+                    hung_s += 0.05
+                if self.behaviour != "silent":
+                    self.send(beat(step_age_s=hung_s))
+
+    def receive(self) -> None:
+        data = self.sock.recv(1 << 16)
+        if not data:
+            os._exit(1)
+        for body in self.frames.push(data):
+            self.obey(self.decoder.decode(body))
+
+    def obey(self, message: object) -> None:
+        if self.told is not None:
+            with self.told.open("a") as file:
+                file.write(f"{message}\n")
+        match message:
+            case Submit(number, ids, params):
+                self.answer(number, ids[-1], params.max_tokens or 1)
+            case Call(number, name, argument):
+                if name != "nothing":
+                    self.send(Reply(number, f"{name} {argument}"))
+            case Stop():
+                if self.behaviour != "stubborn":
+                    os._exit(0)
+            case Start() | Abort() | Finish():
+                pass
+            case _:
+                raise AssertionError(message)
+
+    def answer(self, number: int, last: int, count: int) -> None:
+        if last >= INFO.vocab:
+            self.send(Refused(number, fields_of(ConfigError(name="prompt", value=last, limit="no such token"))))
+        elif last == SILENT_TOKEN:
+            self.send(Tokens([Item(number, 1, num_cached=3)]))
+        else:
+            for i in range(count):
+                self.send(Tokens([Item(number, last + 1 + i, "length" if i == count - 1 else None)]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int)
+    parser.add_argument("--parent", type=int)
+    parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--behaviour", default="serve")
+    parser.add_argument("--told", type=Path)
+    options = parser.parse_args()
+    faulthandler.register(signal.SIGUSR1)
+    FakeEngine(socket.socket(fileno=options.fd), options.behaviour, options.told).run()
+
+
+if __name__ == "__main__":
+    main()

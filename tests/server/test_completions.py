@@ -1,0 +1,286 @@
+"""/v1/completions over a scripted engine: the forms of prompts, replies, streams, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from scripted_engine import ScriptedEngine, ScriptedStream, next_token
+from served import Served, served
+
+from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.tokenize import Tokenizer
+
+TOKENIZER = Tokenizer.load(TINY_MODEL)
+PATH = "/v1/completions"
+
+
+def text_of(ids: list[int], count: int) -> str:
+    return TOKENIZER.decode([next_token(ids, i) for i in range(count)])
+
+
+async def events_of(it: Served, path: str = PATH, **body: Any) -> list[Any]:
+    """The data of a stream's events, [DONE] as a string."""
+    async with it.client.post(path, json={"stream": True, **body}) as response:
+        assert response.status == 200, await response.text()
+        assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        raw = (await response.read()).decode()
+    lines = [block.removeprefix("data: ") for block in raw.split("\n\n") if block and not block.startswith(":")]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+async def test_a_reply_has_openais_form() -> None:
+    async with served() as it:
+        status, reply = await it.post(PATH, prompt=[5, 6, 7], max_tokens=3)
+    assert status == 200
+    assert reply["id"].startswith("cmpl-")
+    assert {name: reply[name] for name in ("object", "model", "system_fingerprint", "usage")} == {
+        "object": "text_completion",
+        "model": "tiny",
+        "system_fingerprint": "fp_0123456789abcdef",
+        "usage": {
+            "prompt_tokens": 3,
+            "completion_tokens": 3,
+            "total_tokens": 6,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+    }
+    assert reply["choices"] == [
+        {
+            "index": 0,
+            "text": text_of([5, 6, 7], 3),
+            "logprobs": None,
+            "finish_reason": "length",
+            "stop_reason": None,
+        }
+    ]
+
+
+async def test_prompts_may_be_texts_ids_and_lists_of_both() -> None:
+    ids = TOKENIZER.encode("def f")
+    cases: list[tuple[Any, list[list[int]]]] = [
+        ("def f", [ids]),
+        (["def f", "def f"], [ids, ids]),
+        ([1, 2], [[1, 2]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+    ]
+    async with served() as it:
+        for prompt, expected in cases:
+            it.engine.streams.clear()
+            status, reply = await it.post(PATH, prompt=prompt, max_tokens=2)
+            assert status == 200, reply
+            assert sorted(list(stream.ids) for stream in it.engine.streams) == sorted(expected)
+            assert [choice["text"] for choice in reply["choices"]] == [text_of(each, 2) for each in expected]
+
+
+async def test_n_answers_are_drawn_from_seeds_of_their_own() -> None:
+    async with served() as it:
+        status, reply = await it.post(PATH, prompt=[[1], [2]], n=2, seed=10, max_tokens=2)
+        assert status == 200
+        assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
+        assert sorted((stream.ids[0], stream.params.seed) for stream in it.engine.streams) == [
+            (1, 10),
+            (1, 11),
+            (2, 10),
+            (2, 11),
+        ]
+        assert reply["usage"]["prompt_tokens"] == 2
+        assert reply["usage"]["completion_tokens"] == 8
+
+
+async def test_a_stream_tells_the_same_text_and_ends_with_done() -> None:
+    async with served() as it:
+        events = await events_of(it, prompt=[1, 2], max_tokens=5, stream_options={"include_usage": True})
+    assert events[-1] == "[DONE]"
+    assert events[-2]["choices"] == []
+    assert events[-2]["usage"]["completion_tokens"] == 5
+    assert "".join(event["choices"][0]["text"] for event in events[:-2]) == text_of([1, 2], 5)
+    assert [event["choices"][0]["finish_reason"] for event in events[:-2]] == [None] * 4 + ["length"]
+    assert all("usage" not in event for event in events[:-2])
+    assert len({event["id"] for event in events[:-1]}) == 1
+
+
+async def test_usage_may_come_with_every_event() -> None:
+    async with served() as it:
+        events = await events_of(it, prompt=[1], max_tokens=3, stream_options={"continuous_usage_stats": True})
+    assert [event["usage"]["completion_tokens"] for event in events[:-1]] == [1, 2, 3]
+
+
+async def test_tokens_that_pile_up_behind_a_slow_reader_are_one_event() -> None:
+    async def pace(stream: ScriptedStream) -> int:
+        await asyncio.sleep(0)
+        return 1 if stream.sent == 0 else 64
+
+    async with served(ScriptedEngine(pace)) as it:
+        events = await events_of(it, prompt=[1], max_tokens=40)
+    assert len(events) == 3
+    assert "".join(event["choices"][0]["text"] for event in events[:-1]) == text_of([1], 40)
+
+
+async def test_a_stream_may_gather_tokens_after_the_first() -> None:
+    async with served(stream_interval=4) as it:
+        events = await events_of(it, prompt=[1], max_tokens=10, return_token_ids=True)
+    assert [len(event["choices"][0]["token_ids"]) for event in events[:-1]] == [1, 4, 4, 1]
+    assert "".join(event["choices"][0]["text"] for event in events[:-1]) == text_of([1], 10)
+
+
+async def test_echo_puts_the_prompt_before_the_answer() -> None:
+    async with served() as it:
+        _, reply = await it.post(PATH, prompt="def f", echo=True, max_tokens=2)
+        assert reply["choices"][0]["text"] == "def f" + text_of(TOKENIZER.encode("def f"), 2)
+        _, reply = await it.post(PATH, prompt=[300, 301], echo=True, max_tokens=2)
+        assert reply["choices"][0]["text"] == TOKENIZER.decode([300, 301]) + text_of([300, 301], 2)
+        events = await events_of(it, prompt="def f", echo=True, max_tokens=2)
+        assert "".join(event["choices"][0]["text"] for event in events[:-1]) == reply_text(it, "def f")
+
+
+def reply_text(it: Served, prompt: str) -> str:
+    del it
+    return prompt + text_of(TOKENIZER.encode(prompt), 2)
+
+
+async def test_an_echoed_prompt_has_its_logprobs_and_may_have_no_answer() -> None:
+    async with served() as it:
+        status, reply = await it.post(PATH, prompt=[300, 301, 302], echo=True, max_tokens=0, logprobs=1)
+    assert status == 200, reply
+    choice = reply["choices"][0]
+    pieces = [TOKENIZER.decode([token]) for token in (300, 301, 302)]
+    assert choice["text"] == "".join(pieces)
+    assert choice["logprobs"] == {
+        "text_offset": [0, len(pieces[0]), len(pieces[0]) + len(pieces[1])],
+        "token_logprobs": [None, -2.0, -2.0],
+        "tokens": pieces,
+        "top_logprobs": [None, {pieces[1]: -2.0}, {pieces[2]: -2.0}],
+    }
+    assert reply["usage"]["completion_tokens"] == 0
+
+
+async def test_logprobs_hold_the_token_and_the_asked_number_of_alternatives() -> None:
+    async with served() as it:
+        _, reply = await it.post(PATH, prompt=[1], max_tokens=2, logprobs=2, return_tokens_as_token_ids=True)
+    first = next_token([1], 0)
+    told = reply["choices"][0]["logprobs"]
+    assert told["tokens"] == [f"token_id:{first}", f"token_id:{first + 1}"]
+    assert told["token_logprobs"] == [-0.5, -0.5]
+    assert told["top_logprobs"][0] == {f"token_id:{first}": -0.5, f"token_id:{first + 1}": -1.5}
+
+
+async def test_a_stop_string_ends_the_request_below_and_is_told() -> None:
+    answer = text_of([1], 12)
+    stop = answer[5:7]
+    async with served() as it:
+        _, reply = await it.post(PATH, prompt=[1], max_tokens=12, stop=stop)
+        (stream,) = it.engine.streams
+        assert stream.finished
+    assert reply["choices"][0] | {"logprobs": None} == {
+        "index": 0,
+        "text": answer[: answer.index(stop)],
+        "logprobs": None,
+        "finish_reason": "stop",
+        "stop_reason": stop,
+    }
+
+
+async def test_what_the_model_cannot_do_is_refused_before_it_is_asked() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"prompt": "", "max_tokens": 1}, "prompt"),
+        ({"prompt": [], "max_tokens": 1}, "prompt"),
+        ({"prompt": [[]], "max_tokens": 1}, "prompt"),
+        ({"prompt": ["a", [1]]}, "mixture"),
+        ({"prompt": [1, "a"]}, "mixture"),
+        ({"prompt": [4096]}, "token ids go from 0 to 4095"),
+        ({"prompt": [2**31 - 1]}, "token ids go from 0 to 4095"),
+        ({"prompt": [1] * 256}, "max_model_len=256"),
+        ({"prompt": [1], "max_tokens": 256}, "max_model_len=256"),
+        ({"prompt": ["a"] * 33}, "32 prompts"),
+        ({"prompt": ["a"] * 5, "n": 2}, "max_num_seqs=8"),
+        ({"prompt": "a", "stop_token_ids": [4096]}, "stop_token_ids"),
+        ({"prompt": "a", "logit_bias": {"4096": 1}}, "logit_bias"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "min_tokens": 20}, "min_tokens"),
+        ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
+        ({"prompt": "a", "echo": 1}, "echo"),
+        ({"max_tokens": 1}, "prompt"),
+    ]
+    async with served() as it:
+        for body, reason in cases:
+            status, reply = await it.post(PATH, **body)
+            assert status == 400, body
+            assert set(reply) == {"error"}
+            assert set(reply["error"]) == {"message", "type", "param", "code"}
+            assert reply["error"]["type"] == "invalid_request_error"
+            assert reason in reply["error"]["message"], reply
+        assert not it.engine.streams
+        status, reply = await it.post(PATH, prompt="a", model="other")
+        assert (status, reply["error"]["code"]) == (404, "model_not_found")
+        for too_long in ({"prompt": [1] * 300}, {"prompt": [1] * 200, "max_tokens": 57}):
+            status, reply = await it.post(PATH, **too_long)
+            assert (status, reply["error"]["code"]) == (400, "context_length_exceeded")
+            assert reply["error"]["param"] is None, "there is no field of that name"
+            # litellm and agents tell this error by these words, and shorten the prompt
+            assert "this model's maximum context length is 256 tokens" in reply["error"]["message"]
+
+
+async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with_503() -> None:
+    async def pace(stream: ScriptedStream) -> int:
+        if stream.sent == 2:
+            stream.engine.break_down()
+            return 0
+        await asyncio.sleep(0)
+        return 1
+
+    async with served(ScriptedEngine(pace)) as it:
+        events = await events_of(it, prompt=[1], max_tokens=9)
+        assert [event if event == "[DONE]" else list(event) for event in events][-2:] == [["error"], "[DONE]"]
+        assert events[-2]["error"]["code"] == "engine_stopped"
+        status, reply = await it.post(PATH, prompt=[1])
+        assert status == 503
+        assert reply["error"]["code"] == "not_ready"
+
+
+async def test_an_abort_is_told_as_the_reason_of_the_end() -> None:
+    async def pace(stream: ScriptedStream) -> int:
+        if stream.sent == 2:
+            stream.engine.abort_all()
+            return 0
+        await asyncio.sleep(0)
+        return 1
+
+    async with served(ScriptedEngine(pace)) as it:
+        events = await events_of(it, prompt=[1], max_tokens=9)
+    assert events[-2]["choices"][0]["finish_reason"] == "abort"
+    assert events[-1] == "[DONE]"
+
+
+async def test_a_request_has_its_time_and_no_more() -> None:
+    async def pace(stream: ScriptedStream) -> int:
+        await asyncio.sleep(0 if stream.sent < 2 else 30)
+        return 1
+
+    async with served(ScriptedEngine(pace)) as it:
+        status, reply = await it.post(PATH, prompt=[1], timeout=1.0)
+        assert (status, reply["error"]["code"]) == (504, "deadline_exceeded")
+        async with it.client.post(PATH, json={"prompt": [1]}, headers={"X-Request-Timeout": "0.1"}) as response:
+            assert response.status == 504
+        for bad in ("0", "nan", "soon", "-1"):
+            async with it.client.post(PATH, json={"prompt": [1]}, headers={"X-Request-Timeout": bad}) as response:
+                assert response.status == 400
+    async with served(ScriptedEngine(pace), request_timeout_s=0.1) as it:
+        events = await events_of(it, prompt=[1])
+        assert events[-2]["error"]["code"] == "deadline_exceeded"
+
+
+async def test_a_quiet_stream_is_kept_alive_by_comments() -> None:
+    async def pace(stream: ScriptedStream) -> int:
+        await asyncio.sleep(0.3)
+        return 1
+
+    async with (
+        served(ScriptedEngine(pace), sse_keep_alive_interval=0.1) as it,
+        it.client.post(PATH, json={"prompt": [1], "max_tokens": 1, "stream": True}) as response,
+    ):
+        raw = await response.read()
+    assert raw.startswith(b": keep-alive\n\n")
+    assert raw.count(b"data: ") == 2
+    assert raw.endswith(b"data: [DONE]\n\n")

@@ -1,0 +1,96 @@
+"""Chat templates in a process of their own: same text as in this one, and an end to those that do not end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+from jaxpaged_server.templating.renderer import TemplateRenderer
+
+from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.tokenize import Tokenizer
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+HOSTILE = {
+    "an endless loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "a number with a billion digits": "{{ '%999999999d' | format(1) }}",
+    "a long string": "{{ 'a' * 10**10 }}",
+    "doubling": "{% set ns = namespace(a='a') %}{% for i in range(40) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}",
+    "a long list": "{{ ([1] * 10**10) | length }}",
+    "attributes": "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+    "a big power": "{{ (10 ** (10 ** 10)) % 7 }}",
+}
+
+
+async def render(renderer: TemplateRenderer, template: str | None = None, **variables: object) -> str:
+    return await renderer.render(
+        MESSAGES, add_generation_prompt=True, variables=variables, most=10_000, template=template
+    )
+
+
+async def test_the_text_is_that_of_this_process() -> None:
+    renderer = TemplateRenderer(str(TINY_MODEL))
+    try:
+        here = Tokenizer.load(TINY_MODEL).apply_chat_template(MESSAGES, add_generation_prompt=True)
+        assert await render(renderer) == here
+        assert await asyncio.gather(*(render(renderer) for _ in range(8))) == [here] * 8
+    finally:
+        await renderer.close()
+
+
+async def test_hostile_templates_end_in_time_and_the_next_one_is_served() -> None:
+    renderer = TemplateRenderer(str(TINY_MODEL), limit_s=0.5)
+    try:
+        good = await render(renderer)
+        for name, template in HOSTILE.items():
+            began = time.monotonic()
+            with pytest.raises((PromptError, TokenizerError)) as refused:
+                await render(renderer, template)
+            assert time.monotonic() - began < 10, name
+            assert "Traceback" not in str(refused.value), name
+            assert len(str(refused.value)) < 700, name
+        assert await render(renderer) == good
+        assert await render(renderer, "{{ '{0.__class__}'.format(messages) }}") == ""
+    finally:
+        await renderer.close()
+
+
+async def test_numbers_that_do_not_fit_are_refused() -> None:
+    renderer = TemplateRenderer(str(TINY_MODEL))
+    with pytest.raises(PromptError, match="more than 64 bits"):
+        await renderer.render(
+            [{"role": "user", "content": "a", "tool_calls": [{"a": 2**64}]}],
+            add_generation_prompt=True,
+            variables={},
+            most=100,
+        )
+
+
+async def test_a_reader_who_leaves_does_not_mix_up_answers() -> None:
+    renderer = TemplateRenderer(str(TINY_MODEL), workers=1)
+    try:
+        good = await render(renderer)
+        slow = asyncio.create_task(render(renderer, "{% for a in range(99999) %}{{ a }}{% endfor %}"))
+        await asyncio.sleep(0.005)
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+        assert await render(renderer) == good
+    finally:
+        await renderer.close()
+
+
+async def test_what_a_template_refuses_is_told(tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "config.json"):
+        (tmp_path / name).write_bytes((TINY_MODEL / name).read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ raise_exception('no') }}"}))
+    renderer = TemplateRenderer(str(tmp_path))
+    try:
+        with pytest.raises(PromptError, match="the chat template refuses: no"):
+            await render(renderer)
+    finally:
+        await renderer.close()

@@ -1,0 +1,199 @@
+"""What the child does with each command, by an engine that computes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from fake_engine import LEDGER
+from jaxpaged_server.engine_process.beats import StepWatch
+from jaxpaged_server.engine_process.faults import Faults
+from jaxpaged_server.engine_process.outbox import Outbox
+from jaxpaged_server.engine_process.wire import (
+    Abort,
+    Call,
+    Finish,
+    Frames,
+    FromEngine,
+    Item,
+    PoolMap,
+    Refused,
+    Reply,
+    Stop,
+    Submit,
+    Tokens,
+    front_decoder,
+)
+from jaxpaged_server.engine_process.worker import Inbox, Worker
+
+from jaxpaged.blockmap import BlockMap
+from jaxpaged.errors import PromptError
+from jaxpaged.metrics import EngineMetrics
+from jaxpaged.request import FinishReason, Logprob, Request, SamplingParams, TokenEvent
+
+PARAMS = SamplingParams(max_tokens=4)
+
+
+class Idle:
+    """A scheduler of nothing."""
+
+    num_running = num_waiting = 0
+    longest_wait_s = 0.0
+
+    def __init__(self) -> None:
+        self.resets = 0
+
+    def ledger(self) -> Any:
+        return LEDGER
+
+    def block_map(self) -> BlockMap:
+        return BlockMap(classes=b"\5\0\2", owners=(-1, -1, 0), requests=(("12", 3, 2, 1),))
+
+    def reset_prefix_cache(self) -> None:
+        self.resets += 1
+
+
+class ScriptedEngine:
+    """Gives the events that a test scripted, one list a step; a step that is an exception is raised."""
+
+    def __init__(self, *steps: Sequence[TokenEvent] | Exception) -> None:
+        self.steps = list(steps)
+        self.metrics, self.ledger, self.scheduler = EngineMetrics(), LEDGER, Idle()
+        self.requests: dict[str, Request] = {}
+        self.ended: list[tuple[str, str]] = []
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self.steps)
+
+    def check(self, prompt: Sequence[int], params: SamplingParams) -> tuple[int, ...]:
+        if prompt == [99]:
+            raise ZeroDivisionError("a mistake of ours")
+        if not prompt:
+            raise PromptError(name="prompt", value=[], limit="it has no token")
+        return tuple(prompt)
+
+    def enqueue(self, ids: tuple[int, ...], params: SamplingParams, *, request_id: str, salt: str) -> Request:
+        request = Request(id=request_id, prompt=ids, params=params, seed=0, max_tokens=4, salt=salt)
+        request.arrival_s, request.admitted_s, request.num_cached = 10.0, 10.5, 2
+        self.requests[request_id] = request
+        return request
+
+    def abort(self, name: str) -> None:
+        self.ended.append(("abort", name))
+
+    def finish(self, name: str) -> None:
+        self.ended.append(("finish", name))
+
+    def step_tokens(self) -> list[TokenEvent]:
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return list(step)
+
+
+class Wired:
+    """A worker with both ends of its wire."""
+
+    def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self._outbox, self._theirs = Outbox(ours), theirs
+        self._inbox, self._frames = Inbox(), Frames()
+
+    def serve(self, engine: Any, *commands: Any, faults: Faults | None = None) -> list[FromEngine]:
+        """What the worker answers, until it has done all of these and the engine's steps."""
+        for command in commands:
+            self._inbox.put(command)
+        worker = Worker(engine, self._inbox, self._outbox, watch=StepWatch(engine, max_step_tokens=64), faults=faults)
+        if engine.steps:
+            last = engine.steps[-1]
+            if not isinstance(last, Exception):
+                steps = engine.step_tokens
+
+                def stopping() -> list[TokenEvent]:
+                    events = steps()
+                    if not engine.steps:
+                        self._inbox.put(Stop())
+                    return events
+
+                engine.step_tokens = stopping
+        else:
+            self._inbox.put(Stop())
+        worker.serve()
+        return self.said()
+
+    def said(self) -> list[FromEngine]:
+        decoder, found = front_decoder(), []
+        self._theirs.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found += [decoder.decode(body) for body in self._frames.push(self._theirs.recv(1 << 16))]
+        return found
+
+
+@pytest.fixture
+def wired() -> Iterator[Wired]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Wired(ours, theirs)
+
+
+def test_the_first_token_says_what_the_cache_and_the_queue_did(wired: Wired) -> None:
+    first = [TokenEvent("7", 5), TokenEvent("8", 6, logprobs={6: Logprob(logprob=-1.5, rank=3)})]
+    last = [TokenEvent("7", 9, FinishReason.STOP, stop_reason=9), TokenEvent("8", None, FinishReason.ERROR, error="no")]
+    engine = ScriptedEngine(first, [], last)
+    said = wired.serve(engine, Submit(7, [1, 2], PARAMS, "salted"), Submit(8, [3], PARAMS))
+    assert said == [
+        Tokens([Item(7, 5, num_cached=2, queue_s=0.5), Item(8, 6, num_cached=2, logprobs={6: (-1.5, 3)}, queue_s=0.5)]),
+        Tokens([Item(7, 9, "stop", 9), Item(8, None, "error", error="no")]),
+    ]
+    assert [request.salt for request in engine.requests.values()] == ["salted", ""]
+
+
+def test_a_request_that_cannot_be_is_refused_and_others_go_on(wired: Wired) -> None:
+    engine = ScriptedEngine([TokenEvent("3", 1, FinishReason.LENGTH)])
+    bad, broken, good = wired.serve(engine, *(Submit(i + 1, ids, PARAMS) for i, ids in enumerate([[], [99], [4]])))
+    assert isinstance(bad, Refused)
+    assert (bad.id, bad.error.kind, bad.error.value) == (1, "PromptError", "[]")
+    assert isinstance(broken, Refused)
+    assert (broken.id, broken.error.kind, broken.error.limit) == (2, "EngineError", "a mistake of ours")
+    assert isinstance(good, Tokens)
+
+
+def test_aborts_and_finishes_reach_the_engine(wired: Wired) -> None:
+    engine = ScriptedEngine()
+    assert wired.serve(engine, Submit(1, [1], PARAMS), Abort([1, 2]), Finish(3)) == []
+    assert engine.ended == [("abort", "1"), ("abort", "2"), ("finish", "3")]
+
+
+def test_calls_are_answered_by_their_number(wired: Wired) -> None:
+    engine = ScriptedEngine()
+    calls = [Call(1, "reset_prefix_cache"), Call(2, "pool_map"), Call(3, "fault", "die")]
+    reset, pool, unknown = wired.serve(engine, *calls)
+    assert reset == Reply(1, True)
+    assert engine.scheduler.resets == 1
+    assert isinstance(pool, Reply)
+    expected = PoolMap(b"\5\0\2", [-1, -1, 0], [(12, 3, 2, 1)])
+    assert (pool.call, pool.value) == (2, [expected.classes, expected.owners, [list(expected.requests[0])]])
+    assert isinstance(unknown, Reply)
+    assert unknown.error is not None, "no faults without --faults"
+    assert unknown.error.kind == "RequestError"
+
+
+def test_a_step_that_raises_is_not_caught(wired: Wired) -> None:
+    with pytest.raises(RuntimeError, match="device"):
+        wired.serve(ScriptedEngine(RuntimeError("the device is gone")))
+
+
+def test_faults_are_set_by_name(wired: Wired) -> None:
+    engine, faults = ScriptedEngine([TokenEvent("1", 1)]), Faults()
+    (bad, slow) = wired.serve(ScriptedEngine(), Call(1, "fault", "slow:x"), Call(2, "fault", "raise"), faults=faults)
+    assert isinstance(bad, Reply)
+    assert bad.error is not None
+    assert slow == Reply(2)
+    with pytest.raises(RuntimeError, match="asked for"):
+        wired.serve(engine, faults=faults)
+    faults.set("none")
+    faults.before_step()
