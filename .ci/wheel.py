@@ -34,6 +34,8 @@ NEEDED = (
     "jaxpaged/tiny/tokenizer.json",
     "jaxpaged/tiny/LICENSE-PSF",
     "jaxpaged_server/cli.py",
+    "jaxpaged_server/vllm_flags.toml",
+    *(f"jaxpaged_server/static/{name}" for name in ("playground.html", "status.html", "docs.html", "design.css")),
     *(f"pallas_kernels/native/{name}" for name in NATIVE),
 )
 

@@ -171,5 +171,5 @@ def scorer_program(shape: ScorerShape) -> Program:
         return score(leaves, pick(hidden, places), targets, graphdef=graph)
 
     # the logits, what the 20 likeliest are looked for in, and the vectors
-    most_temp = 4 * rows * (2 * config.vocab + 3 * config.embed)
+    most_temp = 4 * rows * (config.vocab + config.vocab // 16 + 3 * config.embed)
     return Program(function=function, arguments=arguments, unsorted=config.vocab, most_temp=most_temp)

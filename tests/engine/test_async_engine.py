@@ -65,6 +65,17 @@ def test_streams_agree_with_the_synchronous_engine(engine: AsyncEngine) -> None:
     asyncio.run(main())
 
 
+def test_a_stream_tells_of_the_prompt_with_its_first_token(engine: AsyncEngine) -> None:
+    async def main() -> None:
+        params = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True, prompt_logprobs=2)
+        deltas = await collect(engine, "def add(a, b):", params, output_kind=OutputKind.DELTA)
+        [final] = await collect(engine, "def add(a, b):", params, output_kind=OutputKind.FINAL_ONLY)
+        assert [output.prompt_logprobs for output in deltas] == [final.prompt_logprobs, None, None]
+        assert len(final.prompt_logprobs or ()) == len(final.prompt_token_ids) > 3
+
+    asyncio.run(main())
+
+
 def test_a_stop_string_ends_the_request_below(engine: AsyncEngine) -> None:
     async def main() -> RequestOutput:
         whole = (await collect(engine, "class B"))[-1].outputs[0]

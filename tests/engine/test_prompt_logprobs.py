@@ -107,7 +107,7 @@ def check(output: RequestOutput, oracle: np.ndarray, count: int) -> None:
 
 def plain(told: PromptLogprobs | None) -> list[dict[int, tuple[float, int | None]] | None]:
     assert told is not None
-    return [place and {token: (p.logprob, p.rank) for token, p in place.items()} for place in told]
+    return [None if place is None else {token: (p.logprob, p.rank) for token, p in place.items()} for place in told]
 
 
 @pytest.fixture(scope="module")

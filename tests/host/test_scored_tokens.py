@@ -77,6 +77,16 @@ def test_a_prompt_of_one_token_has_nothing_to_score() -> None:
     assert [event.prompt_logprobs for event in scheduler.commit(plan, [1])] == [None]
 
 
+def test_who_ended_since_the_plan_is_left_out() -> None:
+    scheduler = make()
+    for name in "ab":
+        scheduler.submit(make_request(name, [1, 2, 3], max_tokens=2, prompt_logprobs=0))
+    plan = planned(scheduler)
+    assert told(ScoredTokens.of(plan)) == [[2, 2], [2, 3, 2, 3], [0, 1, 3, 4]]
+    assert scheduler.abort("a")
+    assert told(ScoredTokens.of(plan)) == [[0, 2], [2, 3], [3, 4]]
+
+
 def test_slices_are_filled_up() -> None:
     scored = ScoredTokens(
         counts=(3, 0, 2), targets=np.array([5, 6, 7, 8, 9], np.int32), places=np.array([0, 1, 2, 8, 9], np.int32)
