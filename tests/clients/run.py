@@ -1,8 +1,8 @@
 """Real clients against a running server with the bundled model: `python tests/clients/run.py`.
 
 Each client has an environment of its own, made of exactly pinned packages, and a script that calls the server and
-compares what it gets with what the engine says when no HTTP is between. Needs the project's packages, a package index,
-and nothing else of the network: while the checks run, names outside this machine lead nowhere.
+compares what it gets with what the engine says when no HTTP is between. Needs the project's packages and a package
+index, and nothing else of the network: the checks run with a proxy that leads nowhere.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _run_one(client: Client, server: RealServer, work: Path, cache: Path, expect
 def _environ(
     client: Client, server: RealServer, environment: Environment, folder: Path, expected: Path
 ) -> dict[str, str]:
-    """All variables of a check: the server and what to expect, a home of its own, and no way out of this machine."""
+    """All variables of a check: the server and what to expect, a home of its own, all offline switches."""
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK"), "1")
     return {
