@@ -25,6 +25,13 @@ _WHAT = {
 _PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 
 
+_EVENT = {
+    "type": "object",
+    "description": "A server-sent event; its data is JSON, or [DONE] at the end",
+    "properties": {"data": {"type": "string"}},
+}
+
+
 def openapi(routes: Sequence[Route], *, root_path: str = "") -> dict[str, Any]:
     """The document, OpenAPI 3.1. root_path: where a proxy offers the server."""
     kinds = {kind for route in routes for kind in (route.body, route.reply, route.event) if kind is not None}
@@ -55,7 +62,7 @@ def _operation(route: Route, path: str, schema: dict[type[Any], dict[str, Any]])
     elif route.content_type != "application/json":
         content[route.content_type] = {"schema": {"type": "string"}}
     if route.event is not None:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": "server-sent events"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     error = {"application/json": {"schema": schema[ErrorReply]}}
     responses: dict[str, Any] = {"200": {"description": "Done", **({"content": content} if content else {})}}
     for status in sorted({*route.statuses, 401}):

@@ -65,6 +65,14 @@ class Admission:
         await ticket.turn()
         return ticket
 
+    def check_room(self, key: Key) -> None:
+        """Raise QueueFullError for a request that could not be taken whatever it holds: before anybody reads it."""
+        account, gate = self._accounts.get(key.name), self._gate
+        if account is None or gate is None or not account.flow.waiting:
+            return
+        if refusal := self._room(gate).refusal(account, (1,), self.clock()):
+            raise self._refuse(*refusal)
+
     def line_up(self, key: Key, *, prompt_tokens: Sequence[int], deadline_s: float | None = None) -> list[Ticket]:
         """Take all requests of an HTTP request, or none; those whose turn it is are inside at once.
 

@@ -31,7 +31,7 @@ from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
 from jaxpaged_server.routes.streaming import stream_reply
-from jaxpaged_server.services import Services, services_of
+from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
 
 _RESERVED = frozenset(
@@ -47,6 +47,7 @@ _RESERVED = frozenset(
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """Answer a conversation."""
     services = services_of(request)
+    services.admission.check_room(key_of(request))
     body = parse_body(await read_body(request), ChatRequest, refused=REFUSED)
     head = make_head(services, body, "chatcmpl")
     params = _params(body)

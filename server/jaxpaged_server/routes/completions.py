@@ -27,13 +27,14 @@ from jaxpaged_server.logprobs import completion_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
 from jaxpaged_server.routes.streaming import stream_reply
-from jaxpaged_server.services import Services, services_of
+from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
 
 
 async def create_completion(request: web.Request) -> web.StreamResponse:
     """Complete one prompt or several."""
     services = services_of(request)
+    services.admission.check_room(key_of(request))
     body = parse_body(await read_body(request), CompletionRequest, refused=REFUSED)
     head = make_head(services, body, "cmpl")
     prompts = await _prompts(services, body)
