@@ -73,15 +73,17 @@ class Completion:
     def push(self, event: TokenEvent) -> bool:
         """Take one event. True when a stop string ended the text: the request must then be finished below."""
         stopped_by: str | None = None
-        if event.token is not None:
+        token = event.token
+        if token is not None:
             if self._first_token_s is None:
                 self._first_token_s = self._clock()
-            self._token_ids.append(event.token)
-            self._take_logprobs(event)
+            self._token_ids.append(token)
+            if event.logprobs is not None:
+                self._take_logprobs(token, event.logprobs)
             if event.prompt_logprobs is not None:
                 self._prompt_logprobs = self._with_texts(event.prompt_logprobs)
-            if event.token not in self._silent_ids(event):
-                stopped_by = self._scan(self._detokenizer.push(event.token))
+            if event.finish is None or token not in self._silent_ids(event):
+                stopped_by = self._scan(self._detokenizer.push(token))
         if stopped_by is None and event.finish is not None:
             stopped_by = self._scan(self._detokenizer.flush())
             if stopped_by is None:
@@ -93,28 +95,21 @@ class Completion:
             return event.finish is None
         return False
 
+    @property
+    def prompt_logprobs(self) -> PromptLogprobs | None:
+        """Where asked for, once the first token is there."""
+        return self._prompt_logprobs
+
     def output(self) -> RequestOutput:
         """What there is to tell now, as `kind` says; a delta is told once."""
-        first_text, first_token = (self._sent_texts, self._sent_tokens) if self.kind is OutputKind.DELTA else (0, 0)
-        self._sent_texts, self._sent_tokens = len(self._text), len(self._token_ids)
-        asked = self.request.params.logprobs is not None
-        prompt_logprobs = None if first_token else self._prompt_logprobs
-        completion = CompletionOutput(
-            index=0,
-            text="".join(self._text[first_text:]),
-            token_ids=tuple(self._token_ids[first_token:]),
-            cumulative_logprob=self._cumulative_logprob if asked else None,
-            logprobs=tuple(self._logprobs[first_token:]) if asked else None,
-            finish_reason=self._finish.value if self._finish else None,
-            stop_reason=self._stop_reason,
-        )
+        told_before = self.kind is OutputKind.DELTA and self._sent_tokens > 0
         return RequestOutput(
             request_id=self.request.id,
             prompt=self._prompt,
             prompt_token_ids=self.request.prompt,
-            outputs=(completion,),
+            outputs=(self.said(),),
             finished=self.finished,
-            prompt_logprobs=prompt_logprobs,
+            prompt_logprobs=None if told_before else self._prompt_logprobs,
             num_cached_tokens=self.request.num_cached,
             metrics=RequestMetrics(
                 arrival_s=self.request.arrival_s,
@@ -125,10 +120,27 @@ class Completion:
             error=self._error,
         )
 
+    def said(self) -> CompletionOutput:
+        """The answer's part of `output`; told once likewise."""
+        first_text, first_token = (self._sent_texts, self._sent_tokens) if self.kind is OutputKind.DELTA else (0, 0)
+        self._sent_texts, self._sent_tokens = len(self._text), len(self._token_ids)
+        asked = self.request.params.logprobs is not None
+        return CompletionOutput(
+            index=0,
+            text="".join(self._text[first_text:]),
+            token_ids=tuple(self._token_ids[first_token:]),
+            cumulative_logprob=self._cumulative_logprob if asked else None,
+            logprobs=tuple(self._logprobs[first_token:]) if asked else None,
+            finish_reason=self._finish.value if self._finish else None,
+            stop_reason=self._stop_reason,
+        )
+
     def _scan(self, text: str) -> str | None:
         if not text:
             return None
-        if len(self._token_ids) <= self.request.params.min_tokens:  # stop strings begin to count after it
+        params = self.request.params
+        # stop strings begin to count after the least number of tokens
+        if not params.stop_strings or len(self._token_ids) <= params.min_tokens:
             self._text.append(text)
             return None
         step = self._scanner.push(text)
@@ -141,12 +153,9 @@ class Completion:
             return self.request.stop_ids
         return frozenset()
 
-    def _take_logprobs(self, event: TokenEvent) -> None:
-        if event.logprobs is None or event.token is None:
-            return
-        decoded = self._with_texts((event.logprobs,))
-        self._logprobs += filter(None, decoded)
-        self._cumulative_logprob += event.logprobs[event.token].logprob
+    def _take_logprobs(self, token: int, logprobs: Mapping[int, Logprob]) -> None:
+        self._logprobs += filter(None, self._with_texts((logprobs,)))
+        self._cumulative_logprob += logprobs[token].logprob
 
     def _with_texts(self, places: PromptLogprobs) -> PromptLogprobs:
         """The same with each token's text; one that comes again, as the likeliest ones do, is decoded once."""

@@ -50,6 +50,7 @@ class Tokenizer:
         self._spells_all = "ByteLevel" in decoders
         self._spells_bytes = "ByteFallback" in decoders
         self._byte_of = _byte_level_alphabet()
+        self._spelled: dict[int, bytes | None] = {}  # at most the vocabulary
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -130,6 +131,15 @@ class Tokenizer:
 
     def spell(self, token: int) -> bytes | None:
         """The bytes that a token stands for whatever is around it, or None where its text depends on the one before."""
+        try:
+            return self._spelled[token]  # asked for every token of every answer
+        except KeyError:
+            spelled = self._spell(token)
+        if token < self.vocab_size:
+            self._spelled[token] = spelled
+        return spelled
+
+    def _spell(self, token: int) -> bytes | None:
         text = self._backend.id_to_token(token)
         if text is None:
             return b""

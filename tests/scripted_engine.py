@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxpaged_server.engine_process.supervisor import EngineState
@@ -66,8 +67,15 @@ class ScriptedStream:
     finished: bool = False
     aborted: bool = False
     failure: BaseException | None = None
+    times: list[float] = field(default_factory=list)
 
-    async def next(self) -> list[Item]:
+    async def next(self, wanted: int = 1) -> list[Item]:
+        del wanted  # a hint
+        items = await self._next()
+        self.times = [time.monotonic()] * len(items)
+        return items
+
+    async def _next(self) -> list[Item]:
         while True:
             if self.failure is not None:
                 raise self.failure

@@ -12,6 +12,8 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from jaxpaged_server.cork import Cork
+
 
 class Connections:
     """All open connections. `began` and `ended` are called around each request."""
@@ -23,6 +25,7 @@ class Connections:
         self.header_timeout_s = header_timeout_s
         self.write_timeout_s = write_timeout_s
         self.most = most
+        self.cork = Cork()
         self._open: dict[int, _Guard] = {}  # by the identity of aiohttp's handler; `connection_lost` takes it out
 
     def guard(self, factory: Callable[[], asyncio.BaseProtocol]) -> Callable[[], asyncio.Protocol]:
@@ -79,7 +82,7 @@ class _Guard(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
         fits = self._connections.opened(self)
-        self.inner.connection_made(transport)
+        self.inner.connection_made(self._connections.cork.transport(self.transport))
         if not fits:
             self.transport.abort()
             return

@@ -15,7 +15,15 @@ from dataclasses import dataclass, replace
 from jaxpaged.errors import ContextLengthError, ParameterError
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.prompt import check_prompt, context_limit
-from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, RequestOutput, SamplingParams, TokenEvent
+from jaxpaged.request import (
+    CompletionOutput,
+    FinishReason,
+    Logprob,
+    PromptLogprobs,
+    Request,
+    SamplingParams,
+    TokenEvent,
+)
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.admission.ticket import Ticket
 from jaxpaged_server.engine_process.wire import EngineInfo, Item
@@ -24,6 +32,9 @@ from jaxpaged_server.meter import Meter
 from jaxpaged_server.metrics.request_figures import RequestFigures
 from jaxpaged_server.services import Services
 from jaxpaged_server.traces import TracedRequest
+
+_GATHERED = 32
+"""Tokens at a time of an answer that is told at its end: waking its handler for each would cost several times more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +127,8 @@ class Answer:
         self.num_tokens = 0
         self._told = 0
 
-    async def outputs(self) -> AsyncGenerator[RequestOutput, None]:
-        """What there is to tell, as the job's output kind says; the last one is `finished`.
+    async def outputs(self) -> AsyncGenerator[CompletionOutput, None]:
+        """What there is to tell, as the job's output kind says; the last one has a finish reason.
 
         Raises what admission and the engine raise.
         """
@@ -129,19 +140,25 @@ class Answer:
             stream = self._services.engine.submit(request.prompt, self._params, job.salt)
             try:
                 while not completion.finished:
-                    items = await stream.next()
+                    items = await stream.next(self._wanted())
                     count = self._take(items)
                     ticket.charge(count)
-                    meter.tokens(count, queue_s=items[0].queue_s)
+                    meter.tokens(stream.times[:count], queue_s=items[0].queue_s)
                     if completion.finished and items[-1].finish is None:  # its text has met a stop string
                         stream.finish()
                     if completion.finished or self._is_due():
-                        yield completion.output()
+                        yield completion.said()
             finally:
                 stream.close()
         finally:
             ticket.release()
             self._trace(meter.end(completion.finish, cached_tokens=request.num_cached))
+
+    def _wanted(self) -> int:
+        """Tokens to wait for: the first one alone, and each one where it may end the text."""
+        if not self.num_tokens or self._params.stop_strings:
+            return 1
+        return self._services.settings.stream_interval if self._job.kind is OutputKind.DELTA else _GATHERED
 
     def _is_due(self) -> bool:
         """Whether a stream is told now: of its first token at once, then of so many at a time."""
@@ -187,14 +204,14 @@ class Answer:
         return count
 
 
-async def outputs_of(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, RequestOutput], None]:
+async def outputs_of(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, CompletionOutput], None]:
     """The outputs of several answers as they come. The first failure ends all of them."""
     if len(answers) == 1:  # no task between the engine and the reader
         async with aclosing(answers[0].outputs()) as outputs:
             async for output in outputs:
                 yield answers[0], output
         return
-    queue: asyncio.Queue[tuple[Answer, RequestOutput] | BaseException] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[Answer, CompletionOutput] | BaseException] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(answer, queue)) for answer in answers]
     try:
         left = len(answers)
@@ -202,7 +219,7 @@ async def outputs_of(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, 
             got = await queue.get()
             if isinstance(got, BaseException):
                 raise got
-            left -= got[1].finished
+            left -= got[1].finish_reason is not None
             yield got
     finally:
         for task in tasks:
@@ -211,7 +228,7 @@ async def outputs_of(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, 
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pump(answer: Answer, queue: asyncio.Queue[tuple[Answer, RequestOutput] | BaseException]) -> None:
+async def _pump(answer: Answer, queue: asyncio.Queue[tuple[Answer, CompletionOutput] | BaseException]) -> None:
     try:
         async with aclosing(answer.outputs()) as outputs:
             async for output in outputs:
@@ -220,9 +237,9 @@ async def _pump(answer: Answer, queue: asyncio.Queue[tuple[Answer, RequestOutput
         queue.put_nowait(error)
 
 
-async def gather(answers: Sequence[Answer]) -> list[RequestOutput]:
+async def gather(answers: Sequence[Answer]) -> list[CompletionOutput]:
     """The last output of each answer, in their order."""
-    last: dict[int, RequestOutput] = {}
+    last: dict[int, CompletionOutput] = {}
     async with aclosing(outputs_of(answers)) as outputs:
         async for answer, output in outputs:
             last[answer.index] = output
@@ -251,6 +268,8 @@ def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
 
 
 def _event(item: Item, request_id: str) -> TokenEvent:
+    if item.finish is item.logprobs is item.prompt_logprobs is None:
+        return TokenEvent(request_id, item.token)  # nearly all
     return TokenEvent(
         request_id,
         item.token,

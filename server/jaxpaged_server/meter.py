@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from itertools import groupby
 
 from jaxpaged.request import FinishReason
 from jaxpaged_server.metrics.registry import ServerMetrics
@@ -25,27 +27,24 @@ class Meter:
         self._admitted: float | None = None
         self._queue_s = 0.0  # in the engine's own queue
         self._first: float | None = None
-        self._last = 0.0
+        self._last = 0.0  # when the latest token came
         self._tokens = 0
 
     def admitted(self) -> None:
         """It has its place."""
         self._admitted = time.monotonic()
 
-    def tokens(self, count: int, *, queue_s: float = 0.0) -> None:
-        """So many tokens came at once. queue_s: how long it waited in the engine, said with the first of them."""
+    def tokens(self, times: Sequence[float], *, queue_s: float = 0.0) -> None:
+        """Tokens came, each at its time. queue_s: how long it waited in the engine, said with the first of them."""
         self._queue_s += queue_s
-        if not count:
-            return
-        now = time.monotonic()
-        if self._first is None:
-            self._first = now
-            self._metrics.on_first_token(now - self._arrived)
-            count, self._tokens = count - 1, 1
-        if count:
-            self._metrics.on_tokens(count, now - self._last if self._tokens > 1 or self._last else 0.0)
-            self._tokens += count
-        self._last = now
+        self._tokens += len(times)
+        if times and self._first is None:
+            self._first = self._last = times[0]
+            self._metrics.on_first_token(times[0] - self._arrived)
+            times = times[1:]
+        for at, together in groupby(times):
+            self._metrics.on_tokens(len(list(together)), at - self._last)
+            self._last = at
 
     def end(self, finish: FinishReason | None, *, cached_tokens: int) -> RequestFigures:
         """It has ended; None: its reader left, or the engine did. Returns what the metrics were told."""

@@ -58,7 +58,12 @@ class EventStream:
 
     async def send(self, event: msgspec.Struct) -> None:
         """Send one event. Raises ConnectionError when the reader is gone."""
-        await self._write(b"data: %b\n\n" % _encode(event))
+        data = b"data: %b\n\n" % _encode(event)
+        if not self.response.prepared:
+            return await self._write(data)
+        self._last = self._loop.time()
+        self.num_bytes += len(data)
+        return await self.response.write(data)
 
     async def fail(self, reply: ErrorReply) -> None:
         """End with an error, as an event."""

@@ -119,7 +119,7 @@ class EngineClient(asyncio.Protocol):
         if numbers:
             self.send(Abort(numbers))
         for number in numbers:
-            self._streams.pop(number).push(Item(number, finish="abort"))
+            self._streams.pop(number).push(Item(number, finish="abort"), self._clock())
         return len(numbers)
 
     def fail(self, make: Callable[[], JaxPagedError]) -> None:
@@ -160,11 +160,11 @@ class EngineClient(asyncio.Protocol):
 
     def _take(self, message: FromEngine) -> None:
         if isinstance(message, Tokens):
-            streams = self._streams
+            streams, at = self._streams, self.heard_at
             for item in message.items:
                 stream = streams.get(item.id)
                 if stream is not None:  # else it was left, and this was on its way
-                    stream.push(item)
+                    stream.push(item, at)
                     if item.finish is not None:
                         del streams[item.id]
         elif isinstance(message, Refused):

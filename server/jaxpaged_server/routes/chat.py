@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from jaxpaged.errors import ParameterError
-from jaxpaged.request import RequestOutput, SamplingParams
+from jaxpaged.request import CompletionOutput, SamplingParams
 from jaxpaged_server.api.chat import (
     REFUSED,
     AnswerMessage,
@@ -76,21 +76,21 @@ class _Writer:
         self._role = services.settings.response_role
         self._echoed = str(body.messages[-1].content) if body.echo and body.continue_final_message else ""
 
-    def reply(self, outputs: Sequence[RequestOutput]) -> ChatReply:
+    def reply(self, outputs: Sequence[CompletionOutput]) -> ChatReply:
         """All of it, at once."""
         head, body = self._head, self._body
         choices = [
             ChatChoice(
                 index=i,
-                message=AnswerMessage(content=self._echoed + output.outputs[0].text, role=self._role),
-                logprobs=self._logprobs(output),
-                finish_reason=output.outputs[0].finish_reason,
-                stop_reason=output.outputs[0].stop_reason,
-                token_ids=list(output.outputs[0].token_ids) if body.return_token_ids else ABSENT,
+                message=AnswerMessage(content=self._echoed + said.text, role=self._role),
+                logprobs=self._logprobs(said),
+                finish_reason=said.finish_reason,
+                stop_reason=said.stop_reason,
+                token_ids=list(said.token_ids) if body.return_token_ids else ABSENT,
             )
-            for i, output in enumerate(outputs)
+            for i, said in enumerate(outputs)
         ]
-        found = outputs[0].prompt_logprobs
+        found = self._answers[0].completion.prompt_logprobs
         tokenizer = self._services.text.tokenizer
         return ChatReply(
             id=head.id,
@@ -107,17 +107,16 @@ class _Writer:
         """Send the whole stream but its end: the role, then what is said, then the usage where it is asked for."""
         options = self._options
         async with aclosing(outputs_of(self._answers)) as outputs:
-            async for answer, output in outputs:
+            async for answer, said in outputs:
                 i, usage = answer.index, self.usage() if options.continuous_usage_stats else ABSENT
                 if not self._begun[i]:
                     self._begun[i] = True
                     opening = Delta(role=self._role, content=self._echoed)
                     await events.send(self._event([ChatEventChoice(index=i, delta=opening)], usage))
-                said = output.outputs[0]
                 choice = ChatEventChoice(
                     index=i,
                     delta=Delta(content=said.text) if said.text else Delta(),
-                    logprobs=self._logprobs(output),
+                    logprobs=self._logprobs(said),
                     finish_reason=said.finish_reason,
                     stop_reason=ABSENT if said.finish_reason is None else said.stop_reason,
                     token_ids=list(said.token_ids) if self._body.return_token_ids else ABSENT,
@@ -133,8 +132,8 @@ class _Writer:
         tokens = sum(answer.num_tokens for answer in answers)
         return usage_of(self._job.prompt_tokens, tokens, answers[0].request.num_cached)
 
-    def _logprobs(self, output: RequestOutput) -> ChatLogprobs | None:
-        said, body = output.outputs[0], self._body
+    def _logprobs(self, said: CompletionOutput) -> ChatLogprobs | None:
+        body = self._body
         if not body.logprobs:
             return None
         wanted, as_ids = body.top_logprobs or 0, bool(body.return_tokens_as_token_ids)

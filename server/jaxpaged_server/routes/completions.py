@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from jaxpaged.errors import ParameterError, PromptError
-from jaxpaged.request import RequestOutput, SamplingParams
+from jaxpaged.request import CompletionOutput, SamplingParams
 from jaxpaged_server.api.common import ABSENT, MAX_PROMPTS, StreamOptions, Usage, usage_of
 from jaxpaged_server.api.completions import (
     REFUSED,
@@ -46,7 +46,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
             return await stream_reply(request, services, job, writer.events)
         async with services.deadline(job.deadline):
             outputs = await gather(answers)
-        choices = [writer.choice(answer, output) for answer, output in zip(answers, outputs, strict=True)]
+        choices = [writer.choice(answer, said) for answer, said in zip(answers, outputs, strict=True)]
         return json_reply(
             CompletionReply(
                 id=head.id,
@@ -76,9 +76,9 @@ class _Writer:
         self._options = body.stream_options or StreamOptions()
         self._scores_only = body.max_tokens == 0
 
-    def choice(self, answer: Answer, output: RequestOutput) -> CompletionChoice:
+    def choice(self, answer: Answer, said: CompletionOutput) -> CompletionChoice:
         """What an output tells, as a choice; the prompt goes before the first one where it is echoed."""
-        said, body, i = output.outputs[0], self._body, answer.index
+        body, i = self._body, answer.index
         first, self._begun[i] = not self._begun[i], True
         echoed = (self._echo_text(answer) if first else "") if body.echo else ""
         text = "" if self._scores_only else said.text
@@ -90,7 +90,7 @@ class _Writer:
                 ids=() if self._scores_only else said.token_ids,
                 logprobs=() if self._scores_only else said.logprobs or (),
                 prompt_ids=answer.prompt.ids if body.echo and first else (),
-                prompt_logprobs=(output.prompt_logprobs or ()) if body.echo and first else (),
+                prompt_logprobs=(answer.completion.prompt_logprobs or ()) if body.echo and first else (),
                 wanted=body.logprobs,
                 start=self._offsets[i],
                 as_ids=bool(body.return_tokens_as_token_ids),
@@ -102,7 +102,7 @@ class _Writer:
             logprobs=logprobs,
             finish_reason=said.finish_reason,
             stop_reason=said.stop_reason,
-            prompt_logprobs=prompt_logprobs_reply(tokenizer, output.prompt_logprobs)
+            prompt_logprobs=prompt_logprobs_reply(tokenizer, answer.completion.prompt_logprobs)
             if body.prompt_logprobs is not None and first
             else ABSENT,
             token_ids=list(said.token_ids) if body.return_token_ids else ABSENT,
@@ -113,9 +113,9 @@ class _Writer:
         """Send the whole stream but its end."""
         options = self._options
         async with aclosing(outputs_of(self._answers)) as outputs:
-            async for answer, output in outputs:
+            async for answer, said in outputs:
                 usage = self.usage() if options.continuous_usage_stats else ABSENT
-                await events.send(self._event([self.choice(answer, output)], usage))
+                await events.send(self._event([self.choice(answer, said)], usage))
         if options.include_usage:
             await events.send(self._event([], self.usage()))
 
