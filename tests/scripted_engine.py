@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from beats import engine_info
 from jaxpaged_server.engine_process.supervisor import EngineState
 from jaxpaged_server.engine_process.wire import Beat, EngineInfo, Item, PoolMap
 
@@ -15,25 +16,7 @@ from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.request import SamplingParams
 
-INFO = EngineInfo(
-    model="tiny",
-    architecture="LlamaForCausalLM",
-    max_model_len=256,
-    vocab=4096,
-    block_size=16,
-    num_blocks=65,
-    max_num_seqs=8,
-    max_num_batched_tokens=128,
-    dtype="float32",
-    kv_cache_dtype="float32",
-    quantization=None,
-    enable_prefix_caching=True,
-    attention_backend="xla",
-    device="cpu",
-    fingerprint="0123456789abcdef",
-    startup_s=0.0,
-    table=[("model", "tiny")],
-)
+INFO = engine_info(max_model_len=256, vocab=4096, num_blocks=65, max_num_seqs=8, max_num_batched_tokens=128)
 
 NO_SLOTS = dict.fromkeys(KVLedger.__dataclass_fields__, 0)
 BEAT = Beat(
