@@ -101,6 +101,7 @@ def admission_sizes(info: EngineInfo, settings: ServerConfig) -> AdmissionConfig
         max_model_len=info.max_model_len,
         max_num_queued_reqs=settings.max_num_queued_reqs,
         max_num_queued_tokens=settings.max_num_queued_tokens,
+        ttft_target_s=settings.ttft_target_s,
     )
 
 
