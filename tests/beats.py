@@ -10,6 +10,7 @@ from jaxpaged_server.engine_process.wire import STEP_TOKEN_BOUNDS, Beat, EngineI
 
 from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
+from jaxpaged.sampling_defaults import SamplingDefaults
 
 LEDGER = KVLedger(live=30, behind=4, shared=16, tail=14, cached=32, free=48, null=16, tokens=60, contiguous=240)
 """Of a pool of 10 blocks of 16 tokens: 4 held, 2 cached, 3 free, and the null block."""
@@ -34,6 +35,7 @@ def engine_info(**changes: Any) -> EngineInfo:
         device="cpu",
         fingerprint="0123456789abcdef",
         startup_s=1.5,
+        sampling_defaults=SamplingDefaults(),
         table=[],
     )
     return msgspec.structs.replace(info, **changes)

@@ -68,7 +68,8 @@ class ScriptedStream:
         self.engine.live.discard(self)
 
     def _items(self, count: int) -> list[Item]:
-        most = self.params.max_tokens or INFO.max_model_len - len(self.ids)
+        longest = INFO.max_model_len - len(self.ids)
+        most = min(self.params.max_tokens or longest, longest)
         items = []
         for i in range(self.sent, min(self.sent + count, most)):
             token = next_token(self.ids, i)
