@@ -75,7 +75,7 @@ class AsyncEngine:
 
         EngineError if the engine stopped or broke before the end.
         """
-        params = params or SamplingParams()
+        params = params or self.engine.default_params
         with self._door:
             self._require_open()
         ids = await asyncio.to_thread(self.engine.check, prompt, params)

@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxpaged.combinations import KV_DTYPE_ALIASES, KV_DTYPES, QUANTIZATIONS, check_word
 from jaxpaged.errors import ConfigError
+from jaxpaged.generation_config import FROM_API, FROM_MODEL, check_generation_config, check_override
 from jaxpaged.limits import num_seats, score_rows
 from jaxpaged.tiny import TINY_MODEL
 
@@ -61,6 +62,10 @@ class EngineConfig:
     """Reuse the KV blocks of equal prompt beginnings."""
     attention_backend: AttentionBackend = "auto"
     """Which kernels serve; auto: on a GPU triton, on a CPU native (compiled by g++ at first use) or else xla."""
+    generation_config: str = "auto"
+    """Defaults of what a request leaves unsaid; auto: the model's generation_config.json; a folder: its; vllm: none."""
+    override_generation_config: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults that come before those of the file, as JSON, as in {"temperature": 0.5}; max_new_tokens is a limit."""
     seed: int = 0
     """Seeds the draws of requests that give no seed of their own."""
     compile_cache: str | None = None
@@ -100,7 +105,14 @@ class EngineConfig:
         kv_cache_dtype = KV_DTYPE_ALIASES.get(str(self.kv_cache_dtype), self.kv_cache_dtype)
         check_word("kv_cache_dtype", kv_cache_dtype, ("auto", *KV_DTYPES))
         object.__setattr__(self, "kv_cache_dtype", kv_cache_dtype)
+        object.__setattr__(self, "generation_config", check_generation_config(self.generation_config))
+        object.__setattr__(self, "override_generation_config", check_override(self.override_generation_config))
         check_word("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton", "native"))
+
+    @property
+    def generation_folder(self) -> str | None:
+        """Folder of the generation_config.json that counts in place of the model's own, if there is one."""
+        return None if self.generation_config in (FROM_MODEL, FROM_API) else self.generation_config
 
     @property
     def memory_share(self) -> float:

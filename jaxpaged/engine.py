@@ -38,9 +38,10 @@ from jaxpaged.plan import StepPlan
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.programs import Programs
 from jaxpaged.progress import Progress, progress_of
-from jaxpaged.prompt import check_prompt, prompt_ids
+from jaxpaged.prompt import check_params, check_prompt, prompt_ids
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged.runner import ModelRunner, StepResult
+from jaxpaged.sampling_defaults import sampling_defaults
 from jaxpaged.step_memory import StepMemory, estimate
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
@@ -77,7 +78,11 @@ class LLMEngine:
         self.device = this_device()
         model_config = model.config if model else read_model_config(asked.model)
         text_from = asked.tokenizer or (None if model else asked.model)
-        self.tokenizer = Tokenizer.load(text_from) if text_from else NoTokenizer()
+        self.sampling_defaults = sampling_defaults(asked, has_folder=model is None)
+        self.sampling_defaults.warn()
+        self.default_params = self.sampling_defaults.fill(SamplingParams())
+        generation = asked.generation_folder
+        self.tokenizer = Tokenizer.load(text_from, generation_config=generation) if text_from else NoTokenizer()
         dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
         if model is not None:
             dtype, why = model.dtype, "the given model's"
@@ -158,7 +163,7 @@ class LLMEngine:
         Raises PromptError, ContextLengthError, CapacityError or ParameterError, and RequestError for an id in flight;
         the engine and its other requests are not touched then.
         """
-        params = params or SamplingParams()
+        params = params or self.default_params
         request = self.enqueue(self._ids_of(prompt, params), params, request_id=request_id)
         self._completions[request.id] = self.completion(
             request, output_kind, prompt=prompt if isinstance(prompt, str) else text
@@ -199,7 +204,7 @@ class LLMEngine:
 
     def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> tuple[int, ...]:
         """The prompt's token ids; raises what `submit` would raise for its content, without queueing it."""
-        return self._ids_of(prompt, params or SamplingParams())
+        return self._ids_of(prompt, params or self.default_params)
 
     def abort(self, request_id: str) -> bool:
         """End a request now, in any state; its blocks are free at return. False if it was not in flight."""
@@ -304,6 +309,7 @@ class LLMEngine:
             ("device", f"{self.device.name} ({self.device.platform}, {jax.device_count()} device)"),
             *inventory(config, model, self.buckets, weight_bytes=weight_bytes, dtype_reason=dtype_reason),
             ("step memory", self._step_memory()),
+            ("sampling defaults", self.sampling_defaults.describe()),
             (
                 "programs",
                 f"of the bundle {config.bundle}" if config.bundle else f"compile cache {self._cache_folder or 'off'}",
@@ -351,10 +357,7 @@ class LLMEngine:
             raise ParameterError(
                 name="stop", value=params.stop_strings, limit="this engine has no tokenizer", fix="Use stop_token_ids"
             )
-        for name, tokens in (("logit_bias", params.logit_bias or {}), ("stop_token_ids", params.stop_ids)):
-            worst = max(tokens, default=0)
-            if worst >= vocab:
-                raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
+        check_params(params, vocab=vocab)
         return ids
 
     def _count(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:

@@ -36,6 +36,10 @@ class LLM:
                 )
         self.engine = LLMEngine(EngineConfig(**options), progress=progress)
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What `generate` and `chat` use without parameters: the model's own defaults, see `generation_config`."""
+        return self.engine.default_params
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -48,7 +52,7 @@ class LLM:
         Every prompt is checked before the first step: a bad one raises RequestError and nothing is computed.
         """
         items = [_content(prompt, i) for i, prompt in enumerate(_as_list(prompts))]
-        params = _broadcast(sampling_params, len(items))
+        params = _broadcast(sampling_params, len(items), default=self.get_default_sampling_params())
         ids = []
         for i, (item, param) in enumerate(zip(items, params, strict=True)):
             try:
@@ -135,9 +139,11 @@ def _content(prompt: Prompt, index: int) -> str | Sequence[int]:
     return prompt
 
 
-def _broadcast(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+def _broadcast(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int, *, default: SamplingParams
+) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
+        return [params or default] * count
     if len(params) != count:
         raise ParameterError(
             name="sampling_params", value=len(params), limit=f"give one, or one for each of the {count} prompts"

@@ -1,11 +1,12 @@
-"""What a prompt may be, before a request is made of it. [host half: no jax]"""
+"""What a prompt and its parameters may be, before a request is made of it. [host half: no jax]"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 
-from jaxpaged.errors import ContextLengthError, PromptError
+from jaxpaged.errors import ContextLengthError, ParameterError, PromptError
+from jaxpaged.request import SamplingParams
 
 
 def prompt_ids(prompt: object, encode: Callable[[str], list[int]]) -> tuple[int, ...]:
@@ -30,6 +31,14 @@ def prompt_ids(prompt: object, encode: Callable[[str], list[int]]) -> tuple[int,
             bad = next(token for token in ids if type(token) is kind)
             raise PromptError(name="prompt token ids", value=bad, limit="every token id must be a whole number")
     return tuple(map(int, ids))
+
+
+def check_params(params: SamplingParams, *, vocab: int) -> None:
+    """Raise ParameterError for parameters that name token ids which the model lacks."""
+    for name, tokens in (("logit_bias", params.logit_bias or {}), ("stop_token_ids", params.stop_ids)):
+        worst = max(tokens, default=0)
+        if worst >= vocab:
+            raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
 
 
 def context_limit(max_model_len: int) -> str:

@@ -17,6 +17,7 @@ from tokenizers import AddedToken
 
 from jaxpaged.chat_template import ChatTemplates, read_chat_templates
 from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.generation_config import read_generation_config
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -53,11 +54,12 @@ class Tokenizer:
         self._spelled: dict[int, bytes | None] = {}  # at most the vocabulary
 
     @classmethod
-    def load(cls, folder: str | Path) -> Tokenizer:
+    def load(cls, folder: str | Path, *, generation_config: str | Path | None = None) -> Tokenizer:
         """Read tokenizer.json and what lies beside it: tokenizer_config.json, special_tokens_map.json,
         chat_template.jinja, generation_config.json, config.json (all optional).
 
-        Raises TokenizerError naming the file that is missing or damaged.
+        generation_config: another folder whose generation_config.json names end tokens, in place of this one's.
+        Raises TokenizerError naming the file that is missing or damaged, ModelError for a generation_config.json.
         """
         folder = Path(folder)
         file = folder / "tokenizer.json"
@@ -75,7 +77,8 @@ class Tokenizer:
         config = _read_json(folder / "tokenizer_config.json")
         templates, special = read_templates(folder)
         _add_declared(backend, config.get("added_tokens_decoder"), folder)
-        eos_ids = {i for name in ("generation_config.json", "config.json") for i in _eos_ids(folder / name)}
+        generation, model = read_generation_config(generation_config or folder), _read_json(folder / "config.json")
+        eos_ids = {*_eos_ids(generation, "generation_config.json"), *_eos_ids(model, "config.json")}
         if "eos_token" in special and (named := backend.token_to_id(special["eos_token"])) is not None:
             eos_ids.add(named)
         return cls(
@@ -287,9 +290,8 @@ def _special_tokens(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
     return found
 
 
-def _eos_ids(file: Path) -> list[int]:
+def _eos_ids(config: Mapping[str, Any], file: str) -> list[int]:
     """`eos_token_id` of a config file, at the top or in `text_config`: an id, a list of them, or none."""
-    config = _read_json(file)
     inner = config.get("text_config")
     value = config.get("eos_token_id", inner.get("eos_token_id") if isinstance(inner, Mapping) else None)
     ids = [] if value is None else value if isinstance(value, list) else [value]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 from jaxpaged_server.engine_process.wire import STEP_TOKEN_BOUNDS, Beat, EngineInfo
 
 from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
+from jaxpaged.sampling_defaults import SamplingDefaults
 
 LEDGER = KVLedger(live=30, behind=4, shared=16, tail=14, cached=32, free=48, null=16, tokens=60, contiguous=240)
 """Of a pool of 10 blocks of 16 tokens: 4 held, 2 cached, 3 free, and the null block."""
 
 
-def engine_info(*, max_model_len: int = 100, num_blocks: int = 10) -> EngineInfo:
-    return EngineInfo(
+def engine_info(**changes: Any) -> EngineInfo:
+    """changes: fields that a test wants to be otherwise."""
+    info = EngineInfo(
         model="/models/tiny",
         architecture="LlamaForCausalLM",
-        max_model_len=max_model_len,
+        max_model_len=100,
         vocab=8,
         block_size=16,
-        num_blocks=num_blocks,
+        num_blocks=10,
         max_num_seqs=4,
         max_num_batched_tokens=64,
         dtype="float32",
@@ -31,8 +35,10 @@ def engine_info(*, max_model_len: int = 100, num_blocks: int = 10) -> EngineInfo
         device="cpu",
         fingerprint="0123456789abcdef",
         startup_s=1.5,
+        sampling_defaults=SamplingDefaults(),
         table=[],
     )
+    return msgspec.structs.replace(info, **changes)
 
 
 def step_counts(*tokens: int) -> tuple[int, ...]:

@@ -13,13 +13,13 @@ import socket
 import time
 from pathlib import Path
 
+from beats import engine_info
 from jaxpaged_server.engine_process.error_fields import fields_of
 from jaxpaged_server.engine_process.wire import (
     Abort,
     Beat,
     Broken,
     Call,
-    EngineInfo,
     Finish,
     Frames,
     Item,
@@ -43,25 +43,7 @@ from jaxpaged.metrics import EngineMetrics
 SILENT_TOKEN = 0
 """A prompt that ends with it gets one token and no end."""
 LEDGER = KVLedger(live=0, behind=0, shared=0, tail=0, cached=0, free=16, null=4, tokens=0, contiguous=0)
-INFO = EngineInfo(
-    model="fake",
-    architecture="None",
-    max_model_len=64,
-    vocab=100,
-    block_size=4,
-    num_blocks=5,
-    max_num_seqs=4,
-    max_num_batched_tokens=64,
-    dtype="float32",
-    kv_cache_dtype="float32",
-    quantization=None,
-    enable_prefix_caching=True,
-    attention_backend="xla",
-    device="none",
-    fingerprint="0123456789abcdef",
-    startup_s=0.0,
-    table=[],
-)
+INFO = engine_info(max_model_len=64, vocab=100, block_size=4, num_blocks=5)
 
 
 def beat(*, step_age_s: float = 0.0, full_step_s: float = 0.01) -> Beat:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import msgspec
+from beats import engine_info
 from jaxpaged_server.api.status import (
     StatusCompiles,
     StatusLatency,
@@ -17,7 +18,7 @@ from jaxpaged_server.api.status import (
     StatusTotals,
     status_pool,
 )
-from jaxpaged_server.engine_process.wire import EngineInfo, PoolMap, StepRecord
+from jaxpaged_server.engine_process.wire import PoolMap, StepRecord
 
 from jaxpaged.kvcache import KVLedger
 
@@ -26,7 +27,7 @@ P = 16
 MAX_LEN = 2048
 FREE, CACHED, LIVE, SHARED, TAIL, NULL = range(6)
 
-INFO = EngineInfo(
+INFO = engine_info(
     model="tiny-stories",
     architecture="Qwen3ForCausalLM",
     max_model_len=MAX_LEN,
@@ -35,15 +36,7 @@ INFO = EngineInfo(
     num_blocks=BLOCKS,
     max_num_seqs=32,
     max_num_batched_tokens=2048,
-    dtype="float32",
-    kv_cache_dtype="float32",
-    quantization=None,
-    enable_prefix_caching=True,
-    attention_backend="xla",
-    device="cpu",
-    fingerprint="0123456789abcdef",
     startup_s=6.25,
-    table=[],
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from beats import engine_info
 from jaxpaged_server.engine_process.supervisor import EngineState
 from jaxpaged_server.engine_process.wire import Beat, EngineInfo, Item, PoolMap
 
@@ -16,25 +17,7 @@ from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.request import SamplingParams
 
-INFO = EngineInfo(
-    model="tiny",
-    architecture="LlamaForCausalLM",
-    max_model_len=256,
-    vocab=4096,
-    block_size=16,
-    num_blocks=65,
-    max_num_seqs=8,
-    max_num_batched_tokens=128,
-    dtype="float32",
-    kv_cache_dtype="float32",
-    quantization=None,
-    enable_prefix_caching=True,
-    attention_backend="xla",
-    device="cpu",
-    fingerprint="0123456789abcdef",
-    startup_s=0.0,
-    table=[("model", "tiny")],
-)
+INFO = engine_info(max_model_len=256, vocab=4096, num_blocks=65, max_num_seqs=8, max_num_batched_tokens=128)
 
 NO_SLOTS = dict.fromkeys(KVLedger.__dataclass_fields__, 0)
 BEAT = Beat(
@@ -93,7 +76,8 @@ class ScriptedStream:
         self.engine.live.discard(self)
 
     def _items(self, count: int) -> list[Item]:
-        most = self.params.max_tokens or INFO.max_model_len - len(self.ids)
+        longest = INFO.max_model_len - len(self.ids)
+        most = min(self.params.max_tokens or longest, longest)
         items = []
         for i in range(self.sent, min(self.sent + count, most)):
             token = next_token(self.ids, i)

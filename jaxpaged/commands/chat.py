@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from jaxpaged.commands.flags import EngineFlags, OptionalText, SamplingFlags, Switch, parse
+from jaxpaged.commands.flags import EngineFlags, OptionalText, SamplingFlags, Switch, given_fields, parse
 from jaxpaged.commands.terminal import checked_text, for_few, say, start_engine, write
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import RequestError
 from jaxpaged.request import SamplingParams
+from jaxpaged.sampling_defaults import sampling_defaults
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine
@@ -31,12 +32,14 @@ class ChatOptions:
     engine: EngineFlags = field(default_factory=lambda: EngineConfig(early_start=True))
     """As in `LLM(...)`; names and meanings are vLLM's."""
     sampling: SamplingFlags = field(default_factory=lambda: SamplingParams(temperature=0.7, max_tokens=None))
-    """As in `SamplingParams(...)`; names and meanings are vLLM\'s."""
+    """As in `SamplingParams(...)`; the model's generation_config.json comes before the defaults here."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(ChatOptions, argv, prog="jaxpaged chat")
+    said = given_fields(SamplingParams, argv)
+    options = replace(options, sampling=sampling_defaults(options.engine).fill(options.sampling, said=said))
     system_prompt = None if options.system_prompt is None else checked_text(options.system_prompt, "--system-prompt")
     engine = start_engine(for_few(options.engine, 1), quiet=options.quiet)
     chat = Chat(engine, options.sampling, system_prompt=system_prompt)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -68,6 +70,14 @@ def counted(name: str, *, automatic: bool = False) -> Any:
     return Annotated[int | None, spec]
 
 
+_JSON = PrimitiveConstructorSpec(  # decoded, and refused, by the options themselves
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=lambda words: words[0],
+    is_instance=lambda _: True,
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+Json = Annotated[Any, _JSON]
 _METAVARS: Mapping[Any, str] = {int | None: "INT", float | None: "FLOAT", str | None: "STR", Path | None: "PATH"}
 
 
@@ -90,6 +100,8 @@ _STYLES: Mapping[type, FlagStyle] = MappingProxyType(
                 "dtype": Annotated[str, tyro.conf.arg(metavar="{auto,float32,bfloat16}")],
                 "quantization": Annotated[str | None, tyro.conf.arg(metavar="{int8}")],
                 "kv_cache_dtype": Annotated[str, tyro.conf.arg(metavar="{auto,bf16,int8,fp8}")],
+                "generation_config": Annotated[str, tyro.conf.arg(metavar="{auto,vllm,PATH}")],
+                "override_generation_config": Json,
             }
         ),
         SamplingParams: FlagStyle(
@@ -122,6 +134,13 @@ def parse(
         return tyro.cli(kind, args=list(argv), prog=prog, registry=registry)
     except _RefusedError as refused:
         raise refused.error from None
+
+
+def given_fields(kind: type, argv: Sequence[str]) -> frozenset[str]:
+    """The fields of a dataclass whose flags are on a command line, whatever their values."""
+    words = itertools.takewhile(lambda word: word != "--", argv)
+    names = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    return frozenset(item.name for item in fields(kind) if {item.name, f"no_{item.name}"} & names)
 
 
 def field_docs(kind: type) -> dict[str, str]:

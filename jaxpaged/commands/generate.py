@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from jaxpaged.commands.flags import EngineFlags, OptionalPath, SamplingFlags, Switch, parse
+from jaxpaged.commands.flags import EngineFlags, OptionalPath, SamplingFlags, Switch, given_fields, parse
 from jaxpaged.commands.terminal import checked_text, for_few, say, start_engine, write
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
 from jaxpaged.request import SamplingParams
+from jaxpaged.sampling_defaults import sampling_defaults
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine
@@ -43,7 +44,7 @@ class GenerateOptions:
     engine: EngineFlags = field(default_factory=lambda: EngineConfig(warmup=False))
     """As in `LLM(...)`; names and meanings are vLLM's."""
     sampling: SamplingFlags = field(default_factory=lambda: SamplingParams(temperature=0.7, top_p=0.95, max_tokens=128))
-    """As in `SamplingParams(...)`; names and meanings are vLLM\'s."""
+    """As in `SamplingParams(...)`; the model's generation_config.json comes before the defaults here."""
 
     def check(self) -> None:
         """Raise ConfigError where the options do not go together."""
@@ -62,6 +63,8 @@ class GenerateOptions:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(GenerateOptions, argv, prog="jaxpaged generate")
+    said = given_fields(SamplingParams, argv)
+    options = replace(options, sampling=sampling_defaults(options.engine).fill(options.sampling, said=said))
     options.check()
     if options.input is not None and options.output is not None:
         from jaxpaged.commands.generate_file import generate_file

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from jaxpaged.errors import ModelError
+from jaxpaged.unique_keys import unique_keys
 
 
 def model_folder(folder: str | Path) -> Path:
@@ -21,16 +22,8 @@ def model_folder(folder: str | Path) -> Path:
 
 def read_json(path: Path, *, fix: str) -> dict[str, object]:
     """The object in a JSON file. Raises ModelError for a file that is missing, unreadable, not JSON or no object."""
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-        return found
-
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except FileNotFoundError:
         raise ModelError(name="file", value=path.name, limit="it is missing from the model folder", fix=fix) from None
     except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
+from jaxpaged.sampling_defaults import sampling_defaults
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.admission.limits import AdmissionConfig
@@ -30,7 +31,11 @@ _MAX_TEMPLATE_BYTES = 1024 * 1024
 
 
 def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Services:
-    """None of them started. Raises JaxPagedError for keys, a template or a tokenizer that cannot be read."""
+    """None of them started.
+
+    Raises JaxPagedError for keys, a template, a tokenizer or a generation_config.json that cannot be read.
+    """
+    sampling_defaults(engine_config)  # the engine reads them; what it would refuse is refused before it is started
     keys = Keys(
         file=None if settings.api_key_file is None else Path(settings.api_key_file),
         plain=settings.api_key,
@@ -51,6 +56,7 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             engine_config.tokenizer or engine_config.model,
             template=_template(settings.chat_template),
             most_characters=settings.max_body_bytes * _CHARACTERS_PER_BYTE,
+            generation_config=engine_config.generation_folder,
         ),
         metrics=ServerMetrics(
             names[0],
@@ -101,6 +107,7 @@ def admission_sizes(info: EngineInfo, settings: ServerConfig) -> AdmissionConfig
         max_model_len=info.max_model_len,
         max_num_queued_reqs=settings.max_num_queued_reqs,
         max_num_queued_tokens=settings.max_num_queued_tokens,
+        ttft_target_s=settings.ttft_target_s,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from jaxpaged.errors import ContextLengthError, ParameterError
 from jaxpaged.outputs import Completion, OutputKind
-from jaxpaged.prompt import check_prompt, context_limit
+from jaxpaged.prompt import check_params, check_prompt, context_limit
 from jaxpaged.request import (
     CompletionOutput,
     FinishReason,
@@ -49,7 +49,8 @@ class Prompt:
 class Job:
     """What one HTTP request asks of the engine. n answers to each prompt; deadline: on the monotonic clock.
 
-    flight, headers: of the HTTP request; model: the name it was asked for by.
+    flight, headers: of the HTTP request; model: the name it was asked for by. asked_tokens: of an answer, by the
+    request itself: they must fit, where a default of the server's is cut to what fits.
     """
 
     flight: Flight
@@ -58,6 +59,7 @@ class Job:
     key: Key
     prompts: tuple[Prompt, ...]
     params: SamplingParams
+    asked_tokens: int | None
     n: int
     kind: OutputKind
     salt: str
@@ -74,7 +76,7 @@ def check_job(job: Job, info: EngineInfo) -> None:
 
     Raises ParameterError, PromptError and ContextLengthError; an answer of a stated length must fit as well.
     """
-    params, vocab, longest = job.params, info.vocab, info.max_model_len
+    asked, vocab, longest = job.asked_tokens, info.vocab, info.max_model_len
     if len(job.prompts) * job.n > info.max_num_seqs:
         raise ParameterError(
             name="prompts x n",
@@ -82,16 +84,13 @@ def check_job(job: Job, info: EngineInfo) -> None:
             limit=f"the server computes max_num_seqs={info.max_num_seqs} answers at a time",
             fix="Send several requests",
         )
-    for name, tokens in (("logit_bias", params.logit_bias or {}), ("stop_token_ids", params.stop_ids)):
-        worst = max(tokens, default=0)
-        if worst >= vocab:
-            raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
+    check_params(job.params, vocab=vocab)
     for prompt in job.prompts:
         check_prompt(prompt.ids, prompt.text or list(prompt.ids), vocab=vocab, max_model_len=longest)
-        if params.max_tokens is not None and len(prompt.ids) + params.max_tokens > longest:
+        if asked is not None and len(prompt.ids) + asked > longest:
             raise ContextLengthError(
                 name="prompt length + max_tokens",
-                value=f"{len(prompt.ids)} + {params.max_tokens}",
+                value=f"{len(prompt.ids)} + {asked}",
                 limit=context_limit(longest),
                 fix=f"Ask for at most {longest - len(prompt.ids)} tokens, or send a shorter prompt",
             )

@@ -59,7 +59,9 @@ class ServerConfig:
     max_num_queued_reqs: int | None = None
     """Requests that may wait; above it the answer is 429 (default: 4 times max_num_seqs)."""
     max_num_queued_tokens: int | None = None
-    """Tokens of prompts that may wait; above it the answer is 429 (default: what is computed in half a minute)."""
+    """Tokens of prompts that may wait; above it the answer is 429 (default: what is computed in ttft_target_s)."""
+    ttft_target_s: float = 30.0
+    """Longest that a prompt should wait for its first token: what waits is bounded by the measured rate times this."""
     request_timeout_s: float = 600.0
     """Longest a request may take, its waiting included; a request can ask for less."""
     shutdown_timeout: float = 30.0
@@ -200,6 +202,7 @@ _COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
 """Whole numbers: the least and the most."""
 _SECONDS: Mapping[str, float] = MappingProxyType(
     {
+        "ttft_target_s": 0.001,
         "request_timeout_s": 0.001,
         "shutdown_timeout": 0.0,
         "drain_grace": 0.0,

@@ -19,11 +19,20 @@ class TextWorker:
     """A model's tokenizer and chat templates, for handlers.
 
     template: a chat template in place of the model's own; most_characters: of a rendered conversation.
+    generation_config: see `Tokenizer.load`.
     """
 
-    def __init__(self, folder: str, *, template: str | None = None, most_characters: int, threads: int = 2) -> None:
-        """Reads the tokenizer. Raises TokenizerError."""
-        self.tokenizer = Tokenizer.load(folder)
+    def __init__(
+        self,
+        folder: str,
+        *,
+        template: str | None = None,
+        most_characters: int,
+        generation_config: str | None = None,
+        threads: int = 2,
+    ) -> None:
+        """Reads the tokenizer. Raises TokenizerError and ModelError."""
+        self.tokenizer = Tokenizer.load(folder, generation_config=generation_config)
         self.renderer = TemplateRenderer(folder)
         self._template = template
         self._most = most_characters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,3 +82,22 @@ def test_few_prompts_need_few_step_shapes() -> None:
     assert for_few(EngineConfig(), 3) == EngineConfig(max_num_seqs=8)
     assert for_few(EngineConfig(), 9) == EngineConfig()
     assert for_few(EngineConfig(max_num_seqs=64), 3) == EngineConfig(max_num_seqs=64)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {"temperature": 0.2, "top_p": 0.95, "max_tokens": 4}),
+        (["--temperature", "0.7", "--max_tokens=3"], {"temperature": 0.7, "top_p": 0.95, "max_tokens": 3}),
+        (["--generation-config", "vllm"], {"temperature": 0.7, "top_p": 0.95, "max_tokens": 128}),
+        (["--override-generation-config", '{"top_p": 0.5}'], {"temperature": 0.2, "top_p": 0.5, "max_tokens": 4}),
+    ],
+)
+def test_what_the_line_leaves_unsaid_has_the_models_defaults(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], expected: dict[str, float]
+) -> None:
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.2, "max_new_tokens": 4}')
+    monkeypatch.setattr(generate, "start_engine", lambda config, quiet: engine)
+    assert generate.main(["--model", str(tmp_path), "--quiet", *words, "--", "ab"]) == 0
+    [(_, params)] = engine.submitted
+    assert {name: getattr(params, name) for name in expected} == expected

@@ -186,6 +186,15 @@ def test_load_reads_tokens_and_every_eos_id(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("the <s>té"), skip_special_tokens=False) == "the <s>té"
 
 
+def test_another_folder_may_name_the_end_tokens(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "generation_config.json").write_text('{"eos_token_id": 4}')
+    folder = write(tmp_path, generation_config={"eos_token_id": 3}, config={"eos_token_id": 5})
+    assert Tokenizer.load(folder).eos_ids == (3, 5)
+    assert Tokenizer.load(folder, generation_config=other).eos_ids == (4, 5)
+
+
 def test_load_needs_only_tokenizer_json(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(str(write(tmp_path)))
     assert tokenizer.eos_ids == ()

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
-from admission_door import A, B, C, assert_empty, line_up, opened
+from admission_door import A, B, C, assert_empty, enter, line_up, opened
 from fake_time import now, run
 from jaxpaged_server.access.keys import ANONYMOUS, Key
 from jaxpaged_server.admission.admission import Admission
@@ -87,7 +87,7 @@ async def ask(engine: EngineModel, key: Key, prompt: int, answer: int) -> float:
     came = now()
     while True:
         try:
-            with await engine.admission.enter(key, prompt_tokens=prompt) as ticket:
+            with await enter(engine.admission, key, prompt) as ticket:
                 return await engine.serve(ticket, answer) - came
         except QueueFullError:
             await asyncio.sleep(0.5)
@@ -164,7 +164,7 @@ def test_a_newcomer_waits_for_one_release_where_many_keys_fill_all_places() -> N
         admission = opened(B, *many, clock=now, config=CONFIG)
         inside = [line_up(admission, key, 1, tokens=1)[0] for key in many]
         flood = line_up(admission, A, 16)
-        newcomer = asyncio.create_task(admission.enter(B, prompt_tokens=10))
+        newcomer = asyncio.create_task(enter(admission, B))
         await asyncio.sleep(1)
         assert not newcomer.done()
         inside[4].release()

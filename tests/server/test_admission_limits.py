@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from beats import engine_info
 from jaxpaged_server.admission.gate import Gate
 from jaxpaged_server.admission.limits import AdmissionConfig
+from jaxpaged_server.assembly import admission_sizes
+from jaxpaged_server.commands.serve import read_options
+from jaxpaged_server.settings import ServerConfig
 
 from jaxpaged.errors import ConfigError
 
@@ -34,8 +38,6 @@ def test_the_default_sizes() -> None:
         ("max_model_len", 0),
         ("max_num_queued_reqs", -1),
         ("max_num_queued_tokens", -1),
-        ("max_unstarted_tokens", 0),
-        ("headroom", -1),
         ("ttft_target_s", 0.0),
         ("ttft_target_s", float("nan")),
     ],
@@ -44,3 +46,11 @@ def test_sizes_that_cannot_be_are_refused(name: str, value: float) -> None:
     sizes: dict[str, Any] = {"max_num_seqs": 4, "max_num_batched_tokens": 64, "max_model_len": 100, name: value}
     with pytest.raises(ConfigError, match=name):
         AdmissionConfig(**sizes)
+
+
+def test_the_flag_of_the_ttft_target_bounds_what_waits() -> None:
+    server = read_options(["--ttft-target-s", "2"], {}).server
+    assert admission_sizes(engine_info(), server).queue_tokens(5000.0) == 10_000
+    assert admission_sizes(engine_info(), ServerConfig()).queue_tokens(5000.0) == 150_000
+    with pytest.raises(ConfigError, match="ttft_target_s is 0"):
+        read_options(["--ttft-target-s=0"], {})

@@ -8,7 +8,7 @@ from time import process_time
 from typing import Any
 
 import pytest
-from admission_door import A, B, assert_empty, line_up, opened, states
+from admission_door import A, B, assert_empty, enter, line_up, opened, states
 from fake_time import DeadlockError, now, run
 from jaxpaged_server.access.keys import ANONYMOUS, Key
 from jaxpaged_server.admission.admission import REASONS, Admission
@@ -27,7 +27,7 @@ def in_time(scenario: Callable[[Admission], Coroutine[Any, Any, None]], *keys: K
 def test_waiting_ends_when_a_place_is_free() -> None:
     async def scenario(admission: Admission) -> None:
         async def client(number: int) -> tuple[float, float | None]:
-            with await admission.enter(ANONYMOUS, prompt_tokens=10) as ticket:
+            with await enter(admission, ANONYMOUS) as ticket:
                 assert ticket.entered_s == now()
                 await asyncio.sleep(10 + number)
             return ticket.came_s, ticket.entered_s
@@ -43,7 +43,7 @@ def test_a_deadline_ends_the_waiting() -> None:
     async def scenario(admission: Admission) -> None:
         inside = line_up(admission, ANONYMOUS, 6)
         with pytest.raises(DeadlineError, match=r"seconds waited is 2\.5"):
-            await admission.enter(ANONYMOUS, prompt_tokens=10, deadline_s=2.5)
+            await enter(admission, ANONYMOUS, deadline_s=2.5)
         assert now() == 2.5
         for ticket in inside:
             ticket.release()
@@ -58,8 +58,8 @@ def test_a_deadline_lets_those_behind_go() -> None:
         config = AdmissionConfig(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100)
         admission.ready(config)
         line_up(admission, A, 2, tokens=30)
-        long = asyncio.create_task(admission.enter(A, prompt_tokens=100, deadline_s=2.0))
-        short = asyncio.create_task(admission.enter(A, prompt_tokens=4))
+        long = asyncio.create_task(enter(admission, A, 100, deadline_s=2.0))
+        short = asyncio.create_task(enter(admission, A, 4))
         ticket = await short
         assert ticket.entered_s == 2.0
         with pytest.raises(DeadlineError):
@@ -71,7 +71,7 @@ def test_a_deadline_lets_those_behind_go() -> None:
 def test_no_timer_stays_behind() -> None:
     async def scenario(admission: Admission) -> None:
         (first, *_) = line_up(admission, ANONYMOUS, 6)
-        task = asyncio.create_task(admission.enter(ANONYMOUS, prompt_tokens=10, deadline_s=1000.0))
+        task = asyncio.create_task(enter(admission, ANONYMOUS, deadline_s=1000.0))
         await asyncio.sleep(1)
         first.release()
         (await task).release()
@@ -84,7 +84,7 @@ def test_no_timer_stays_behind() -> None:
 def test_a_client_that_leaves_while_it_waits_leaves_nothing() -> None:
     async def scenario(admission: Admission) -> None:
         inside = line_up(admission, ANONYMOUS, 6)
-        tasks = [asyncio.create_task(admission.enter(ANONYMOUS, prompt_tokens=10)) for _ in range(3)]
+        tasks = [asyncio.create_task(enter(admission, ANONYMOUS)) for _ in range(3)]
         await asyncio.sleep(1)
         tasks[1].cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -102,7 +102,7 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing() -> None:
 def test_a_turn_that_comes_together_with_the_cancellation_goes_to_the_next() -> None:
     async def scenario(admission: Admission) -> None:
         inside = line_up(admission, ANONYMOUS, 6)
-        first, second = (asyncio.create_task(admission.enter(ANONYMOUS, prompt_tokens=10)) for _ in range(2))
+        first, second = (asyncio.create_task(enter(admission, ANONYMOUS)) for _ in range(2))
         await asyncio.sleep(1)
         inside[0].release()  # the first one's turn, but
         first.cancel()  # it does not live to see it
@@ -110,7 +110,7 @@ def test_a_turn_that_comes_together_with_the_cancellation_goes_to_the_next() -> 
             await first
         (await second).release()
         line_up(admission, ANONYMOUS, 1)
-        third = asyncio.create_task(admission.enter(ANONYMOUS, prompt_tokens=10))
+        third = asyncio.create_task(enter(admission, ANONYMOUS))
         await asyncio.sleep(1)
         third.cancel()  # and the other way round
         inside[1].release()
@@ -125,7 +125,7 @@ def test_a_turn_that_comes_together_with_the_cancellation_goes_to_the_next() -> 
 def test_abort_all_wakes_those_that_wait() -> None:
     async def scenario(admission: Admission) -> None:
         inside = line_up(admission, ANONYMOUS, 6)
-        tasks = [asyncio.create_task(admission.enter(ANONYMOUS, prompt_tokens=10)) for _ in range(3)]
+        tasks = [asyncio.create_task(enter(admission, ANONYMOUS)) for _ in range(3)]
         await asyncio.sleep(1)
         assert admission.abort_all("the operator ended all requests") == 3
         for task in tasks:
@@ -138,20 +138,19 @@ def test_abort_all_wakes_those_that_wait() -> None:
     in_time(scenario)
 
 
-def test_drained_waits_for_the_last_one() -> None:
+def test_those_that_were_taken_before_a_drain_are_served() -> None:
     async def scenario(admission: Admission) -> None:
-        await admission.drained()
-
         async def client() -> None:
-            with await admission.enter(ANONYMOUS, prompt_tokens=10):
+            with await enter(admission, ANONYMOUS):
                 await asyncio.sleep(10)
 
         tasks = [asyncio.create_task(client()) for _ in range(8)]
         await asyncio.sleep(1)
         admission.drain()
-        await admission.drained()
-        assert now() == 20.0
+        with pytest.raises(NotReadyError, match="shutting down"):
+            await enter(admission, ANONYMOUS)
         await asyncio.gather(*tasks)
+        assert now() == 20.0
         assert_empty(admission)
 
     in_time(scenario)
@@ -168,7 +167,7 @@ def test_a_request_costs_little_and_a_refusal_less() -> None:
         admission = opened(clock=now)
         start = process_time()
         for _ in range(10_000):
-            with await admission.enter(ANONYMOUS, prompt_tokens=10):
+            with await enter(admission, ANONYMOUS):
                 pass
         used = process_time() - start
         tickets = line_up(admission, ANONYMOUS, 22)

@@ -211,7 +211,7 @@ def test_a_wrong_file_is_refused_without_showing_a_key(file: Path, text: str | b
     ("text", "says"),
     [
         ('{"keys": [{"name": "a", "key": "k"}', "no JSON from line 1"),
-        ('{"keys": [{"name": "a", "key": "k", "key": "l"}]}', "'key' comes twice"),
+        ('{"keys": [{"name": "a", "key": "k", "key": "l"}]}', "the key 'key' is there twice"),
         ('{"keys": [{"name": "a", "key": "k", "weight": NaN}]}', "0.001 to 1000"),
         ('{"keys": ' + "[" * 100_000, "nested too deeply"),
     ],

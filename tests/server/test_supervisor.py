@@ -37,7 +37,7 @@ Body = Callable[[EngineSupervisor], Awaitable[None]]
 
 
 def command(behaviour: str, told: Path | None = None) -> list[str]:
-    words = [sys.executable, "-P", fake_engine.__file__, "--behaviour", behaviour]
+    words = [sys.executable, fake_engine.__file__, "--behaviour", behaviour]
     return words if told is None else [*words, "--told", str(told)]
 
 

@@ -29,6 +29,7 @@ VALUES = {
     "kv-cache-dtype": "int8",
     "kv-events-config": '{"enable_kv_cache_events": true}',
     "log-level": "ERROR",
+    "override-generation-config": '{"top_k": 5}',
     "otlp-traces-endpoint": "http://localhost:4318",
     "quantization": "int8",
     "root-path": "/llm",

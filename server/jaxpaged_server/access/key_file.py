@@ -22,6 +22,7 @@ import msgspec
 import yaml
 
 from jaxpaged.errors import ConfigError
+from jaxpaged.unique_keys import unique_keys
 
 MAX_BYTES = 256 * 1024
 _NAME = "--api-key-file"
@@ -88,16 +89,7 @@ def _read(path: Path) -> str:
 
 
 def _parse_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise ValueError(f"field {name!r} comes twice in one entry")
-        fields[name] = value
-    return fields
+    return json.loads(text, object_pairs_hook=unique_keys)
 
 
 def _parse_yaml(text: str) -> Any:

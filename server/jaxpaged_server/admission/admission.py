@@ -8,13 +8,12 @@ a flood finds it full and others do not (`Room`). A key with nothing in the queu
 its tokens: a long one would never get in otherwise. So the tokens that wait are at most the bound and one HTTP request
 a key.
 
-`line_up`, `release`, `charge` and the rest are plain calls that never wait; only `Ticket.turn`, `enter` and `drained`
-are for asyncio. For one thread.
+`line_up`, `release`, `charge` and the rest are plain calls that never wait; only `Ticket.turn` is for asyncio. For one
+thread.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -53,17 +52,9 @@ class Admission:
         self._until_resume = False
         self._draining = False
         self._load = Load()
-        self._empty = asyncio.Event()
-        self._empty.set()
         self.use_keys(keys)
 
     # What is asked of it.
-
-    async def enter(self, key: Key, *, prompt_tokens: int, deadline_s: float | None = None) -> Ticket:
-        """`line_up` one request and wait for its turn; raises as `line_up` and `Ticket.turn` do."""
-        (ticket,) = self.line_up(key, prompt_tokens=(prompt_tokens,), deadline_s=deadline_s)
-        await ticket.turn()
-        return ticket
 
     def check_room(self, key: Key) -> None:
         """Raise QueueFullError for a request that could not be taken whatever it holds: before anybody reads it."""
@@ -114,7 +105,6 @@ class Admission:
             ticket.entry = self._queue.push(account.flow, ticket, ticket.prompt_tokens)
         account.waiting_tokens += tokens
         self._waiting_tokens += tokens
-        self._empty.clear()
         self._pump()
         return tickets
 
@@ -180,10 +170,6 @@ class Admission:
         self._draining = True
         self._closed = ("shutting down", None)
 
-    async def drained(self) -> None:
-        """Wait until nothing waits and nothing is inside."""
-        await self._empty.wait()
-
     def abort_all(self, reason: str = "aborting all requests") -> int:
         """Turn away all that wait, with NotReadyError; how many. Those inside are the engine's to end."""
         waiting = [entry.item for account in self._accounts.values() for entry in account.flow.waiting]
@@ -244,10 +230,6 @@ class Admission:
         """Requests that wait, by the name of their key; all configured keys are there."""
         return {name: len(account.flow.waiting) for name, account in self._accounts.items()}
 
-    def inside_by_key(self) -> Mapping[str, int]:
-        """Requests inside, by the name of their key; all configured keys are there."""
-        return {name: account.load.inside for name, account in self._accounts.items()}
-
     def check(self) -> None:
         """Assert that all sums are right, and that nobody waits who could go (no wake-up was lost)."""
         accounts, total = self._accounts.values(), self._load
@@ -256,7 +238,6 @@ class Admission:
         assert total.unstarted == sum(account.load.unstarted for account in accounts)
         assert total.unstarted_tokens == sum(account.load.unstarted_tokens for account in accounts)
         assert self._waiting_tokens == sum(account.waiting_tokens for account in accounts)
-        assert self._empty.is_set() == (total.inside == 0 and not len(self._queue))
         for name, account in self._accounts.items():
             waiting = [entry.item for entry in account.flow.waiting]
             assert all(ticket.state is TicketState.WAITING for ticket in waiting)
@@ -330,8 +311,6 @@ class Admission:
             account.rates.leave(0, now)
         ticket.state, ticket.entry = TicketState.OUT, None
         self._forget_if_done(account)
-        if self._load.inside == 0 and not len(self._queue):
-            self._empty.set()
 
     def _count_start(self, ticket: Ticket) -> None:
         ticket.started = True

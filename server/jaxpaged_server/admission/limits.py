@@ -27,13 +27,7 @@ class AdmissionConfig:
     """Prompt tokens that may wait (default: those computed in ttft_target_s at the measured rate, and at least four
     full steps and four of the longest prompts)."""
     ttft_target_s: float = 30.0
-    """Seconds that a prompt should wait at most."""
-    max_unstarted_tokens: int | None = None
-    """Prompt tokens that may be inside without a first token where several keys are configured, unless they are a light
-    key's (default: max_num_batched_tokens)."""
-    headroom: int | None = None
-    """Requests let in beyond the rows of the engine (default: a quarter of max_num_seqs, at least 2; where several keys
-    are configured an eighth, at least 1)."""
+    """Seconds that a prompt should wait at most; without effect where max_num_queued_tokens is given."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -42,8 +36,6 @@ class AdmissionConfig:
             ("max_model_len", 1),
             ("max_num_queued_reqs", 0),
             ("max_num_queued_tokens", 0),
-            ("max_unstarted_tokens", 1),
-            ("headroom", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -59,8 +51,6 @@ class AdmissionConfig:
         answers have 8 tokens or more. Where keys share the engine, a newcomer stands behind these, so half as many,
         for answers of 16 tokens.
         """
-        if self.headroom is not None:
-            return self.headroom
         return self.light_rows if shared else max(2, self.max_num_seqs // 4)
 
     @property
@@ -80,7 +70,7 @@ class AdmissionConfig:
         What one step computes: whoever comes while it runs is in the next step. More would wait in the engine, ahead
         of a newcomer. The price is a step without prompts after each one that is full of them, and it is short.
         """
-        return self.max_num_batched_tokens if self.max_unstarted_tokens is None else self.max_unstarted_tokens
+        return self.max_num_batched_tokens
 
     @property
     def light_tokens(self) -> int:

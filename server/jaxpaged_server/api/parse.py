@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from jaxpaged.errors import ParameterError, RequestError
+from jaxpaged.unique_keys import unique_keys
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -70,7 +71,7 @@ def load_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises BodyError for anything else, and for what JSON parsers disagree on."""
     try:
         text = raw.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_no_doubles, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
         if "\\u" in text:  # the only way to half a character
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
@@ -90,15 +91,6 @@ def load_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BodyError(name="body", value=type(value).__name__, limit="it must be a JSON object")
     return value
-
-
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1) if len(names) < 1000 else "a key"
-        raise ValueError(f"{double[:64]!r} is there twice")
-    return fields
 
 
 def _no_constant(word: str) -> NoReturn:

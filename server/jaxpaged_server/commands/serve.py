@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -11,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
 
 from jaxpaged.commands import FAILED
-from jaxpaged.commands.flags import EngineFlags, FlagStyle, OptionalPath, OptionalText, counted, parse
+from jaxpaged.commands.flags import EngineFlags, FlagStyle, Json, OptionalPath, OptionalText, counted, parse
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
 from jaxpaged_server.environment import variables
@@ -32,15 +30,7 @@ Serve = Callable[[EngineConfig, ServerConfig], int]
 ServerFlags = tyro.conf.OmitArgPrefixes[ServerConfig]
 
 _Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-_JSON = PrimitiveConstructorSpec(  # decoded, and refused, by the options themselves
-    nargs=1,
-    metavar="JSON",
-    instance_from_str=lambda words: words[0],
-    is_instance=lambda _: True,
-    str_from_instance=lambda value: [json.dumps(value)],
-)
 _PathText = Annotated[str | None, tyro.conf.arg(metavar="PATH")]
-_Json = Annotated[Any, _JSON]
 _STYLE = FlagStyle(
     types={
         "served_model_name": _Repeated,
@@ -48,8 +38,8 @@ _STYLE = FlagStyle(
         "allowed_origins": _Repeated,
         "max_num_queued_tokens": counted("max_num_queued_tokens"),
         "max_body_bytes": counted("max_body_bytes"),
-        "default_chat_template_kwargs": _Json,
-        "kv_events_config": _Json,
+        "default_chat_template_kwargs": Json,
+        "kv_events_config": Json,
         **dict.fromkeys(PATHS, _PathText),
         # words that are refused with a reason of ours, not by the parser
         "log_level": Annotated[str, tyro.conf.arg(metavar="LEVEL")],

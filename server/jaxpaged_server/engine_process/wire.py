@@ -16,6 +16,7 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.request import SamplingParams
+from jaxpaged.sampling_defaults import SamplingDefaults
 
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes of one message at most; the longest is a prompt of a million tokens with its logprobs."""
@@ -109,6 +110,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     fingerprint: str  # of weights, kernels and config: 16 hex digits
     startup_s: float
+    sampling_defaults: SamplingDefaults
     table: list[tuple[str, str]]  # the start-up table, for people
 
 

@@ -207,6 +207,7 @@ def info_of(engine: LLMEngine) -> EngineInfo:
         device=engine.device.name,
         fingerprint=engine.fingerprint(),
         startup_s=engine.startup_s,
+        sampling_defaults=engine.sampling_defaults,
         table=engine.describe(),
     )
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from jaxpaged.errors import ParameterError
 from jaxpaged.request import CompletionOutput, SamplingParams
+from jaxpaged.sampling_defaults import SamplingDefaults
 from jaxpaged_server.api.chat import (
     REFUSED,
     AnswerMessage,
@@ -50,9 +51,9 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     services.admission.check_room(key_of(request))
     body = parse_body(await read_body(request), ChatRequest, refused=REFUSED)
     head = make_head(services, body, "chatcmpl")
-    params = _params(body)
+    params = _params(body, services.info().sampling_defaults)
     prompt = await _prompt(services, body)
-    job = make_job(services, request, body, (prompt,), params)
+    job = make_job(services, request, body, (prompt,), params, asked_tokens=_asked_tokens(body))
     with answering(services, job) as answers:
         writer = _Writer(services, head, body, job, answers)
         if body.stream:
@@ -152,7 +153,11 @@ class _Writer:
         )
 
 
-def _params(body: ChatRequest) -> SamplingParams:
+def _asked_tokens(body: ChatRequest) -> int | None:
+    return body.max_completion_tokens if body.max_tokens is None else body.max_tokens
+
+
+def _params(body: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
     """Raises ParameterError."""
     given = (body.max_tokens, body.max_completion_tokens)
     if None not in given and given[0] != given[1]:
@@ -162,8 +167,9 @@ def _params(body: ChatRequest) -> SamplingParams:
         limit = "logprobs are not asked for"
         raise ParameterError(name="top_logprobs", value=body.top_logprobs, limit=limit, fix="Set logprobs to true")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    max_tokens = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
-    return sampling_params(body, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=body.prompt_logprobs)
+    return sampling_params(
+        body, defaults, max_tokens=_asked_tokens(body), logprobs=logprobs, prompt_logprobs=body.prompt_logprobs
+    )
 
 
 async def _prompt(services: Services, body: ChatRequest) -> Prompt:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from jaxpaged.errors import ParameterError, PromptError
 from jaxpaged.request import CompletionOutput, SamplingParams
+from jaxpaged.sampling_defaults import SamplingDefaults
 from jaxpaged_server.api.common import ABSENT, MAX_PROMPTS, StreamOptions, Usage, usage_of
 from jaxpaged_server.api.completions import (
     REFUSED,
@@ -30,6 +31,9 @@ from jaxpaged_server.routes.streaming import stream_reply
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
 
+_DEFAULT_TOKENS = 16
+"""Of an answer, where a request does not say how many: OpenAI's number, which no generation_config.json changes."""
+
 
 async def create_completion(request: web.Request) -> web.StreamResponse:
     """Complete one prompt or several."""
@@ -38,8 +42,8 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     body = parse_body(await read_body(request), CompletionRequest, refused=REFUSED)
     head = make_head(services, body, "cmpl")
     prompts = await _prompts(services, body)
-    params = _params(body)
-    job = make_job(services, request, body, prompts, params)
+    params = _params(body, services.info().sampling_defaults)
+    job = make_job(services, request, body, prompts, params, asked_tokens=_asked_tokens(body))
     with answering(services, job) as answers:
         writer = _Writer(services, head, body, job, answers)
         if body.stream:
@@ -143,7 +147,11 @@ class _Writer:
         return self._services.text.tokenizer.decode(answer.prompt.ids, skip_special_tokens=False)
 
 
-def _params(body: CompletionRequest) -> SamplingParams:
+def _asked_tokens(body: CompletionRequest) -> int:
+    return _DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
+
+
+def _params(body: CompletionRequest, defaults: SamplingDefaults) -> SamplingParams:
     """Raises ParameterError. No answer at all (max_tokens 0) is for scoring an echoed prompt: one token is computed and
     not told."""
     if body.max_tokens == 0 and not body.echo:
@@ -153,8 +161,9 @@ def _params(body: CompletionRequest) -> SamplingParams:
     prompt_logprobs = body.prompt_logprobs
     if body.echo and body.logprobs is not None:
         prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
-    max_tokens = 16 if body.max_tokens is None else max(1, body.max_tokens)
-    params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
+    params = sampling_params(
+        body, defaults, max_tokens=_asked_tokens(body), logprobs=body.logprobs, prompt_logprobs=prompt_logprobs
+    )
     return replace(params, min_tokens=0) if body.max_tokens == 0 else params
 
 

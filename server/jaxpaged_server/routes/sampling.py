@@ -11,6 +11,7 @@ from aiohttp import web
 from jaxpaged.errors import ParameterError
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
+from jaxpaged.sampling_defaults import SamplingDefaults
 from jaxpaged_server.api.common import SamplingFields
 from jaxpaged_server.generation import Job, Prompt
 from jaxpaged_server.services import Services, flight_of, key_of
@@ -27,9 +28,14 @@ class Head:
 
 
 def sampling_params(
-    body: SamplingFields, *, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None
+    body: SamplingFields,
+    defaults: SamplingDefaults,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    prompt_logprobs: int | None,
 ) -> SamplingParams:
-    """The parameters of a body; what it leaves out has vLLM's default. Raises ParameterError."""
+    """The parameters of a body; what it leaves out has the model's default, or else vLLM's. Raises ParameterError."""
     given = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -50,7 +56,8 @@ def sampling_params(
     }
     if body.logit_bias is not None:
         given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
-    return SamplingParams(max_tokens=max_tokens, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    return SamplingParams(**{**defaults.values, **given, "max_tokens": defaults.max_tokens(max_tokens)})
 
 
 def make_job(
@@ -59,8 +66,10 @@ def make_job(
     body: SamplingFields,
     prompts: tuple[Prompt, ...],
     params: SamplingParams,
+    *,
+    asked_tokens: int | None,
 ) -> Job:
-    """The job of a request. Raises ParameterError for stream options without a stream."""
+    """The job of a request. asked_tokens: see `Job`. Raises ParameterError for stream options without a stream."""
     if body.stream_options is not None and not body.stream:
         raise ParameterError(
             name="stream_options", value="given", limit="there is no stream", fix="Set stream to true, or leave it out"
@@ -73,6 +82,7 @@ def make_job(
         key=key,
         prompts=prompts,
         params=params,
+        asked_tokens=asked_tokens,
         n=body.n or 1,
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
         salt=key.namespace(body.cache_salt),
