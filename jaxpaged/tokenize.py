@@ -98,7 +98,8 @@ class Tokenizer:
         Raises PromptError for text that is not Unicode (lone surrogates).
         """
         try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # of the forms of this call, this one alone lets other threads run meanwhile, and it keeps no offsets
+            return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         except (TypeError, UnicodeError) as error:
             raise PromptError(name="prompt", value=text, limit="it must be text that UTF-8 can hold") from error
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
-import pickle
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,9 +199,11 @@ def train(args: argparse.Namespace, shape: Shape, ids: np.ndarray) -> Params:
     )
     state = optimizer.init(params)
     first = 0
-    checkpoint = args.out / "training.pickle"
+    checkpoint = args.out / "training.npz"
     if checkpoint.exists():
-        params, state, first = jax.device_put(pickle.loads(checkpoint.read_bytes()))
+        with np.load(checkpoint) as held:
+            *leaves, first = (held[name] for name in held.files)
+        params, state = jax.tree.unflatten(jax.tree.structure((params, state)), jax.device_put(leaves))
         first = int(first)
 
     @jax.jit
@@ -222,7 +223,7 @@ def train(args: argparse.Namespace, shape: Shape, ids: np.ndarray) -> Params:
         mean = 0.98 * mean + 0.02 * float(loss) if step > first else float(loss)
         bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
         if time.monotonic() - saved > 300:
-            checkpoint.write_bytes(pickle.dumps(jax.device_get((params, state, step + 1))))
+            np.savez(checkpoint, *jax.tree.leaves(jax.device_get((params, state))), np.array(step + 1))
             saved = time.monotonic()
     checkpoint.unlink(missing_ok=True)
     return params

@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -19,12 +20,12 @@ from jaxpaged_server.logs import RequestEntry, access_line, for_request
 from jaxpaged_server.refusals import AuthenticationError
 from jaxpaged_server.reply import failure_reply
 from jaxpaged_server.services import FLIGHT, KEY, REQUEST_ID, Services, services_of
+from jaxpaged_server.settings import ServerConfig
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/ping"})
 """Answered without a key, by exact path; they tell whether the server lives and no more."""
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _log = logging.getLogger(__name__)
 
@@ -99,22 +100,45 @@ def _check_origin(request: web.Request, services: Services) -> web.Response | No
 
     Without keys on a loopback address, a name that only points here (DNS rebinding) is another site, too.
     """
-    origin = request.headers.get("Origin")
-    if origin is None:
-        return None
-    allowed = services.settings.allowed_origins
-    if origin in allowed or "*" in allowed:
+    origin, allowed = request.headers.get("Origin"), services.settings.allowed_origins
+    if origin is not None and (origin in allowed or "*" in allowed):
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return web.Response(status=204, headers={**_cors(origin), **_PREFLIGHT})
         return None
-    host = urlsplit(origin).hostname or ""
-    own = urlsplit(f"//{request.host}")
-    same = urlsplit(origin).netloc.lower() == request.host.lower()
-    trusted = services.keys.required or not services.settings.is_loopback or host in _LOOPBACK
-    if same and trusted and own.hostname:
+    known = services.keys.required or _is_known(_place(f"//{request.host}")[0], services.settings)
+    if origin is None:
+        # a page sends no Origin with what it reads from its own site, as which a rebound name counts
+        if known or request.path in OPEN_PATHS:
+            return None
+        message = (
+            "No key is asked for here, so the server answers to names of this machine only; --allowed-origins adds"
+        )
+        return failure_reply(failure(403, f"{message} others", "permission_error", code="host_not_allowed"))
+    host, netloc = _place(origin)
+    if host and known and netloc == request.host.lower():
         return None
     message = "Pages of this origin may not use the server; --allowed-origins would allow it"
     return failure_reply(failure(403, message, "permission_error", code="origin_not_allowed"))
+
+
+def _is_known(host: str, settings: ServerConfig) -> bool:
+    """Whether a server without keys goes by this name. A browser does not reach a Unix socket by any."""
+    allowed = settings.allowed_origins
+    if settings.uds is not None or not settings.is_loopback or host == "localhost" or "*" in allowed:
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host in {_place(origin)[0] for origin in allowed}
+
+
+def _place(url: str) -> tuple[str, str]:
+    """The host of a URL, and the host with its port; both empty where it is no URL."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.netloc.lower()
+    except ValueError:
+        return "", ""
 
 
 _PREFLIGHT = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Detokenizer, Tokenizer
 
 SPECIAL = ["<s>", "</s>", "<|end of turn|>"]  # the last one has characters that byte-level BPE cannot spell
@@ -255,3 +258,25 @@ def test_text_that_is_not_unicode_is_refused() -> None:
         byte_level().encode("a\ud800")
     with pytest.raises(PromptError, match="token ids"):
         byte_level().decode([-1])
+
+
+def test_other_threads_run_while_a_long_text_is_encoded() -> None:
+    """A server encodes long texts in a thread for its event loop's sake, in vain where the call holds the GIL."""
+    tokenizer, done = Tokenizer.load(TINY_MODEL), threading.Event()
+    gaps: list[float] = []
+
+    def tick() -> None:
+        before = time.monotonic()
+        while not done.is_set():
+            time.sleep(0.001)
+            gaps.append((now := time.monotonic()) - before)
+            before = now
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    began = time.monotonic()
+    tokenizer.encode("a b" * 200_000)
+    took = time.monotonic() - began
+    done.set()
+    ticking.join()
+    assert max(gaps) < took / 2

@@ -103,6 +103,7 @@ async def test_what_would_be_misread_is_refused() -> None:
         ({"messages": HELLO, "chat_template": "{{ 1 }}"}, "chat_template"),
         ({"messages": HELLO, "chat_template_kwargs": {"tokenize": True}}, "tokenize"),
         ({"messages": HELLO, "chat_template_kwargs": {"messages": "a"}}, "messages"),
+        ({"messages": HELLO, "chat_template_kwargs": {"self": 1}}, "chat_template_kwargs is 'self'"),
         ({"messages": HELLO, "chat_template_kwargs": {"a b": 1}}, "a b"),
         ({"messages": HELLO, "chat_template_kwargs": {"a": [1]}}, "chat_template_kwargs"),
         ({"messages": HELLO, "chat_template_kwargs": {f"k{i}": 1 for i in range(17)}}, "chat_template_kwargs"),

@@ -162,6 +162,40 @@ async def test_csrf_bodies_are_json_by_type_and_come_from_no_other_site() -> Non
             assert "Access-Control-Allow-Origin" not in response.headers
 
 
+async def test_csrf_a_name_that_only_points_here_reads_nothing_either() -> None:
+    """DNS rebinding: a page sends no Origin with what it reads from its own site."""
+    rebound = {"Host": "evil.example:8000"}
+    async with served() as it:
+        for path in ("/v1/models", "/status.json", "/metrics", "/tokenizer_info", "/docs", "/"):
+            assert await status_of(it, "GET", path, headers=rebound) == 403, path
+            for host in (f"localhost:{it.url.port}", "127.0.0.1", "127.9.9.9:1", "[::1]:8000"):
+                assert await status_of(it, "GET", path, headers={"Host": host}) == 200, host
+        assert await status_of(it, "GET", "/health/ready", headers=rebound) == 200, "probes ask by any name"
+    async with served(allowed_origins=("https://proxied.example",)) as it:
+        assert await status_of(it, "GET", "/v1/models", headers={"Host": "proxied.example"}) == 200
+        assert await status_of(it, "GET", "/v1/models", headers=rebound) == 403
+    otherwise: tuple[dict[str, Any], ...] = (
+        {"keys": keys()},
+        {"host": "0.0.0.0"},
+        {"uds": "s"},
+        {"allowed_origins": "*"},
+    )
+    for settings in otherwise:
+        async with served(**settings) as it:
+            headers = {**rebound, "Authorization": f"Bearer {KEY}"}
+            assert await status_of(it, "GET", "/v1/models", headers=headers) == 200, settings
+
+
+async def test_csrf_an_origin_or_a_host_that_is_no_url_is_refused() -> None:
+    own = {"Origin": "http://localhost", "Host": "localhost"}
+    async with served() as it:
+        assert await status_of(it, "GET", "/v1/models", headers=own) == 200
+        for wrong in ("http://[", "http://]", "[", "http://[::1", "http://a:b:c", "http://\u2100"):
+            for name in ("Origin", "Host"):
+                value = wrong if name == "Origin" else wrong.removeprefix("http://")
+                assert await status_of(it, "GET", "/v1/models", headers={**own, name: value}) == 403, (name, wrong)
+
+
 async def test_cors_is_off_until_an_origin_is_allowed() -> None:
     origin = "https://app.example"
     preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -74,6 +75,17 @@ def test_neutral_values_of_refused_fields_pass() -> None:
 def test_an_unknown_field_is_named_with_its_likely_meaning() -> None:
     with pytest.raises(UnknownFieldError, match=r"temprature is 1: .*Did you mean 'temperature'"):
         complete(temprature=1)
+
+
+def test_count_an_unknown_field_with_a_long_name_costs_no_more_than_its_bytes() -> None:
+    def seconds(name: str) -> float:
+        raw = json.dumps({"prompt": "a", name: 1}).encode()
+        began = time.thread_time()
+        with pytest.raises(UnknownFieldError):
+            parse_body(raw, completions.CompletionRequest, refused=completions.REFUSED)
+        return time.thread_time() - began
+
+    assert min(seconds("x" * 2_000_000) for _ in range(3)) < 0.1  # 0.3 s where the whole name is compared
 
 
 BOUNDS = [

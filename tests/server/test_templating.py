@@ -59,6 +59,45 @@ async def test_hostile_templates_end_in_time_and_the_next_one_is_served() -> Non
         await renderer.close()
 
 
+async def test_crash_what_a_request_holds_does_not_end_the_child(capfd: pytest.CaptureFixture[str]) -> None:
+    nested: dict[str, object] = {}
+    for _ in range(600):
+        nested = {"a": nested}
+    renderer = TemplateRenderer(str(TINY_MODEL), workers=1)
+    try:
+        good = await render(renderer)
+        (child,) = renderer._idle
+        for case in (
+            {"messages": [{"role": "user", "content": "a", "tool_calls": [nested]}]},
+            {"variables": {"self": 1}},
+            {"template": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"},
+            {"template": "{{ " + "9" * 5000 + " }}"},
+        ):
+            asked = {"messages": MESSAGES, "variables": {}, "template": None, **case}
+            with pytest.raises(PromptError, match="the chat template fails") as refused:
+                await renderer.render(**asked, add_generation_prompt=True, most=10_000)
+            assert len(str(refused.value)) < 300
+        assert await render(renderer) == good
+        assert renderer._idle == [child]
+    finally:
+        await renderer.close()
+    assert capfd.readouterr().err == ""
+
+
+async def test_remote_the_child_imports_nothing_from_the_folder_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("jinja2", "msgspec", "tokenizers", "json"):
+        (tmp_path / f"{name}.py").write_text("open('canary', 'w').close()\nraise ImportError('a stranger')")
+    monkeypatch.chdir(tmp_path)
+    renderer = TemplateRenderer(str(TINY_MODEL))
+    try:
+        assert "hello" in await render(renderer)
+    finally:
+        await renderer.close()
+    assert not (tmp_path / "canary").exists()
+
+
 async def test_numbers_that_do_not_fit_are_refused() -> None:
     renderer = TemplateRenderer(str(TINY_MODEL))
     with pytest.raises(PromptError, match="more than 64 bits"):

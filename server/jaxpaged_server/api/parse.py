@@ -53,7 +53,7 @@ def parse_body(raw: bytes, kind: type[Body], *, refused: Mapping[str, tuple[str,
     known = _field_names(kind)
     for name, value in fields.items():
         if name not in known:
-            near = difflib.get_close_matches(name, [*known, *(refused or {})], n=1, cutoff=0.7)
+            near = difflib.get_close_matches(name[:64], [*known, *(refused or {})], n=1, cutoff=0.7)
             fix = f"Did you mean {near[0]!r}?" if near else "Leave it out"
             raise UnknownFieldError(name=name[:64], value=value, limit="there is no such field", fix=fix)
     try:

@@ -5,19 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import site
 import socket
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Sequence
-from pathlib import Path
 
-import jaxpaged
-import jaxpaged_server
+from jaxpaged_server.children import PYTHON, child_environment
 
-WORKER = (sys.executable, "-P", "-m", "jaxpaged_server.engine_process.worker")
-"""-P: what lies in the current folder is not imported."""
+WORKER = (*PYTHON, "-m", "jaxpaged_server.engine_process.worker")
 _PATIENCE_S = 1.0
 _REAP_S = 10.0
 _STDERR = 2
@@ -39,7 +33,7 @@ class EngineProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=_STDERR,
                 pass_fds=[theirs.fileno()],
-                env=_environment(),
+                env=child_environment(),
                 start_new_session=True,
             )
         except BaseException:
@@ -80,13 +74,3 @@ class EngineProcess:
             return await asyncio.get_running_loop().run_in_executor(None, self._child.wait, timeout_s)
         except subprocess.TimeoutExpired:
             return None
-
-
-def _environment() -> dict[str, str]:
-    """This process's, and where these packages are found though no fresh Python would look there."""
-    folders = [*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))]
-    looked_at = {Path(folder) for folder in folders}
-    homes = {Path(str(package.__file__)).parents[1] for package in (jaxpaged, jaxpaged_server)} - looked_at
-    given = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([*sorted(map(str, homes)), *([given] if given else [])])
-    return {**os.environ, **({"PYTHONPATH": path} if path else {})}

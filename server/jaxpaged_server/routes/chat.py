@@ -39,7 +39,7 @@ _RESERVED = frozenset(
     {
         *("messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"),
         *("tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding", "truncation"),
-        *("max_length", "tokenizer_kwargs", "conversation"),
+        *("max_length", "tokenizer_kwargs", "conversation", "self"),
     }
 )
 """Names that mean something to the renderer itself, or to other servers' ones."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from typing import Any
 
 import msgspec
 
 from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged_server.children import PYTHON, child_environment
 from jaxpaged_server.templating.worker import Render, Rendered
 
 _START_S = 20.0
@@ -86,8 +86,8 @@ class TemplateRenderer:
 
     async def _start(self) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
-        command = (sys.executable, "-m", "jaxpaged_server.templating.worker", self._folder)
-        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        command = (*PYTHON, "-m", "jaxpaged_server.templating.worker", self._folder)
+        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=child_environment())
 
     async def _ask(self, child: asyncio.subprocess.Process, asked: bytes) -> Rendered:
         assert child.stdin is not None

@@ -64,6 +64,9 @@ def _render(own: ChatTemplates, special: dict[str, str], asked: Render) -> Rende
         return Rendered(refused=type(error).__name__, name=error.name, limit=error.limit[:500], fix=error.fix)
     except MemoryError:
         return Rendered(refused="PromptError", name="messages", limit="the chat template takes too much memory")
+    except Exception as error:  # as of messages nested too deeply, or of a template that no compiler takes
+        limit = f"the chat template fails on them with {type(error).__name__}"
+        return Rendered(refused="PromptError", name="messages", limit=limit)
     if len(text) > asked.most:
         limit = f"the chat template makes more than {asked.most} characters of them"
         return Rendered(refused="PromptError", name="messages", limit=limit)
