@@ -40,6 +40,7 @@ from jaxpaged.programs import Programs
 from jaxpaged.progress import Progress, progress_of
 from jaxpaged.prompt import check_prompt, prompt_ids
 from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
+from jaxpaged.roofline import work_of
 from jaxpaged.runner import ModelRunner, StepResult
 from jaxpaged.step_memory import StepMemory, estimate
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
@@ -51,8 +52,9 @@ class LLMEngine:
     """A model, its KV pool, and the requests in flight. Not thread-safe: one thread calls it.
 
     model: taken as it is, so that `config.model` is a name and no folder; without `config.tokenizer` the engine then
-    speaks token ids alone. prefix_listener: told of what enters and leaves the prefix cache. Raises ModelError for a
-    folder that cannot be served and ConfigError for options that cannot be.
+    speaks token ids alone. prefix_listener: told of what enters and leaves the prefix cache. estimates: count the work
+    of each step by formula, in `metrics`; up to 0.2 ms a step. Raises ModelError for a folder that cannot be served and
+    ConfigError for options that cannot be.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class LLMEngine:
         progress: Progress | bool = False,
         clock: Callable[[], float] = time.monotonic,
         prefix_listener: PrefixListener | None = None,
+        estimates: bool = False,
     ) -> None:
         began, progress = time.monotonic(), progress_of(progress)
         asked = config or EngineConfig()
@@ -70,7 +73,7 @@ class LLMEngine:
         if bundle is not None:
             asked = bundle.apply(asked)
         self._clock = clock
-        self._prefix_listener = prefix_listener
+        self._prefix_listener, self._estimates = prefix_listener, estimates
         self._compiles = CompileCounter()
         self.metrics = EngineMetrics()
         claim_share(asked.memory_share)
@@ -359,12 +362,10 @@ class LLMEngine:
 
     def _count(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:
         metrics = self.metrics
-        metrics.steps += 1
-        metrics.step_rows += len(plan.rows)
-        metrics.step_tokens += (computed := plan.num_tokens)
-        metrics.padded_tokens += plan.bucket.tokens - computed
-        metrics.output_tokens += sum(event.token is not None for event in events)
-        metrics.finished += sum(event.finish is not None for event in events)
+        metrics.add_step(plan, events)
+        if self._estimates:
+            dtypes = {"dtype": self.config.weight_dtype, "kv_dtype": self.config.kv_cache_dtype}
+            metrics.add_work(work_of(plan, self.model_config, **dtypes, padded=False))
         metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start
         self.ledger = self.scheduler.ledger()
         metrics.add_ledger(self.ledger)
