@@ -45,6 +45,8 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             engine_config,
             policy=RestartPolicy(delays_s=_delays(settings.max_engine_restarts)),
             limits=WatchLimits(step_s=settings.engine_hang_timeout_s),
+            block_share=settings.kv_cache_metrics_sample if settings.kv_cache_metrics else 0.0,
+            estimates=settings.enable_mfu_metrics,
         ),
         keys=keys,
         text=TextWorker(
@@ -57,6 +59,8 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             keys=[key.name for key in keys.keys],
             queue=lambda: (admission.num_waiting, 0),
             rejections=lambda: admission.rejections,
+            residency=settings.kv_cache_metrics,
+            estimates=settings.enable_mfu_metrics,
         ),
         flights=Flights(),
         admission=admission,
