@@ -57,7 +57,7 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
         metrics=ServerMetrics(
             names[0],
             keys=[key.name for key in keys.keys],
-            queue=lambda: (admission.num_waiting, 0),
+            queue=admission.waiting_by_reason,
             rejections=lambda: admission.rejections,
             residency=settings.kv_cache_metrics,
             estimates=settings.enable_mfu_metrics,

@@ -94,7 +94,7 @@ def test_the_text_form_is_golden() -> None:
         "# TYPE vllm:num_requests_waiting gauge",
         'vllm:num_requests_waiting{engine="0",model_name="tiny"} 3.0',
         "# HELP vllm:num_requests_waiting_by_reason "
-        "Waiting requests: capacity, for room in the engine; deferred, for a limit of their own key.",
+        "Waiting requests: capacity, for room in the engine; deferred, since the room is kept for other keys.",
         "# TYPE vllm:num_requests_waiting_by_reason gauge",
         'vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="capacity"} 3.0',
     ]

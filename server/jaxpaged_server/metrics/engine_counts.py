@@ -100,7 +100,7 @@ class EngineCounts:
         return [a + b for a, b in zip(self._steps_before, now, strict=True)]
 
     def families(self, labels: Labels, *, in_front: tuple[int, int], at: float) -> Iterator[Metric]:
-        """in_front: requests that wait before they are given to the engine: for room, for a limit of their own.
+        """in_front: requests that wait before they are given to the engine, as `ServerMetrics` has them by reason.
 
         at: seconds on the wall clock.
         """
@@ -119,7 +119,7 @@ class EngineCounts:
         yield gauge("vllm:num_requests_waiting", "Requests that wait to be computed.", labels, capacity + deferred)
         yield gauges(
             "vllm:num_requests_waiting_by_reason",
-            "Waiting requests: capacity, for room in the engine; deferred, for a limit of their own key.",
+            "Waiting requests: capacity, for room in the engine; deferred, since the room is kept for other keys.",
             labels,
             "reason",
             {"capacity": capacity, "deferred": deferred},

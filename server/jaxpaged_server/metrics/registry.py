@@ -30,7 +30,7 @@ OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 class ServerMetrics:
     """model_name: what clients call the model. keys: names of the API keys, which become labels.
 
-    queue: requests that wait before they are given to the engine: (for room in it, for a limit of their own key).
+    queue: requests that wait before they are given to the engine: (for room in it, since its room is kept for others).
     rejections: requests that were not admitted since the start, by reason. residency, estimates: whether the engine
     measures its blocks and estimates its work, see `wire.Start`; without, these metrics are not there. clock,
     wall_clock: seconds, the first one never goes back.
