@@ -9,6 +9,7 @@ from jaxpaged.config import CHUNK_ALIGN, ResolvedConfig
 from jaxpaged.kvcache import KVGroupSpec
 from jaxpaged.limits import SchedulerConfig
 from jaxpaged.prefix import PrefixListener
+from jaxpaged.residency import BlockResidency
 from jaxpaged.scheduler import Scheduler
 
 
@@ -26,6 +27,7 @@ def make_scheduler(
     *,
     clock: Callable[[], float],
     listener: PrefixListener | None = None,
+    residency: BlockResidency | None = None,
 ) -> Scheduler:
     """The scheduler of an engine. windows: of each KV group, how far back its layers look."""
     return Scheduler(
@@ -41,4 +43,5 @@ def make_scheduler(
         buckets,
         clock=clock,
         listener=listener,
+        residency=residency,
     )

@@ -15,6 +15,7 @@ from jaxpaged.blocks import NULL_BLOCK, BlockPool
 from jaxpaged.errors import ConfigError
 from jaxpaged.prefix import PrefixIndex, PrefixListener, extend_keys, root_key
 from jaxpaged.request import Request
+from jaxpaged.residency import BlockResidency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +84,8 @@ class PrefixMatch:
 class KVCache:
     """Pools, prefix indexes and block tables. A table is an int32 array in `Request.block_ids`, one per group.
 
-    listener: told of what enters and leaves the prefix indexes. Raises ConfigError where groups have different block
-    sizes (their blocks' keys could not be shared).
+    listener: told of what enters and leaves the prefix indexes. residency: told of what becomes of the blocks. Raises
+    ConfigError where groups have different block sizes (their blocks' keys could not be shared).
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class KVCache:
         prefix_caching: bool,
         dtype: str = "",
         listener: PrefixListener | None = None,
+        residency: BlockResidency | None = None,
     ) -> None:
         sizes = sorted({group.block_size for group in groups})
         if len(sizes) != 1:
@@ -103,11 +105,12 @@ class KVCache:
         self.block_size = sizes[0]
         self.prefix_caching = prefix_caching
         self._dtype = dtype
-        self._listener = listener
+        self._listener, self._residency = listener, residency
         self._windows = tuple(group.window for group in groups)
         self.indexes = tuple(PrefixIndex(self.block_size) for _ in groups)
+        watched = listener is not None or residency is not None
         self.pools = tuple(
-            BlockPool(group.num_blocks, on_evict=index.forget if listener is None else partial(self._evict, number))
+            BlockPool(group.num_blocks, on_evict=partial(self._evict, number) if watched else index.forget)
             for number, (group, index) in enumerate(zip(groups, self.indexes, strict=True))
         )
         self._num_held = 0  # entries of all tables together
@@ -153,6 +156,9 @@ class KVCache:
                 pool.share(block)
             request.block_ids.append(array("i", hits))
             self._num_held += len(hits)
+        if self._residency is not None:
+            for group, hits in enumerate(match.blocks):
+                self._residency.touched(group, hits)
         request.num_computed = match.num_blocks * self.block_size
         assert request.num_computed < request.num_tokens, "the last token must be computed, or there are no logits"
 
@@ -172,6 +178,8 @@ class KVCache:
             if count:
                 table.extend(pool.allocate(count))
                 self._num_held += count
+                if self._residency is not None:
+                    self._residency.allocated(self.pools.index(pool), table[-count:])
             assert len(table) * self.block_size >= num_tokens
             for block in table[first:]:
                 assert pool.is_writable(block), f"request {request.id!r} would write to block {block}, not its alone"
@@ -207,6 +215,8 @@ class KVCache:
     def forget_prefixes(self) -> None:
         """Empty the prefix indexes; blocks in use stay with their requests."""
         listener, self._listener = self._listener, None  # it is told once, not of every block
+        if self._residency is not None:
+            self._residency.cleared()
         for pool in self.pools:
             pool.unseal_all()
         self._listener = listener
@@ -218,6 +228,8 @@ class KVCache:
         key = self.indexes[group].forget(block)
         if self._listener is not None:
             self._listener.removed(group, key)
+        if self._residency is not None:
+            self._residency.evicted(group, block)
 
     def ledger(self, running: Sequence[Request], *, max_model_len: int) -> KVLedger:
         """Classes of all slots; O(running requests), and O(their blocks behind it) in groups with a window."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxpaged.kvcache import KVLedger
+from jaxpaged.plan import StepPlan
+from jaxpaged.request import TokenEvent
+from jaxpaged.roofline import StepWork
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +39,9 @@ class EngineMetrics:
     execute_s: float = 0.0  # launching steps
     wait_s: float = 0.0  # for their results
     commit_s: float = 0.0
+    flops: float = 0.0  # this and the next two: what the steps take at least, 0 unless the engine is asked to estimate
+    read_bytes: float = 0.0  # of device memory
+    written_bytes: float = 0.0
 
     @property
     def padding_share(self) -> float:
@@ -60,6 +67,22 @@ class EngineMetrics:
     def waste_cut(self) -> float:
         """Share of that allocator's wasted slots that are not wasted here."""
         return 1 - self.tail_slots / max(1, self.contiguous_slots - self.held_tokens)
+
+    def add_step(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:
+        """Count a step, and what it led to."""
+        computed = plan.num_tokens
+        self.steps += 1
+        self.step_rows += len(plan.rows)
+        self.step_tokens += computed
+        self.padded_tokens += plan.bucket.tokens - computed
+        self.output_tokens += sum(event.token is not None for event in events)
+        self.finished += sum(event.finish is not None for event in events)
+
+    def add_work(self, work: StepWork) -> None:
+        """Count what a step takes at least."""
+        self.flops += work.flops
+        self.read_bytes += work.read_bytes
+        self.written_bytes += work.written_bytes
 
     def add_ledger(self, ledger: KVLedger) -> None:
         """Count one step's slots."""

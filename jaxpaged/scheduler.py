@@ -30,6 +30,7 @@ from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixListener, Pre
 from jaxpaged.limits import SchedulerConfig, check_request, longest_life, prompt_tokens
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import PENDING, FinishReason, Logprob, Request, RequestState, TokenEvent
+from jaxpaged.residency import BlockResidency
 
 
 class Scheduler:
@@ -46,6 +47,7 @@ class Scheduler:
         *,
         clock: Callable[[], float] = time.monotonic,
         listener: PrefixListener | None = None,
+        residency: BlockResidency | None = None,
     ) -> None:
         for name, value, limit in (
             ("max_rows", config.max_rows, buckets.max_rows),
@@ -59,7 +61,13 @@ class Scheduler:
         self.num_cached_tokens = 0  # of these, served by the prefix cache
         self.buckets = buckets
         self._clock = clock
-        self._cache = KVCache(groups, prefix_caching=config.prefix_caching, dtype=config.kv_dtype, listener=listener)
+        self._cache = KVCache(
+            groups,
+            prefix_caching=config.prefix_caching,
+            dtype=config.kv_dtype,
+            listener=listener,
+            residency=residency,
+        )
         self._requests: dict[str, Request] = {}  # oldest first
         self._running: list[Request] = []  # oldest first
         self._waiting: deque[Request] = deque()  # oldest first

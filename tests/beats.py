@@ -10,6 +10,7 @@ from jaxpaged_server.engine_process.wire import STEP_TOKEN_BOUNDS, Beat, EngineI
 
 from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
+from jaxpaged.residency import ResidencyCounts
 from jaxpaged.sampling_defaults import SamplingDefaults
 
 LEDGER = KVLedger(live=30, behind=4, shared=16, tail=14, cached=32, free=48, null=16, tokens=60, contiguous=240)
@@ -56,6 +57,7 @@ def beat(
     running: int = 2,
     waiting: int = 3,
     steps: Sequence[int] = (),
+    residency: ResidencyCounts | None = None,
 ) -> Beat:
     return Beat(
         metrics=metrics or EngineMetrics(),
@@ -67,4 +69,5 @@ def beat(
         longest_step_s=0.0,
         steps=[],
         step_token_counts=step_counts(*steps),
+        residency=residency,
     )

@@ -8,6 +8,7 @@ FIRST_TOKEN = (
     "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1.0 2.5 5.0 7.5 10.0 20.0 40.0 80.0 160.0 640.0 2560.0"
 )
 GAP = "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1.0 2.5 5.0 7.5 10.0 20.0 40.0 80.0"
+BLOCK = "0.001 0.002 0.005 0.01 0.02 0.05 0.1 0.2 0.5 1.0 2.0 5.0 10.0 20.0 30.0 60.0 120.0 300.0 600.0 1200.0 1800.0"
 STEP = "1.0 8.0 16.0 32.0 64.0 128.0 256.0 512.0 1024.0 2048.0 4096.0 8192.0 16384.0"
 TOKENS = "1.0 2.0 5.0 10.0 20.0 50.0 100.0"  # with a longest context of 100
 # as vLLM 0.33.0 has them (v1/metrics/loggers.py): name without _total, type, labels, bounds
@@ -40,6 +41,14 @@ VLLM = {
     "vllm:request_params_max_tokens": ("histogram", BOTH, TOKENS),
     "vllm:request_params_n": ("histogram", BOTH, "1.0 2.0 5.0 10.0 20.0"),
     "vllm:iteration_tokens_total": ("histogram", BOTH, STEP),
+}
+OPTIONAL = {  # with --kv-cache-metrics and with --enable-mfu-metrics (v1/metrics/perf.py)
+    "vllm:kv_block_lifetime_seconds": ("histogram", BOTH, BLOCK),
+    "vllm:kv_block_idle_before_evict_seconds": ("histogram", BOTH, BLOCK),
+    "vllm:kv_block_reuse_gap_seconds": ("histogram", BOTH, BLOCK),
+    "vllm:estimated_flops_per_gpu": ("counter", BOTH, ""),
+    "vllm:estimated_read_bytes_per_gpu": ("counter", BOTH, ""),
+    "vllm:estimated_write_bytes_per_gpu": ("counter", BOTH, ""),
 }
 OWN = {
     "jaxpaged:kv_tokens": ("gauge", (*BOTH, "class")),

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxpaged.bench.roofline import keys_and_pairs
 from jaxpaged.bench.step_cost import StepTime
 from jaxpaged.buckets import Bucket, BucketTable
 from jaxpaged.config import default_compile_cache
 from jaxpaged.errors import ConfigError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.plan import StepPlan
+from jaxpaged.roofline import keys_and_pairs
 
 _FORMAT = 1
 _FIX = "Measure it where the model shall run: jaxpaged plan --measure, with the same options"

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxpaged.bench.roofline import Rates, sheet_of
 from jaxpaged.bench.timing import round_seconds
+from jaxpaged.roofline import Rates, sheet_of
 from pallas_kernels.target import current_target, on_cpu
 
 

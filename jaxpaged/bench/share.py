@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpaged.bench.circumstances import digits
 from jaxpaged.bench.rates import DeviceRates
-from jaxpaged.bench.roofline import decode_seconds, offline_seconds, prefill_seconds
+from jaxpaged.roofline import decode_seconds, offline_seconds, prefill_seconds
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine

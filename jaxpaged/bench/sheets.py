@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from jaxpaged.bench.roofline import Rates, sheet_of
+from jaxpaged.roofline import Rates, sheet_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

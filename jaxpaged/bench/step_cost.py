@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from jaxpaged.bench.roofline import Rates, plan_work
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.plan import StepPlan
+from jaxpaged.roofline import Rates, work_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +42,7 @@ class RooflineCost:
     kv_dtype: str
 
     def __call__(self, plan: StepPlan) -> StepTime:
-        work = plan_work(
-            self.model,
-            [(row.start, row.length) for row in plan.rows],
-            padded_tokens=plan.bucket.tokens,
-            padded_rows=plan.bucket.rows,
-            dtype=self.dtype,
-            kv_dtype=self.kv_dtype,
-        )
+        work = work_of(plan, self.model, dtype=self.dtype, kv_dtype=self.kv_dtype, padded=True)
         device_s = work.seconds(self.rates)
-        bytes_s = self.rates.seconds(num_bytes=work.weight_bytes + work.kv_bytes, flops=0)
+        bytes_s = self.rates.seconds(num_bytes=work.read_bytes, flops=0)
         return StepTime(launch_s=0, device_s=device_s, commit_s=0, bound="bytes" if bytes_s == device_s else "flops")

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from jaxpaged.batch import Packer, StepInputs
 from jaxpaged.bench import host
 from jaxpaged.bench.cost_table import BucketCost, CostTable, HostCost
-from jaxpaged.bench.roofline import keys_and_pairs
 from jaxpaged.buckets import Bucket
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import Request, SamplingParams
+from jaxpaged.roofline import keys_and_pairs
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine

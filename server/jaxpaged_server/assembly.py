@@ -50,6 +50,8 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             engine_config,
             policy=RestartPolicy(delays_s=_delays(settings.max_engine_restarts)),
             limits=WatchLimits(step_s=settings.engine_hang_timeout_s),
+            block_share=settings.kv_cache_metrics_sample if settings.kv_cache_metrics else 0.0,
+            estimates=settings.enable_mfu_metrics,
         ),
         keys=keys,
         text=TextWorker(
@@ -61,8 +63,10 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
         metrics=ServerMetrics(
             names[0],
             keys=[key.name for key in keys.keys],
-            queue=lambda: (admission.num_waiting, 0),
+            queue=admission.waiting_by_reason,
             rejections=lambda: admission.rejections,
+            residency=settings.kv_cache_metrics,
+            estimates=settings.enable_mfu_metrics,
         ),
         flights=Flights(),
         admission=admission,

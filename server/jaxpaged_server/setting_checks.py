@@ -40,6 +40,13 @@ def seconds(name: str, value: object, low: float) -> None:
         raise ConfigError(name=name, value=value, limit=f"it must be from {low:g} to {MAX_SECONDS:,.0f} seconds")
 
 
+def share(name: str, value: object) -> None:
+    """A part of a whole that is not nothing."""
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not 0 < value <= 1:  # pyright: ignore[reportOperatorIssue]
+        raise ConfigError(name=name, value=value, limit="it must be above 0 and at most 1")
+
+
 def word(name: str, value: object, words: Sequence[str]) -> None:
     """One of some words."""
     if value not in words:

@@ -108,6 +108,12 @@ class ServerConfig:
     """URL that takes traces in OTLP over HTTP; extra jaxpaged[otel] (default: none)."""
     kv_events_config: KVEventsConfig | None = None
     """KV events over ZMQ, as JSON, as in {"enable_kv_cache_events": true}; extra jaxpaged[fleet] (default: none)."""
+    kv_cache_metrics: bool = False
+    """Measure how long KV blocks keep what they hold and how soon it is used again, for /metrics."""
+    kv_cache_metrics_sample: float = 0.01
+    """Share of the KV blocks that are measured so, above 0 and at most 1."""
+    enable_mfu_metrics: bool = False
+    """Estimate the operations of the steps and the bytes that they move, by formula, for /metrics."""
     max_engine_restarts: int = 3
     """How often an engine that crashed or hangs is started again within ten minutes, before the server ends."""
     engine_hang_timeout_s: float = 10.0
@@ -121,6 +127,7 @@ class ServerConfig:
             check.count(name, getattr(self, name), low, high)
         for name, low in _SECONDS.items():
             check.seconds(name, getattr(self, name), low)
+        check.share("kv_cache_metrics_sample", self.kv_cache_metrics_sample)
         check.host(self.host)
         check.names("served_model_name", self.served_model_name)
         check.keys(self.api_key)
@@ -182,6 +189,8 @@ _SWITCHES = (
     "trust_request_chat_template",
     "enable_log_requests",
     "disable_log_stats",
+    "kv_cache_metrics",
+    "enable_mfu_metrics",
 )
 PATHS = (
     *("uds", "api_key_file", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs"),

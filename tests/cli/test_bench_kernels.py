@@ -28,11 +28,11 @@ from jaxpaged.bench.cases import (
 )
 from jaxpaged.bench.programs import program_of
 from jaxpaged.bench.rates import DeviceRates
-from jaxpaged.bench.roofline import Rates
 from jaxpaged.bench.searches import SEARCHES
 from jaxpaged.bench.timing import after, round_seconds
 from jaxpaged.bench.tune import descend, is_refusal, placed, save_table, tunable
 from jaxpaged.errors import ConfigError
+from jaxpaged.roofline import Rates
 from jaxpaged.tuning import read_tuning
 from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.tuning import Entry, Table

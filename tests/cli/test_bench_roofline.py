@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jaxpaged.bench.roofline import (
+from jaxpaged.bench.shapes import SHAPES
+from jaxpaged.models.config import ModelConfig
+from jaxpaged.models.families import read_config
+from jaxpaged.roofline import (
     SHEETS,
     Rates,
     Weights,
@@ -18,9 +21,6 @@ from jaxpaged.bench.roofline import (
     touched_experts,
     weights_of,
 )
-from jaxpaged.bench.shapes import SHAPES
-from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.families import read_config
 
 
 def model(name: str) -> ModelConfig:

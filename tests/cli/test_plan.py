@@ -15,7 +15,6 @@ from jaxpaged.bench.capacity import capacity
 from jaxpaged.bench.cost_table import BucketCost, CostTable, HostCost, TableCost, default_costs, read_costs
 from jaxpaged.bench.prediction import predict
 from jaxpaged.bench.random_engine import random_engine
-from jaxpaged.bench.roofline import Rates, keys_and_pairs, plan_work, step_work
 from jaxpaged.bench.shapes import SHAPES
 from jaxpaged.bench.sheets import DEVICE_SHEETS
 from jaxpaged.bench.simulate import SimulatedClock, SimulatedEngine
@@ -29,6 +28,7 @@ from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.families import read_config
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import Request, SamplingParams
+from jaxpaged.roofline import Rates, keys_and_pairs, plan_work, step_work, work_of
 
 TINY: dict[str, Any] = {"max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 128, "dtype": "float32"}
 
@@ -70,6 +70,20 @@ def test_padding_is_multiplied_but_has_no_keys() -> None:
     assert tight.weight_bytes == wide.weight_bytes == 4 * (layers + head)
     assert tight.kv_bytes == wide.kv_bytes == 2 * 10 * (2 * 2 * 16 * 4)
     assert tight.attention_flops == wide.attention_flops == 4 * 2 * 10 * 64
+    assert tight.written_bytes == wide.written_bytes == 2 * 1 * (2 * 2 * 16 * 4)
+    assert tight.read_bytes == 4 * (layers + head) + 2 * 10 * (2 * 2 * 16 * 4)
+    assert tight.flops == 2 * (layers + head) + 4 * 2 * 10 * 64
+
+
+def test_what_requests_asked_for_has_no_padding_and_no_logits_of_unfinished_prompts() -> None:
+    step = plan_of([(9, 1), (0, 3)], Bucket(tokens=16, rows=4))
+    step = replace(step, rows=(step.rows[0], step.rows[1]._replace(samples=False)))
+    types = {"dtype": "float32", "kv_dtype": "float32"}
+    for padded, (tokens, rows) in {True: (16, 4), False: (4, 1)}.items():
+        found = work_of(step, model("tiny-llama"), **types, padded=padded)
+        expected = plan_work(model("tiny-llama"), [(9, 1), (0, 3)], padded_tokens=tokens, padded_rows=rows, **types)
+        assert found == expected
+        assert found.written_bytes == 4 * 2 * (2 * 2 * 16 * 4)
 
 
 def test_a_roofline_says_what_bounds_a_step() -> None:

@@ -37,9 +37,9 @@ def engine(*, quick: bool) -> Iterator[dict[str, Any]]:
 
     from jaxpaged.bench import latency, throughput
     from jaxpaged.bench.rates import device_rates
-    from jaxpaged.bench.roofline import prefill_seconds
     from jaxpaged.bench.share import latency_share, throughput_share
     from jaxpaged.bench.trace import Lengths, random_trace
+    from jaxpaged.roofline import prefill_seconds
 
     served = _engine(quick=quick)
     rates = device_rates(dtype=served.config.dtype)

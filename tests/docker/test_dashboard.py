@@ -17,8 +17,8 @@ SHOWN_AS_THEY_ARE = {"jaxpaged:compiles_total", "jaxpaged:engine_restarts_total"
 
 
 def families() -> list[Metric]:
-    """What a server with API keys, one engine and one reply exports."""
-    metrics = ServerMetrics("tiny", keys=("team-a",))
+    """What a server with API keys, one engine and one reply exports, with what must be asked for."""
+    metrics = ServerMetrics("tiny", keys=("team-a",), residency=True, estimates=True)
     metrics.on_beat(beat(), engine_info())
     metrics.on_reply("/v1/completions", 200)
     return list(text_string_to_metric_families(metrics.render(None)[0].decode()))
@@ -90,6 +90,7 @@ def test_the_dashboard_is_whole() -> None:
         *("Tokens", "Time to first token", "Inter-token latency", "Whole request", "Running and waiting", "Queue"),
         *("Pool by class", "KV waste", "Padding", "Seconds of a step", "Compilations since ready", "Preemptions"),
         *("Time per output token", "Engine restarts", "Refused", "Replies", "Prefix cache hits"),
+        *("Blocks used again, and evicted", "Operations", "Memory traffic"),
     } <= {panel["title"] for panel in drawn}
     taken: set[tuple[int, int]] = set()
     for panel in panels:

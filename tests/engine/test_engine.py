@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -27,7 +28,8 @@ def engine() -> LLMEngine:
             num_gpu_blocks_override=1000,
             compile_cache="off",
             warmup=False,
-        )
+        ),
+        estimates=True,
     )
 
 
@@ -48,6 +50,23 @@ def test_the_start_up_table_tells_the_kv_cache(engine: LLMEngine) -> None:
     assert (
         sum(layer.nbytes for layer in engine.runner.pool) == engine.kv_bytes_per_token * 1000 * engine.config.block_size
     )
+
+
+def test_estimates_count_each_tokens_products_and_each_steps_bytes(engine: LLMEngine) -> None:
+    engine.scheduler.reset_prefix_cache()
+    metrics = engine.metrics
+    before = replace(metrics)
+    assert len(run(engine, "one two three")) == 4
+    assert metrics.steps - before.steps == 4  # the prompt, and a token for each of three more
+    prompt = metrics.step_tokens - before.step_tokens - 3
+    # weights of a layer: 512 x 256 of q, k, v, 256 x 256 of o, 3 x 640 x 256 of the network; the head 4096 x 256
+    layers, head, token_bytes = 6 * (131072 + 65536 + 491520), 1048576, 1632
+    seen = sum(range(1, prompt + 4))  # keys that the tokens see, one after the other
+    flops = 2 * ((prompt + 3) * layers + 4 * head) + 4 * 6 * seen * 4 * 64
+    assert metrics.flops - before.flops == flops
+    read = sum(range(prompt, prompt + 4))  # keys that the steps read
+    assert metrics.read_bytes - before.read_bytes == 4 * 4 * (layers + head) + read * token_bytes
+    assert metrics.written_bytes - before.written_bytes == (prompt + 3) * token_bytes
 
 
 def test_names_of_requests_never_meet(engine: LLMEngine) -> None:

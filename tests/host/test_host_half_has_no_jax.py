@@ -9,7 +9,7 @@ import pytest
 
 MODULES = (
     *("blocks", "blockmap", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors"),
-    *("assembly", "progress", "events", "scored_tokens"),
+    *("assembly", "progress", "events", "scored_tokens", "residency", "roofline"),
 )
 
 

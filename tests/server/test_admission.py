@@ -36,6 +36,23 @@ def test_as_many_as_there_are_places_go_in_and_the_rest_in_order(clock: Clock) -
     assert_empty(admission)
 
 
+def test_why_requests_wait(clock: Clock) -> None:
+    alone = opened(clock=clock)
+    line_up(alone, ANONYMOUS, 9)
+    assert alone.waiting_by_reason() == (3, 0)
+    shared = opened(A, B, C, clock=clock)
+    assert shared.waiting_by_reason() == (0, 0)
+    flood = line_up(shared, A, 6)
+    assert states(flood) == "IIIWWW"  # 3 of 5 places: the rest is for keys with nothing inside
+    assert shared.waiting_by_reason() == (0, 3)
+    assert states(line_up(shared, B, 1) + line_up(shared, C, 1)) == "II"
+    assert shared.waiting_by_reason() == (3, 0)  # all places are taken
+    flood[0].release()
+    assert shared.waiting_by_reason() == (0, 3)
+    shared.pause("starting its engine again")
+    assert shared.waiting_by_reason() == (3, 0)
+
+
 def test_the_queue_is_bounded_in_requests(clock: Clock) -> None:
     admission = opened(clock=clock)
     tickets = line_up(admission, ANONYMOUS, 6 + 16)

@@ -58,7 +58,8 @@ def served() -> Iterator[Served]:
 
         async def start() -> EngineSupervisor:
             policy = RestartPolicy(delays_s=(0.01,) * 10)
-            supervisor = EngineSupervisor(CONFIG, policy=policy, limits=LIMITS, faults=True)
+            more = {"block_share": 1.0, "estimates": True}
+            supervisor = EngineSupervisor(CONFIG, policy=policy, limits=LIMITS, faults=True, **more)
             supervisor.start()
             return supervisor
 
@@ -140,6 +141,27 @@ def test_tokens_are_the_engine_s_own(served: Served, expected: list[Any]) -> Non
         assert len(info.fingerprint) == 16
         assert dict(info.table)["blocks"].startswith("100 of")
         await reads_right(served.supervisor, expected)
+
+    served.run(body())
+
+
+def test_beats_tell_of_blocks_used_again_and_of_the_work(served: Served) -> None:
+    async def body() -> None:
+        for _ in range(2):
+            await read(served.supervisor.submit([9] * 200, SamplingParams(max_tokens=2)))
+        info, told = served.supervisor.info, asyncio.Event()
+        assert info is not None
+        served.supervisor.add_beat_listener(lambda _: told.set())
+        await asyncio.wait_for(told.wait(), 5)
+        beat = served.supervisor.beat
+        assert beat is not None
+        assert beat.residency is not None
+        assert sum(beat.residency.gap.counts) >= 200 // info.block_size
+        assert sum(beat.residency.lifetime.counts) == 0, "the pool was never full"
+        metrics = beat.metrics
+        assert metrics.flops > 2 * metrics.step_tokens * 6 * 688128  # the layers' weights
+        assert metrics.read_bytes > metrics.steps * 6 * 688128
+        assert metrics.written_bytes == metrics.step_tokens * 6 * 2 * 2 * 64 * 2  # the KV, held in bfloat16
 
     served.run(body())
 

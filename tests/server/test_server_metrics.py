@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from jaxpaged.metrics import EngineMetrics
+from jaxpaged.residency import ResidencyCounts
 
 
 def make(**options: object) -> ServerMetrics:
@@ -93,7 +94,7 @@ def test_the_text_form_is_golden() -> None:
         "# TYPE vllm:num_requests_waiting gauge",
         'vllm:num_requests_waiting{engine="0",model_name="tiny"} 3.0',
         "# HELP vllm:num_requests_waiting_by_reason "
-        "Waiting requests: capacity, for room in the engine; deferred, for a limit of their own key.",
+        "Waiting requests: capacity, for room in the engine; deferred, since the room is kept for other keys.",
         "# TYPE vllm:num_requests_waiting_by_reason gauge",
         'vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="capacity"} 3.0',
     ]
@@ -275,6 +276,30 @@ def test_counters_never_go_back_when_engines_come_and_go() -> None:
     assert value(metrics, "jaxpaged:engine_restarts_total") == 0
     metrics.on_restart()
     assert value(metrics, "jaxpaged:engine_restarts_total") == 1
+
+
+def test_blocks_and_work_are_counted_over_all_engines() -> None:
+    metrics = make(residency=True, estimates=True)
+    blocks = ("lifetime", "idle_before_evict", "reuse_gap")
+    names = [f"vllm:kv_block_{name}_seconds" for name in blocks]
+    work = [f"vllm:estimated_{name}_per_gpu_total" for name in ("flops", "read_bytes", "write_bytes")]
+    assert [value(metrics, f"{name}_count") for name in names] + [value(metrics, name) for name in work] == [0] * 6
+    for factor in (1, 2):  # two engines, the second one told twice
+        info = engine_info()
+        for seconds in (0.5,) if factor == 1 else (0.5, 40.0):
+            counts = ResidencyCounts()
+            counts.lifetime.add(seconds)
+            counts.lifetime.add(2000.0)
+            counts.idle.add(seconds / 2)
+            counts.gap.add(0.125)
+            told = EngineMetrics(flops=1e12 * factor, read_bytes=5e9 * factor, written_bytes=1e6 * factor)
+            metrics.on_beat(beat(told, residency=counts), info)
+        metrics.on_phase("restarting")
+    assert [value(metrics, f"{name}_count") for name in names] == [4, 2, 2]
+    assert [value(metrics, f"{name}_sum") for name in names] == [4040.5, 20.25, 0.25]
+    by_bound = {le: value(metrics, f"{names[0]}_bucket", le=le) for le in ("0.2", "0.5", "30.0", "60.0", "1800.0")}
+    assert by_bound == {"0.2": 0, "0.5": 1, "30.0": 1, "60.0": 2, "1800.0": 2}
+    assert [value(metrics, name) for name in work] == [3e12, 15e9, 3e6]
 
 
 def test_a_queue_before_the_engine_counts_as_waiting() -> None:

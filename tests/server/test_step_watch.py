@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from fake_engine import LEDGER
 from jaxpaged_server.engine_process.beats import StepWatch
-from jaxpaged_server.engine_process.wire import StepRecord
+from jaxpaged_server.engine_process.wire import Beat, Frames, StepRecord, frame, front_decoder
 
 from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
+from jaxpaged.residency import BlockResidency
 
 BUSY = KVLedger(live=8, behind=0, shared=0, tail=0, cached=0, free=8, null=4, tokens=8, contiguous=64)
 
@@ -111,6 +112,20 @@ def test_a_full_step_is_reckoned_from_the_largest_seen(engine: Counted) -> None:
         engine.step(took_s, tokens=256)
     engine.step(9.0, tokens=4)  # a small one says nothing of large ones
     assert engine.watch.beat().full_step_s == 1.0 * 512 / 256
+
+
+def test_a_beat_tells_of_blocks_where_they_are_watched(engine: Counted) -> None:
+    assert engine.watch.beat().residency is None
+    residency = BlockResidency.every(1, clock=lambda: engine.now)
+    watch = StepWatch(engine, max_step_tokens=512, residency=residency)
+    residency.allocated(0, [3])
+    engine.now += 7.0
+    residency.evicted(0, 3)
+    (body,) = Frames().push(frame(watch.beat()))
+    told = front_decoder().decode(body)
+    assert isinstance(told, Beat)
+    assert told.residency == residency.counts
+    assert residency.counts.lifetime.total_s == 7.0
 
 
 def test_the_pool_is_told_as_the_last_step_left_it_or_as_it_rests(engine: Counted) -> None:

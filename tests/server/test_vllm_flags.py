@@ -27,6 +27,7 @@ VALUES = {
     "dtype": "float32",
     "gpu-memory-utilization": "0.5",
     "kv-cache-dtype": "int8",
+    "kv-cache-metrics-sample": "0.5",
     "kv-events-config": '{"enable_kv_cache_events": true}',
     "log-level": "ERROR",
     "override-generation-config": '{"top_k": 5}',

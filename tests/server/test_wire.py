@@ -36,6 +36,7 @@ from jaxpaged.request import Logprob, SamplingParams
 PARAMS = SamplingParams(temperature=0.5, stop=["a", "b"], logit_bias={7: -1.5}, seed=2**64 - 1, stop_token_ids=[3])
 COMMANDS = [
     Start(EngineConfig(max_model_len=64)),
+    Start(EngineConfig(), cache_events=True, block_share=0.01, estimates=True),
     Submit(5, [1, 2, 3], PARAMS, "tenant"),
     Abort([1, 2**40]),
     Finish(9),

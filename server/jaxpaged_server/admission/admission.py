@@ -226,6 +226,12 @@ class Admission:
         gate = self._gate
         return 0 if gate is None else gate.config.queue_tokens(self._drain_rate.tokens_per_s(self.clock()))
 
+    def waiting_by_reason(self) -> tuple[int, int]:
+        """Requests that wait: for room in the engine; and though there is some, since it is kept for light keys."""
+        gate, waiting = self._gate, len(self._queue)
+        kept = gate is not None and not self._paused and self._load.inside < gate.places
+        return (0, waiting) if kept else (waiting, 0)
+
     def waiting_by_key(self) -> Mapping[str, int]:
         """Requests that wait, by the name of their key; all configured keys are there."""
         return {name: len(account.flow.waiting) for name, account in self._accounts.items()}

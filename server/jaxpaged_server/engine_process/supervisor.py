@@ -64,8 +64,9 @@ class EngineSupervisor:
 
     policy: when it is started again. One that calls itself impossible (a bad model, a bad option) before it ever served
     is not.
-    limits: how long what may take. faults: the engine may be told to break (`call("fault", ...)`), for tests.
-    command: what is started. The thread that runs the event loop must outlive the engine.
+    limits: how long what may take. block_share, estimates: what else the engine measures, see `wire.Start`. faults: the
+    engine may be told to break (`call("fault", ...)`), for tests. command: what is started. The thread that runs the
+    event loop must outlive the engine.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class EngineSupervisor:
         *,
         policy: RestartPolicy | None = None,
         limits: WatchLimits | None = None,
+        block_share: float = 0.0,
+        estimates: bool = False,
         faults: bool = False,
         command: Sequence[str] = WORKER,
         clock: Callable[[], float] = time.monotonic,
@@ -91,6 +94,7 @@ class EngineSupervisor:
             self._limits = replace(self._limits, step_s=_COMPILE_S, first_step_s=_COMPILE_S)
         self._policy = policy or RestartPolicy(clock=clock)
         self._faults, self._command, self._clock = faults, command, clock
+        self._block_share, self._estimates = block_share, estimates
         self._numbers = itertools.count(1)
         self._listeners: list[BeatListener] = []
         self._cache_listeners: list[CacheListener] = []
@@ -255,7 +259,7 @@ class EngineSupervisor:
                 process.sock.close()
                 raise
             self._client = client
-            client.send(Start(self.config, cache_events=bool(self._cache_listeners)))
+            client.send(Start(self.config, bool(self._cache_listeners), self._block_share, self._estimates))
             if self._stopping is not None and self._stopping.is_set():  # meanwhile
                 client.send(Stop())
             trouble = await self._watch(client, self._watchdog)

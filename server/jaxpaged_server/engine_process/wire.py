@@ -16,6 +16,7 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.kvcache import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.request import SamplingParams
+from jaxpaged.residency import ResidencyCounts
 from jaxpaged.sampling_defaults import SamplingDefaults
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -33,10 +34,16 @@ class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, 
 
 
 class Start(Message, frozen=True):
-    """The first message: make an engine of this. cache_events: tell of its prefix cache by `CacheEvents`."""
+    """The first message: make an engine of this. cache_events: tell of its prefix cache by `CacheEvents`.
+
+    block_share: share of the KV blocks whose residency is measured, for `Beat.residency`; 0: none. estimates: count the
+    work of the steps in `Beat.metrics`.
+    """
 
     config: EngineConfig
     cache_events: bool = False
+    block_share: float = 0.0
+    estimates: bool = False
 
 
 class Submit(Message, frozen=True):
@@ -186,7 +193,8 @@ class Beat(Message, frozen=True):
     at most. oldest_wait_s: of the queue's first request. waiting: requests in the engine's own queue. longest_step_s:
     of the last 512 to 1024 steps. full_step_s: how long a step of the most tokens takes, by the mean of the largest
     that were seen; 0 before the first. step_token_counts: steps since the start, by the tokens computed for requests:
-    at most STEP_TOKEN_BOUNDS[i], in the last entry more.
+    at most STEP_TOKEN_BOUNDS[i], in the last entry more. residency: of sampled blocks since the start, where that is
+    measured.
     """
 
     metrics: EngineMetrics
@@ -199,6 +207,7 @@ class Beat(Message, frozen=True):
     steps: list[StepRecord]
     full_step_s: float = 0.0
     step_token_counts: tuple[int, ...] = ()
+    residency: ResidencyCounts | None = None
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, tag=True):

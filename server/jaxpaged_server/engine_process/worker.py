@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from jaxpaged.errors import RequestError
+from jaxpaged.residency import BlockResidency
 from jaxpaged_server.engine_process.beats import StepWatch, beat_for_ever
 from jaxpaged_server.engine_process.cache_journal import CacheJournal
 from jaxpaged_server.engine_process.error_fields import fields_of
@@ -54,7 +55,6 @@ from jaxpaged_server.engine_process.wire import (
 )
 
 if TYPE_CHECKING:
-    from jaxpaged.config import EngineConfig
     from jaxpaged.engine import LLMEngine
     from jaxpaged.request import Request, TokenEvent
 
@@ -179,12 +179,20 @@ class Worker:
         return PoolMap(found.classes, list(found.owners), requests)
 
 
-def make_engine(config: EngineConfig, outbox: Outbox, journal: CacheJournal | None = None) -> LLMEngine:
+def make_engine(
+    start: Start, outbox: Outbox, *, journal: CacheJournal | None = None, residency: BlockResidency | None = None
+) -> LLMEngine:
     """Load and compile; tells the front end how far it is. Raises what `LLMEngine` raises."""
     outbox.put(Phase("loading"))
     from jaxpaged.engine import LLMEngine  # only now: jax takes a second, and the front end waits for a sign
 
-    return LLMEngine(config, progress=PhaseTeller(outbox.put), prefix_listener=journal)
+    return LLMEngine(
+        start.config,
+        progress=PhaseTeller(outbox.put),
+        prefix_listener=journal,
+        residency=residency,
+        estimates=start.estimates,
+    )
 
 
 def info_of(engine: LLMEngine) -> EngineInfo:
@@ -288,8 +296,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         start = inbox.get()
         assert isinstance(start, Start), f"a {type(start).__name__} before the start"
         journal = CacheJournal() if start.cache_events else None
-        engine = make_engine(start.config, outbox, journal)
-        watch = StepWatch(engine, max_step_tokens=engine.config.max_num_batched_tokens)
+        residency = BlockResidency.every(start.block_share) if start.block_share else None
+        engine = make_engine(start, outbox, journal=journal, residency=residency)
+        watch = StepWatch(engine, max_step_tokens=engine.config.max_num_batched_tokens, residency=residency)
         faults = Faults() if options.faults else None
         worker = Worker(engine, inbox, outbox, watch=watch, faults=faults, journal=journal)
         serving.set()

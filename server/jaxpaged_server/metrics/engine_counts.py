@@ -16,6 +16,7 @@ from jaxpaged.metrics import EngineMetrics
 from jaxpaged_server.engine_process.wire import STEP_TOKEN_BOUNDS, Beat, EngineInfo
 from jaxpaged_server.metrics.families import Labels, counter, counters, gauge, gauges, histogram, summaries
 from jaxpaged_server.metrics.histogram import Histogram
+from jaxpaged_server.metrics.residency_totals import ResidencyTotals
 
 STEP_PHASES = ("plan", "pack", "execute", "wait", "commit")
 KV_CLASSES = ("live", "behind", "shared", "tail", "cached", "free", "null")
@@ -23,9 +24,12 @@ _NO_SLOTS = KVLedger(live=0, behind=0, shared=0, tail=0, cached=0, free=0, null=
 
 
 class EngineCounts:
-    """Fed by `on_beat` and `on_lost`; read as families of metrics or by attribute."""
+    """Fed by `on_beat` and `on_lost`; read as families of metrics or by attribute.
 
-    def __init__(self) -> None:
+    residency, estimates: whether there are metrics of these, see `wire.Start`.
+    """
+
+    def __init__(self, *, residency: bool = False, estimates: bool = False) -> None:
         self.info: EngineInfo | None = None
         """Of the latest engine."""
         self.ledger = _NO_SLOTS
@@ -38,6 +42,8 @@ class EngineCounts:
         self._now = EngineMetrics()
         self._steps_before = [0] * (len(STEP_TOKEN_BOUNDS) + 1)  # by their tokens: see Beat.step_token_counts
         self._steps_now: tuple[int, ...] = ()
+        self._residency = ResidencyTotals() if residency else None
+        self._estimates = estimates
 
     def on_beat(self, beat: Beat, info: EngineInfo) -> None:
         """Take in a beat of the engine that `info` came from; another object means another engine."""
@@ -51,6 +57,8 @@ class EngineCounts:
             self.occupancy = asked / (asked + padded)
         self._now = now
         self._steps_now = beat.step_token_counts
+        if self._residency is not None and beat.residency is not None:
+            self._residency.on_counts(beat.residency)
 
     def on_lost(self) -> None:
         """The engine is gone: nothing runs, no slot is held. Its totals stay."""
@@ -83,6 +91,8 @@ class EngineCounts:
         self._now = EngineMetrics()
         self._steps_before = self._steps()
         self._steps_now = ()
+        if self._residency is not None:
+            self._residency.on_other_engine()
 
     def _steps(self) -> list[int]:
         """Steps of all engines by their tokens."""
@@ -90,14 +100,18 @@ class EngineCounts:
         return [a + b for a, b in zip(self._steps_before, now, strict=True)]
 
     def families(self, labels: Labels, *, in_front: tuple[int, int], at: float) -> Iterator[Metric]:
-        """in_front: requests that wait before they are given to the engine: for room, for a limit of their own.
+        """in_front: requests that wait before they are given to the engine, as `ServerMetrics` has them by reason.
 
         at: seconds on the wall clock.
         """
         yield from self._state_families(labels, in_front, at)
         yield from self._token_families(labels)
         yield from self._pool_families(labels)
+        if self._residency is not None:
+            yield from self._residency.families(labels)
         yield from self._step_families(labels)
+        if self._estimates:
+            yield from self._work_families(labels)
 
     def _state_families(self, labels: Labels, in_front: tuple[int, int], at: float) -> Iterator[Metric]:
         capacity, deferred = self.waiting + in_front[0], in_front[1]
@@ -105,7 +119,7 @@ class EngineCounts:
         yield gauge("vllm:num_requests_waiting", "Requests that wait to be computed.", labels, capacity + deferred)
         yield gauges(
             "vllm:num_requests_waiting_by_reason",
-            "Waiting requests: capacity, for room in the engine; deferred, for a limit of their own key.",
+            "Waiting requests: capacity, for room in the engine; deferred, since the room is kept for other keys.",
             labels,
             "reason",
             {"capacity": capacity, "deferred": deferred},
@@ -194,3 +208,12 @@ class EngineCounts:
             "when",
             {"start": self.total("compiles_at_start"), "ready": self.total("compiles_after_ready")},
         )
+
+    def _work_families(self, labels: Labels) -> Iterator[Metric]:
+        for name, field, what in (
+            ("flops", "flops", "Operations that the steps take at least"),
+            ("read_bytes", "read_bytes", "Bytes of device memory that the steps read at least"),
+            ("write_bytes", "written_bytes", "Bytes of device memory that the steps write at least"),
+        ):
+            text = f"{what}, by formula: what requests asked for, without padding."
+            yield counter(f"vllm:estimated_{name}_per_gpu", text, labels, self.total(field))

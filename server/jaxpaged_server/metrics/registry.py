@@ -30,9 +30,10 @@ OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 class ServerMetrics:
     """model_name: what clients call the model. keys: names of the API keys, which become labels.
 
-    queue: requests that wait before they are given to the engine: (for room in it, for a limit of their own key).
-    rejections: requests that were not admitted since the start, by reason. clock, wall_clock: seconds, the first one
-    never goes back.
+    queue: requests that wait before they are given to the engine: (for room in it, since its room is kept for others).
+    rejections: requests that were not admitted since the start, by reason. residency, estimates: whether the engine
+    measures its blocks and estimates its work, see `wire.Start`; without, these metrics are not there. clock,
+    wall_clock: seconds, the first one never goes back.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class ServerMetrics:
         keys: Sequence[str] = (),
         queue: Callable[[], tuple[int, int]] = lambda: (0, 0),
         rejections: Callable[[], Mapping[str, int]] = dict,
+        residency: bool = False,
+        estimates: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.engine = EngineCounts()
+        self.engine = EngineCounts(residency=residency, estimates=estimates)
         self.requests = RequestCounts(keys)
         self.front = FrontCounts()
         self.first_tokens = LatencyWindow()

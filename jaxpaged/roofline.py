@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from jaxpaged.models.config import ModelConfig
+from jaxpaged.plan import StepPlan
 
 _SCALED = MappingProxyType({"int8": 1, "float8_e4m3fn": 1})
 _ITEMSIZES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2, **_SCALED})
@@ -76,17 +77,28 @@ def sheet_of(kind: str) -> Rates | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepWork:
-    """What a step must do at least. Bytes of the weights it touches and of the KV it reads; operations of its dots."""
+    """What a step must do at least. Bytes of the weights it touches and of the KV it reads; operations of its dots.
+
+    written_bytes: of the KV of its tokens. `seconds` leaves them out: a row writes one token for all that it reads.
+    """
 
     weight_bytes: float
     kv_bytes: float
     weight_flops: float
     attention_flops: float
+    written_bytes: float
+
+    @property
+    def read_bytes(self) -> float:
+        return self.weight_bytes + self.kv_bytes
+
+    @property
+    def flops(self) -> float:
+        return self.weight_flops + self.attention_flops
 
     def seconds(self, rates: Rates) -> float:
-        """All bytes over the bandwidth or all operations over the rate, whichever takes longer."""
-        num_bytes, flops = self.weight_bytes + self.kv_bytes, self.weight_flops + self.attention_flops
-        return rates.seconds(num_bytes=num_bytes, flops=flops)
+        """All bytes read over the bandwidth or all operations over the rate, whichever takes longer."""
+        return rates.seconds(num_bytes=self.read_bytes, flops=self.flops)
 
 
 def touched_experts(experts: int, top_k: int, tokens: float) -> float:
@@ -163,6 +175,7 @@ def step_work(
         kv_bytes=rows * read * kv_bytes_of_token(config, kv_dtype),
         weight_flops=2 * (met + (rows if sampled is None else sampled) * weights.head),
         attention_flops=4 * tokens * seen * config.heads * config.head_dim,
+        written_bytes=tokens * len(config.layers) * kv_bytes_of_token(config, kv_dtype),
     )
 
 
@@ -178,8 +191,7 @@ def prefill_seconds(config: ModelConfig, rates: Rates, *, tokens: int, length: i
     """
     prompts = tokens / length
     work = step_work(config, rows=1, tokens_per_row=length, context=length, dtype=dtype, kv_dtype="bfloat16", sampled=1)
-    flops = prompts * (work.weight_flops + work.attention_flops)
-    return rates.seconds(num_bytes=work.weight_bytes, flops=flops)
+    return rates.seconds(num_bytes=work.weight_bytes, flops=prompts * work.flops)
 
 
 def offline_seconds(
@@ -226,6 +238,20 @@ def plan_work(
         kv_bytes=read * kv_bytes_of_token(config, kv_dtype),
         weight_flops=2 * (padded_tokens * weights.layers + expert_flops + padded_rows * weights.head),
         attention_flops=4 * pairs * config.heads * config.head_dim,
+        written_bytes=tokens * len(config.layers) * kv_bytes_of_token(config, kv_dtype),
+    )
+
+
+def work_of(plan: StepPlan, config: ModelConfig, *, dtype: str, kv_dtype: str, padded: bool) -> StepWork:
+    """A step of the scheduler's. padded: as the device computes it, in its bucket; else only what requests asked for,
+    the head for those rows alone that sample."""
+    return plan_work(
+        config,
+        [(row.start, row.length) for row in plan.rows],
+        padded_tokens=plan.bucket.tokens if padded else plan.num_tokens,
+        padded_rows=plan.bucket.rows if padded else sum(row.samples for row in plan.rows),
+        dtype=dtype,
+        kv_dtype=kv_dtype,
     )
 
 
