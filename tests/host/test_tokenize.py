@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Detokenizer, Tokenizer
 
 SPECIAL = ["<s>", "</s>", "<|end of turn|>"]  # the last one has characters that byte-level BPE cannot spell
@@ -246,3 +247,16 @@ def test_text_that_is_not_unicode_is_refused() -> None:
         byte_level().encode("a\ud800")
     with pytest.raises(PromptError, match="token ids"):
         byte_level().decode([-1])
+
+
+def test_long_texts_and_long_lists_are_read_as_short_ones_are() -> None:
+    tokenizer = Tokenizer.load(TINY_MODEL)
+    line = "Some w\u00f6rds, <|user|> and \U0001f600\n"
+    one = tokenizer.encode(line, add_special_tokens=False)
+    many = tokenizer.encode(line * 200, add_special_tokens=False)
+    assert many == one * 200
+    assert tokenizer.decode(many, skip_special_tokens=False) == line * 200
+    with pytest.raises(PromptError, match="UTF-8"):
+        tokenizer.encode("\ud800" * 2000)
+    with pytest.raises(PromptError, match="whole number"):
+        tokenizer.decode([-1] * 2000)
