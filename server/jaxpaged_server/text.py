@@ -48,6 +48,12 @@ class TextWorker:
             return decode(ids)
         return await asyncio.get_running_loop().run_in_executor(self._threads, decode, ids)
 
+    async def spellings(self, ids: list[int]) -> list[str]:
+        """The tokens as the vocabulary writes them."""
+        if len(ids) <= _AT_ONCE:
+            return self.tokenizer.token_strings(ids)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.tokenizer.token_strings, ids)
+
     async def render(
         self,
         messages: list[dict[str, Any]],

@@ -41,5 +41,7 @@ async def test_long_texts_and_many_ids_do_not_hold_up_the_event_loop() -> None:
         assert await share_held(worker.encode(text, add_special_tokens=False)) < 0.5
         assert await worker.decode(list(ids)) == text
         assert await share_held(worker.decode(list(ids) * 3)) < 0.5
+        assert (await worker.spellings(list(ids)))[:2] == worker.tokenizer.token_strings(ids[:2])
+        assert await share_held(worker.spellings(list(ids) * 3)) < 0.5
     finally:
         await worker.close()
