@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -82,6 +84,27 @@ async def test_a_reader_who_leaves_does_not_mix_up_answers() -> None:
         assert await render(renderer) == good
     finally:
         await renderer.close()
+
+
+async def test_signals_to_the_whole_group_do_not_end_a_child(capfd: pytest.CaptureFixture[str]) -> None:
+    renderer = TemplateRenderer(str(TINY_MODEL), workers=1)
+    try:
+        good = await render(renderer)
+        (child,) = children()
+        assert os.getsid(child) == child, "Ctrl-C in a terminal would reach it"
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(child, number)
+        assert await render(renderer) == good
+        assert children() == [child]
+    finally:
+        await renderer.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def children() -> list[int]:
+    """Processes that this one has started, templates' children."""
+    found = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in found if b"templating" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 async def test_what_a_template_refuses_is_told(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ class TemplateRenderer:
     async def _start(self) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
         command = (sys.executable, "-m", "jaxpaged_server.templating.worker", self._folder)
-        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        # a session of its own: Ctrl-C is for the parent, whose requests still need their prompts
+        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, start_new_session=True)
 
     async def _ask(self, child: asyncio.subprocess.Process, asked: bytes) -> Rendered:
         assert child.stdin is not None
