@@ -18,6 +18,7 @@ from jaxpaged.prompt import check_prompt, context_limit
 from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, RequestOutput, SamplingParams, TokenEvent
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.admission.ticket import Ticket
+from jaxpaged_server.api.common import MAX_PROMPT_SCORES
 from jaxpaged_server.engine_process.wire import EngineInfo, Item
 from jaxpaged_server.flights import Flight
 from jaxpaged_server.meter import Meter
@@ -57,6 +58,12 @@ class Job:
         """Of all prompts, each counted once."""
         return sum(len(prompt.ids) for prompt in self.prompts)
 
+    @property
+    def prompt_scores(self) -> int:
+        """Log probabilities of prompt tokens that it asks for, the alternatives' among them."""
+        alternatives = self.params.prompt_logprobs
+        return 0 if alternatives is None else self.prompt_tokens * self.n * (1 + alternatives)
+
 
 def check_job(job: Job, info: EngineInfo) -> None:
     """Raise what the engine would raise for these prompts and parameters, before anything waits for them.
@@ -71,12 +78,19 @@ def check_job(job: Job, info: EngineInfo) -> None:
             limit=f"the server computes max_num_seqs={info.max_num_seqs} answers at a time",
             fix="Send several requests",
         )
+    if job.prompt_scores > MAX_PROMPT_SCORES:
+        raise ParameterError(
+            name="prompt tokens x n x (1 + alternatives)",
+            value=job.prompt_scores,
+            limit=f"a reply holds at most {MAX_PROMPT_SCORES} log probabilities of its prompts",
+            fix="Ask for fewer alternatives, or send several requests",
+        )
     for name, tokens in (("logit_bias", params.logit_bias or {}), ("stop_token_ids", params.stop_ids)):
         worst = max(tokens, default=0)
         if worst >= vocab:
             raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
     for prompt in job.prompts:
-        check_prompt(prompt.ids, prompt.text or list(prompt.ids), vocab=vocab, max_model_len=longest)
+        check_prompt(prompt.ids, list(prompt.ids) if prompt.text is None else prompt.text, vocab=vocab, max_model_len=longest)
         if params.max_tokens is not None and len(prompt.ids) + params.max_tokens > longest:
             raise ContextLengthError(
                 name="prompt length + max_tokens",

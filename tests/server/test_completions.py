@@ -6,7 +6,10 @@ import asyncio
 import json
 from typing import Any
 
-from scripted_engine import ScriptedEngine, ScriptedStream, next_token
+import msgspec
+from jaxpaged_server.api.common import MAX_PROMPT_SCORES
+from jaxpaged_server.engine_process.wire import MAX_FRAME, Item, Tokens, frame
+from scripted_engine import INFO, ScriptedEngine, ScriptedStream, next_token
 from served import Served, served
 
 from jaxpaged.tiny import TINY_MODEL
@@ -212,6 +215,8 @@ async def test_what_the_model_cannot_do_is_refused_before_it_is_asked() -> None:
             assert reply["error"]["type"] == "invalid_request_error"
             assert reason in reply["error"]["message"], reply
         assert not it.engine.streams
+        _, reply = await it.post(PATH, prompt="")
+        assert reply["error"]["message"] == "prompt is '': it has no token. Give at least one"
         status, reply = await it.post(PATH, prompt="a", model="other")
         assert (status, reply["error"]["code"]) == (404, "model_not_found")
         for too_long in ({"prompt": [1] * 300}, {"prompt": [1] * 200, "max_tokens": 57}):
@@ -220,6 +225,21 @@ async def test_what_the_model_cannot_do_is_refused_before_it_is_asked() -> None:
             assert reply["error"]["param"] is None, "there is no field of that name"
             # litellm and agents tell this error by these words, and shorten the prompt
             assert "this model's maximum context length is 256 tokens" in reply["error"]["message"]
+
+
+async def test_log_probabilities_of_prompts_are_bounded_by_what_a_message_may_hold() -> None:
+    info = msgspec.structs.replace(INFO, max_model_len=300_000)
+    async with served() as it:
+        it.engine.info = info
+        longest = MAX_PROMPT_SCORES // 21
+        for body in ({"prompt_logprobs": 20}, {"echo": True, "logprobs": 20}, {"prompt_logprobs": 1, "n": 8}):
+            status, reply = await it.post(PATH, prompt=[7] * (MAX_PROMPT_SCORES // 16 + 1), max_tokens=1, **body)
+            assert status == 400, body
+            assert str(MAX_PROMPT_SCORES) in reply["error"]["message"]
+        status, _ = await it.post(PATH, prompt=[7] * longest, max_tokens=1, prompt_logprobs=20)
+        assert status == 200
+    place = {2**32 - 1 - i: (-1.25, 2**32 - 1) for i in range(21)}
+    assert len(frame(Tokens([Item(2**32, 1, prompt_logprobs=[place] * longest)]))) < MAX_FRAME // 5
 
 
 async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with_503() -> None:

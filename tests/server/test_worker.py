@@ -152,6 +152,24 @@ def test_the_first_token_says_what_the_cache_and_the_queue_did(wired: Wired) -> 
     assert [request.salt for request in engine.requests.values()] == ["salted", ""]
 
 
+def test_log_probabilities_of_prompts_go_in_messages_of_their_own(wired: Wired) -> None:
+    scores = (None, {4: Logprob(logprob=-2.0, rank=3)})
+    step = [
+        TokenEvent("1", 5),
+        TokenEvent("2", 6, prompt_logprobs=scores),
+        TokenEvent("3", 7, prompt_logprobs=scores),
+        TokenEvent("4", 8),
+        TokenEvent("5", 9),
+    ]
+    said = wired.serve(ScriptedEngine(step))
+    assert [[item.id for item in message.items] for message in said if isinstance(message, Tokens)] == [
+        [1],
+        [2],
+        [3],
+        [4, 5],
+    ]
+
+
 def test_a_request_that_cannot_be_is_refused_and_others_go_on(wired: Wired) -> None:
     engine = ScriptedEngine([TokenEvent("3", 1, FinishReason.LENGTH)])
     bad, broken, good = wired.serve(engine, *(Submit(i + 1, ids, PARAMS) for i, ids in enumerate([[], [99], [4]])))

@@ -15,6 +15,8 @@ MAX_STOP_IDS = 128
 MAX_BIASES = 512
 MAX_LOGPROBS = 20
 MAX_SALT_LENGTH = 128
+MAX_PROMPT_SCORES = 2**19
+"""Log probabilities of prompts in one reply: 32 prompts of 8,192 tokens with one alternative each."""
 
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]

@@ -48,9 +48,9 @@ from jaxpaged_server.engine_process.wire import (
     Stop,
     Submit,
     ToEngine,
-    Tokens,
     engine_decoder,
     pairs,
+    token_messages,
 )
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ class Worker:
             self._faults.before_step()
         events = self._engine.step_tokens()
         self._watch.end()
-        if events:
-            self._outbox.put(Tokens([self._item(event) for event in events]))
+        for message in token_messages([self._item(event) for event in events]):
+            self._outbox.put(message)
         self._tell_cache()
 
     def _tell_cache(self) -> None:
