@@ -90,7 +90,9 @@ def check_job(job: Job, info: EngineInfo) -> None:
         if worst >= vocab:
             raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
     for prompt in job.prompts:
-        check_prompt(prompt.ids, list(prompt.ids) if prompt.text is None else prompt.text, vocab=vocab, max_model_len=longest)
+        check_prompt(
+            prompt.ids, list(prompt.ids) if prompt.text is None else prompt.text, vocab=vocab, max_model_len=longest
+        )
         if params.max_tokens is not None and len(prompt.ids) + params.max_tokens > longest:
             raise ContextLengthError(
                 name="prompt length + max_tokens",

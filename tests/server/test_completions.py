@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import msgspec
+import pytest
+from jaxpaged_server import reply as replies
+from jaxpaged_server import routes
 from jaxpaged_server.api.common import MAX_PROMPT_SCORES
 from jaxpaged_server.engine_process.wire import MAX_FRAME, Item, Tokens, frame
 from scripted_engine import INFO, ScriptedEngine, ScriptedStream, next_token
@@ -240,6 +244,27 @@ async def test_log_probabilities_of_prompts_are_bounded_by_what_a_message_may_ho
         assert status == 200
     place = {2**32 - 1 - i: (-1.25, 2**32 - 1) for i in range(21)}
     assert len(frame(Tokens([Item(2**32, 1, prompt_logprobs=[place] * longest)]))) < MAX_FRAME // 5
+
+
+async def test_a_reply_of_many_log_probabilities_is_made_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    makers: list[threading.Thread] = []
+    encode = replies.json_reply
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        makers.append(threading.current_thread())
+        return encode(*args, **kwargs)
+
+    for module in (routes.completions, routes.chat):
+        monkeypatch.setattr(module, "json_reply", noting)
+    messages = [{"role": "user", "content": "a"}]
+    async with served() as it:
+        it.engine.info = msgspec.structs.replace(INFO, max_model_len=5000)
+        await it.post(PATH, prompt=[300] * 2000, max_tokens=1, prompt_logprobs=1)
+        await it.post("/v1/chat/completions", messages=messages, max_tokens=120, logprobs=True, top_logprobs=20)
+        await it.post(PATH, prompt=[300] * 9, max_tokens=9, prompt_logprobs=1)
+    assert [thread is threading.main_thread() for thread in makers] == [False, False, True]
 
 
 async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with_503() -> None:

@@ -29,7 +29,7 @@ from jaxpaged_server.body import read_body
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
-from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
+from jaxpaged_server.routes.sampling import Head, make_head, make_job, num_scores, sampling_params
 from jaxpaged_server.routes.streaming import stream_reply
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
@@ -59,7 +59,9 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
             return await stream_reply(request, services, job, writer.events)
         async with services.deadline(job.deadline):
             outputs = await gather(answers)
-        return json_reply(writer.reply(outputs), headers=services.load_headers(request))
+        headers = services.load_headers(request)
+        size = num_scores(job, answers)
+        return await services.text.aside(size, lambda: json_reply(writer.reply(outputs), headers=headers))
 
 
 class _Writer:

@@ -25,7 +25,7 @@ from jaxpaged_server.body import read_body
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import completion_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
-from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
+from jaxpaged_server.routes.sampling import Head, make_head, make_job, num_scores, sampling_params
 from jaxpaged_server.routes.streaming import stream_reply
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
@@ -46,18 +46,9 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
             return await stream_reply(request, services, job, writer.events)
         async with services.deadline(job.deadline):
             outputs = await gather(answers)
-        choices = [writer.choice(answer, output) for answer, output in zip(answers, outputs, strict=True)]
-        return json_reply(
-            CompletionReply(
-                id=head.id,
-                created=head.created,
-                model=head.model,
-                choices=choices,
-                usage=writer.usage(),
-                system_fingerprint=head.system_fingerprint,
-            ),
-            headers=services.load_headers(request),
-        )
+        headers = services.load_headers(request)
+        size = num_scores(job, answers)
+        return await services.text.aside(size, lambda: json_reply(writer.reply(outputs), headers=headers))
 
 
 class _Writer:
@@ -75,6 +66,18 @@ class _Writer:
         self._begun = [False] * len(answers)
         self._options = body.stream_options or StreamOptions()
         self._scores_only = body.max_tokens == 0
+
+    def reply(self, outputs: Sequence[RequestOutput]) -> CompletionReply:
+        """All of it, at once."""
+        head = self._head
+        return CompletionReply(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            choices=[self.choice(answer, output) for answer, output in zip(self._answers, outputs, strict=True)],
+            usage=self.usage(),
+            system_fingerprint=head.system_fingerprint,
+        )
 
     def choice(self, answer: Answer, output: RequestOutput) -> CompletionChoice:
         """What an output tells, as a choice; the prompt goes before the first one where it is echoed."""
