@@ -83,7 +83,7 @@ async def test_prompts_may_be_texts_ids_and_lists_of_both() -> None:
 
 async def test_n_answers_are_drawn_from_seeds_of_their_own() -> None:
     async with served() as it:
-        status, reply = await it.post(PATH, prompt=[[1], [2]], n=2, seed=10, max_tokens=2)
+        status, reply = await it.post(PATH, prompt=[[1], [2]], n=2, best_of=2, seed=10, max_tokens=2)
         assert status == 200
         assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
         assert sorted((stream.ids[0], stream.params.seed) for stream in it.engine.streams) == [
@@ -205,6 +205,8 @@ async def test_what_the_model_cannot_do_is_refused_before_it_is_asked() -> None:
         ({"prompt": "a", "stop_token_ids": [4096]}, "stop_token_ids"),
         ({"prompt": "a", "logit_bias": {"4096": 1}}, "logit_bias"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"),
+        ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "min_tokens": 20}, "min_tokens"),
         ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
         ({"prompt": "a", "echo": 1}, "echo"),

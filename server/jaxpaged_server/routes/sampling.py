@@ -31,6 +31,10 @@ def sampling_params(
     body: SamplingFields, *, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None
 ) -> SamplingParams:
     """The parameters of a body; what it leaves out has vLLM's default. Raises ParameterError."""
+    n = body.n or 1
+    if body.best_of not in (None, n):
+        limit = f"only the {n} of n are computed"
+        raise ParameterError(name="best_of", value=body.best_of, limit=limit, fix="Set it to n, or leave it out")
     given = {
         "temperature": body.temperature,
         "top_p": body.top_p,
