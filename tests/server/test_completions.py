@@ -148,10 +148,15 @@ def reply_text(it: Served, prompt: str) -> str:
 
 
 async def test_an_echoed_prompt_has_its_logprobs_and_may_have_no_answer() -> None:
+    scored = {"prompt": [300, 301, 302], "echo": True, "max_tokens": 0, "logprobs": 1, "return_token_ids": True}
+    drawn = next_token([300, 301, 302], 0)  # by the engine, which always draws one
     async with served() as it:
-        status, reply = await it.post(PATH, prompt=[300, 301, 302], echo=True, max_tokens=0, logprobs=1)
+        status, reply = await it.post(PATH, **scored, stop_token_ids=[drawn])
+        (event, _) = await events_of(it, **scored)
     assert status == 200, reply
     choice = reply["choices"][0]
+    assert (choice["finish_reason"], choice["stop_reason"], choice["token_ids"]) == ("length", None, [])
+    assert event["choices"] == [choice]
     pieces = [TOKENIZER.decode([token]) for token in (300, 301, 302)]
     assert choice["text"] == "".join(pieces)
     assert choice["logprobs"] == {

@@ -82,26 +82,28 @@ class _Writer:
     def choice(self, answer: Answer, output: RequestOutput) -> CompletionChoice:
         """What an output tells, as a choice; the prompt goes before the first one where it is echoed."""
         said, body, i = output.outputs[0], self._body, answer.index
+        if self._scores_only:  # its one token is nobody's
+            reason = "length" if said.finish_reason == "stop" else said.finish_reason
+            said = replace(said, text="", token_ids=(), logprobs=(), finish_reason=reason, stop_reason=None)
         first, self._begun[i] = not self._begun[i], True
         echoed = (self._echo_text(answer) if first else "") if body.echo else ""
-        text = "" if self._scores_only else said.text
         tokenizer = self._services.text.tokenizer
         logprobs = None
         if body.logprobs is not None:
             logprobs = completion_logprobs(
                 tokenizer,
-                ids=() if self._scores_only else said.token_ids,
-                logprobs=() if self._scores_only else said.logprobs or (),
+                ids=said.token_ids,
+                logprobs=said.logprobs or (),
                 prompt_ids=answer.prompt.ids if body.echo and first else (),
                 prompt_logprobs=(output.prompt_logprobs or ()) if body.echo and first else (),
                 wanted=body.logprobs,
                 start=self._offsets[i],
                 as_ids=bool(body.return_tokens_as_token_ids),
             )
-        self._offsets[i] += len(echoed) + len(text)
+        self._offsets[i] += len(echoed) + len(said.text)
         return CompletionChoice(
             index=i,
-            text=echoed + text,
+            text=echoed + said.text,
             logprobs=logprobs,
             finish_reason=said.finish_reason,
             stop_reason=said.stop_reason,
