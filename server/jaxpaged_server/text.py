@@ -84,7 +84,8 @@ class TextWorker:
 
 
 def _cut_after(text: str, content: object) -> str:
-    """The prompt up to the end of the last message's content: what the template puts after it is left out."""
+    """The prompt up to the end of the last message's content: what the template puts after it is left out. Spaces at
+    that end stay where the template keeps them: "Answer: " goes on otherwise than "Answer:"."""
     said = content.strip() if isinstance(content, str) else ""
     at = text.rfind(said) if said else -1
     if at < 0:
@@ -94,4 +95,6 @@ def _cut_after(text: str, content: object) -> str:
             limit="the last message's content is empty, or the chat template changes it",
             fix="End with a message whose text the template keeps as it is",
         )
-    return text[: at + len(said)]
+    end = at + len(said)
+    spaces = content[len(content.rstrip()) :] if isinstance(content, str) else ""
+    return text[: end + len(spaces)] if text.startswith(spaces, end) else text[:end]

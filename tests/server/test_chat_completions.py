@@ -92,6 +92,9 @@ async def test_parts_of_text_are_joined_and_a_last_message_may_be_gone_on_with()
         status, reply = await it.post(PATH, messages=begun, max_tokens=1, continue_final_message=True)
         assert status == 200, reply
         assert TOKENIZER.decode(list(it.engine.streams[-1].ids), skip_special_tokens=False).endswith("Once upon")
+        begun[-1]["content"] = "Answer:  "
+        await it.post(PATH, messages=begun, max_tokens=1, continue_final_message=True)
+        assert TOKENIZER.decode(list(it.engine.streams[-1].ids), skip_special_tokens=False).endswith("Answer:  ")
 
 
 async def test_an_echo_is_the_text_of_the_last_message() -> None:
