@@ -200,6 +200,13 @@ def test_calls_are_answered_by_their_number(wired: Wired) -> None:
     assert unknown.error.kind == "RequestError"
 
 
+def test_a_profile_that_was_never_begun_cannot_be_ended(wired: Wired) -> None:
+    (said,) = wired.serve(ScriptedEngine(), Call(1, "stop_profile"))
+    assert isinstance(said, Reply)
+    assert said.error is not None
+    assert (said.error.kind, said.error.name) == ("RequestError", "profile"), "the engine is not broken by it"
+
+
 def test_a_step_that_raises_is_not_caught(wired: Wired) -> None:
     with pytest.raises(RuntimeError, match="device"):
         wired.serve(ScriptedEngine(RuntimeError("the device is gone")))
