@@ -101,7 +101,7 @@ def _of_http(error: web.HTTPException) -> Failure:
     messages = {
         404: "There is no such route",
         405: f"This route takes {allow.get('Allow', 'another method')}",
-        413: "The body is too large; --max-body-bytes is the limit",
+        413: error.text or "The body is too large",
         415: error.text or "The body's type is not served",
     }
     kind = _HTTP_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
