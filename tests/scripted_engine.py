@@ -65,6 +65,7 @@ class ScriptedStream:
     closed: bool = False
     finished: bool = False
     aborted: bool = False
+    broken: bool = False
     failure: BaseException | None = None
 
     async def next(self) -> list[Item]:
@@ -73,6 +74,9 @@ class ScriptedStream:
                 raise self.failure
             if self.aborted:
                 return [Item(id=0, finish="abort")]
+            if self.broken:
+                self.engine.live.discard(self)
+                return [Item(id=0, finish="error", error="the model's output at position 3 is not finite")]
             if (step := await self.engine.pace(self)) > 0:
                 return self._items(step)
 

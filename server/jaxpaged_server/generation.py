@@ -23,6 +23,7 @@ from jaxpaged_server.engine_process.wire import EngineInfo, Item
 from jaxpaged_server.flights import Flight
 from jaxpaged_server.meter import Meter
 from jaxpaged_server.metrics.request_figures import RequestFigures
+from jaxpaged_server.refusals import FailedError
 from jaxpaged_server.services import Services
 from jaxpaged_server.traces import TracedRequest
 
@@ -135,7 +136,7 @@ class Answer:
     async def outputs(self) -> AsyncGenerator[RequestOutput, None]:
         """What there is to tell, as the job's output kind says; the last one is `finished`.
 
-        Raises what admission and the engine raise.
+        Raises what admission and the engine raise, FailedError where the model's output was no number.
         """
         job, completion, request, ticket = self._job, self.completion, self.request, self._ticket
         meter = self._meter()
@@ -149,6 +150,9 @@ class Answer:
                     count = self._take(items)
                     ticket.charge(count)
                     meter.tokens(count, queue_s=items[0].queue_s)
+                    if completion.finish is FinishReason.ERROR:
+                        limit = items[-1].error or "the engine could not go on with it"
+                        raise FailedError(name="request", value="ended", limit=limit)
                     if completion.finished and items[-1].finish is None:  # its text has met a stop string
                         stream.finish()
                     if completion.finished or self._is_due():

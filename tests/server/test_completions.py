@@ -291,6 +291,23 @@ async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with
         assert reply["error"]["code"] == "not_ready"
 
 
+async def test_an_answer_that_the_model_broke_is_an_error_and_no_answer() -> None:
+    async def pace(stream: ScriptedStream) -> int:
+        stream.broken = stream.sent == 2
+        await asyncio.sleep(0)
+        return 0 if stream.broken else 1
+
+    async with served(ScriptedEngine(pace)) as it:
+        for body in ({}, {"n": 2}):
+            status, reply = await it.post(PATH, prompt=[1], max_tokens=9, **body)
+            assert (status, reply["error"]["code"]) == (500, "generation_failed"), reply
+            assert "position 3 is not finite" in reply["error"]["message"]
+        events = await events_of(it, prompt=[1], max_tokens=9)
+        assert [len(event["choices"]) for event in events[:2]] == [1, 1]
+        assert events[2]["error"]["code"] == "generation_failed"
+        assert events[3:] == ["[DONE]"]
+
+
 async def test_an_abort_is_told_as_the_reason_of_the_end() -> None:
     async def pace(stream: ScriptedStream) -> int:
         if stream.sent == 2:
