@@ -171,6 +171,9 @@ class ScriptedEngine:
     async def stop(self, grace_s: float = 0.0) -> None:
         del grace_s
 
+    async def wait_ready(self) -> EngineInfo:
+        return INFO
+
     def break_down(self) -> None:
         """As when the process dies: every stream fails."""
         self.state = EngineState(phase="restarting")

@@ -142,6 +142,8 @@ class Server:
             announced.cancel()
             if not self._asked.is_set():
                 _log.error("the engine is given up: %s", services.engine.gone.result())
+                services.admission.drain()
+                await self._abort()  # those that wait for an engine are told that there will be none
                 return ENGINE_FAILED
             await self._drain()
             return 0
@@ -204,6 +206,11 @@ class Server:
             await self._unless_hurried(asyncio.sleep(self._grace_s))
         services.admission.drain()
         await self._unless_hurried(self._until_idle(settings.shutdown_timeout))
+        await self._abort()
+
+    async def _abort(self) -> None:
+        """End what is in flight, each with its answer."""
+        services = self.services
         if not len(services.flights):
             return
         _log.warning("aborted: %d", len(services.flights))
