@@ -214,7 +214,8 @@ async def outputs_of(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, 
             async for output in outputs:
                 yield answers[0], output
         return
-    queue: asyncio.Queue[tuple[Answer, RequestOutput] | BaseException] = asyncio.Queue()
+    # no longer than one output each: what comes meanwhile gathers in the streams and is one output, as with one answer
+    queue: asyncio.Queue[tuple[Answer, RequestOutput] | BaseException] = asyncio.Queue(len(answers))
     tasks = [asyncio.create_task(_pump(answer, queue)) for answer in answers]
     try:
         left = len(answers)
@@ -235,9 +236,9 @@ async def _pump(answer: Answer, queue: asyncio.Queue[tuple[Answer, RequestOutput
     try:
         async with aclosing(answer.outputs()) as outputs:
             async for output in outputs:
-                queue.put_nowait((answer, output))
+                await queue.put((answer, output))
     except Exception as error:
-        queue.put_nowait(error)
+        await queue.put(error)
 
 
 async def gather(answers: Sequence[Answer]) -> list[RequestOutput]:
