@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +113,17 @@ class EngineConfig:
     def generation_folder(self) -> str | None:
         """Folder of the generation_config.json that counts in place of the model's own, if there is one."""
         return None if self.generation_config in (FROM_MODEL, FROM_API) else self.generation_config
+
+    def quantised_as(self, quantization: str | None) -> EngineConfig:
+        """The same with a loaded model's quantization. Raises ConfigError where another is asked for."""
+        if self.quantization not in (None, quantization):
+            raise ConfigError(
+                name="quantization",
+                value=self.quantization,
+                limit=f"the given model was loaded with quantization={quantization}",
+                fix="Load it with the same",
+            )
+        return replace(self, quantization=quantization)
 
     @property
     def memory_share(self) -> float:

@@ -19,7 +19,7 @@ from jaxpaged.assembly import make_buckets, make_scheduler
 from jaxpaged.batch import Packer
 from jaxpaged.bundle import read_bundle
 from jaxpaged.config import EngineConfig
-from jaxpaged.errors import ConfigError, EngineError, ParameterError, RequestError
+from jaxpaged.errors import EngineError, ParameterError, RequestError
 from jaxpaged.fingerprint import fingerprint_of_engine
 from jaxpaged.inventory import inventory, kv_bytes_per_token
 from jaxpaged.memory import (
@@ -92,7 +92,7 @@ class LLMEngine:
         dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
         if model is not None:
             dtype, why = model.dtype, "the given model's"
-            asked = _quantised_as(asked, model)
+            asked = asked.quantised_as(model.quantization)
         choice = resolve_combination(asked, model_config, self.device, dtype=dtype)  # before minutes of loading
         if model is None:
             form = {"dtype": dtype, "packed": choice.packed, "quantization": choice.quantization}
@@ -385,18 +385,6 @@ class LLMEngine:
                 value=self.scheduler.num_running + self.scheduler.num_waiting,
                 limit="it needs an engine with no request in flight",
             )
-
-
-def _quantised_as(asked: EngineConfig, model: LoadedModel) -> EngineConfig:
-    """The options with the given model's quantization. Raises ConfigError where another is asked for."""
-    if asked.quantization not in (None, model.quantization):
-        raise ConfigError(
-            name="quantization",
-            value=asked.quantization,
-            limit=f"the given model was loaded with quantization={model.quantization}",
-            fix="Load it with the same",
-        )
-    return replace(asked, quantization=model.quantization)
 
 
 __all__ = ["Device", "LLMEngine"]

@@ -34,7 +34,8 @@ class JaxPagedError(Exception):
         self.value = value
         self.limit = limit
         self.fix = fix
-        shown = repr(value)
+        # of a long value its beginning: to write out a million token ids takes a tenth of a second
+        shown = repr(value[:201] if isinstance(value, str | bytes | list | tuple) else value)
         if len(shown) > 200:
             shown = f"{shown[:200]}..."
         sentence = f"{name} is {shown}: {limit}"

@@ -19,6 +19,8 @@ from jaxpaged.chat_template import ChatTemplates, read_chat_templates
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.generation_config import read_generation_config
 
+_LONG = 1024
+"""Characters, or token ids, from which on the library's form for batches is used: that one lets other threads run."""
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -98,8 +100,9 @@ class Tokenizer:
         Raises PromptError for text that is not Unicode (lone surrogates).
         """
         try:
-            # of the forms of this call, this one alone lets other threads run meanwhile, and it keeps no offsets
-            return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+            if len(text) > _LONG:
+                return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeError) as error:
             raise PromptError(name="prompt", value=text, limit="it must be text that UTF-8 can hold") from error
 
@@ -109,6 +112,8 @@ class Tokenizer:
         Raises PromptError for what cannot be a token id.
         """
         try:
+            if len(ids) > _LONG:
+                return self._backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)[0]
             return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         except (OverflowError, TypeError) as error:
             limit = "each must be a whole number from 0"

@@ -49,6 +49,7 @@ class ScriptedStream:
     closed: bool = False
     finished: bool = False
     aborted: bool = False
+    broken: bool = False
     failure: BaseException | None = None
     times: list[float] = field(default_factory=list)
 
@@ -64,6 +65,9 @@ class ScriptedStream:
                 raise self.failure
             if self.aborted:
                 return [Item(id=0, finish="abort")]
+            if self.broken:
+                self.engine.live.discard(self)
+                return [Item(id=0, finish="error", error="the model's output at position 3 is not finite")]
             if (step := await self.engine.pace(self)) > 0:
                 return self._items(step)
 
@@ -76,7 +80,7 @@ class ScriptedStream:
         self.engine.live.discard(self)
 
     def _items(self, count: int) -> list[Item]:
-        longest = INFO.max_model_len - len(self.ids)
+        longest = (self.engine.info or INFO).max_model_len - len(self.ids)
         most = min(self.params.max_tokens or longest, longest)
         items = []
         for i in range(self.sent, min(self.sent + count, most)):
@@ -158,6 +162,9 @@ class ScriptedEngine:
 
     async def stop(self, grace_s: float = 0.0) -> None:
         del grace_s
+
+    async def wait_ready(self) -> EngineInfo:
+        return INFO
 
     def break_down(self) -> None:
         """As when the process dies: every stream fails."""

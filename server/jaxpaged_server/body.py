@@ -24,10 +24,14 @@ async def read_body(request: web.Request) -> bytes:
         raise web.HTTPUnsupportedMediaType(text="The body's Content-Type must be application/json")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise web.HTTPUnsupportedMediaType(text="The body must not be compressed")
-    limit_s = services_of(request).settings.body_timeout_s
+    settings = services_of(request).settings
+    limit_s, most = settings.body_timeout_s, settings.max_body_bytes
     try:
         async with asyncio.timeout(limit_s):
             return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        told = f"The body is longer than {most} bytes, the server's --max-body-bytes. Send a shorter one"
+        raise web.HTTPRequestEntityTooLarge(most, text=told) from None
     except TimeoutError:
         request.protocol.force_close()  # the rest of it may still come, and is no request
         raise BodyTimeoutError(name="body", value="unfinished", limit=f"it must come within {limit_s:g} s") from None

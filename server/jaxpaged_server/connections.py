@@ -45,7 +45,7 @@ class Connections:
             guard.begin()
 
     def ended(self, request: web.Request) -> None:
-        """Its response is sent."""
+        """Its handler is done; what it answers may still be on its way."""
         if (guard := self._open.get(id(request.protocol))) is not None:
             guard.end()
 
@@ -69,7 +69,7 @@ class _Guard(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._busy = False
-        self._tail = b""  # the last bytes of a head that is not whole yet
+        self._tail: bytes | None = None  # the last bytes of a head that is not whole yet; None before its first one
 
     def begin(self) -> None:
         self._busy = True
@@ -77,7 +77,7 @@ class _Guard(asyncio.Protocol):
 
     def end(self) -> None:
         self._busy = False
-        self._tail = b""
+        self._tail = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
@@ -92,10 +92,12 @@ class _Guard(asyncio.Protocol):
         if not self._busy:
             if self._timer is None:  # the first bytes of the next head on a kept connection
                 self._arm()
+            # empty lines may come before a head, and are no end of one
+            ending = data.lstrip(b"\r\n") if self._tail is None else self._tail + data
             # a whole head is in time, even where its handler cannot begin yet, since many came at once
-            if b"\r\n\r\n" in (ending := self._tail + data):
+            if b"\r\n\r\n" in ending:
                 self._disarm()
-            self._tail = ending[-3:]
+            self._tail = ending[-3:] or None
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:

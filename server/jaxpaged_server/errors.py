@@ -24,6 +24,7 @@ from jaxpaged_server.refusals import (
     AbortedError,
     AuthenticationError,
     DeadlineError,
+    FailedError,
     ModelNotFoundError,
     NotReadyError,
     QueueFullError,
@@ -52,6 +53,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (QueueFullError, 429, "rate_limit_error", "queue_full"),
     (NotReadyError, 503, "server_error", "not_ready"),
     (AbortedError, 503, "server_error", "aborted"),
+    (FailedError, 500, "server_error", "generation_failed"),
     (DeadlineError, 504, "timeout_error", "deadline_exceeded"),
     (ModelNotFoundError, 404, "not_found_error", "model_not_found"),
     (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),
@@ -101,7 +103,7 @@ def _of_http(error: web.HTTPException) -> Failure:
     messages = {
         404: "There is no such route",
         405: f"This route takes {allow.get('Allow', 'another method')}",
-        413: "The body is too large; --max-body-bytes is the limit",
+        413: error.text or "The body is too large",
         415: error.text or "The body's type is not served",
     }
     kind = _HTTP_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")

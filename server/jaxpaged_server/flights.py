@@ -34,9 +34,9 @@ class Flights:
         finally:
             del self._flights[flight]
 
-    def abort(self, ids: Collection[str] | None = None) -> int:
-        """End those of these ids, or all; returns how many."""
-        found = [flight for flight in self._flights if ids is None or flight.request_id in ids]
+    def abort(self, ids: Collection[str] | None = None, *, but: Flight | None = None) -> int:
+        """End those of these ids, or all, but for one (whoever asks for it); returns how many."""
+        found = [one for one in self._flights if one is not but and (ids is None or one.request_id in ids)]
         for flight in found:
             flight.abort()
         return len(found)

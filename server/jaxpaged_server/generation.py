@@ -26,10 +26,12 @@ from jaxpaged.request import (
 )
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.admission.ticket import Ticket
+from jaxpaged_server.api.common import MAX_PROMPT_SCORES
 from jaxpaged_server.engine_process.wire import EngineInfo, Item
 from jaxpaged_server.flights import Flight
 from jaxpaged_server.meter import Meter
 from jaxpaged_server.metrics.request_figures import RequestFigures
+from jaxpaged_server.refusals import FailedError
 from jaxpaged_server.services import Services
 from jaxpaged_server.traces import TracedRequest
 
@@ -70,6 +72,12 @@ class Job:
         """Of all prompts, each counted once."""
         return sum(len(prompt.ids) for prompt in self.prompts)
 
+    @property
+    def prompt_scores(self) -> int:
+        """Log probabilities of prompt tokens that it asks for, the alternatives' among them."""
+        alternatives = self.params.prompt_logprobs
+        return 0 if alternatives is None else self.prompt_tokens * self.n * (1 + alternatives)
+
 
 def check_job(job: Job, info: EngineInfo) -> None:
     """Raise what the engine would raise for these prompts and parameters, before anything waits for them.
@@ -84,9 +92,17 @@ def check_job(job: Job, info: EngineInfo) -> None:
             limit=f"the server computes max_num_seqs={info.max_num_seqs} answers at a time",
             fix="Send several requests",
         )
+    if job.prompt_scores > MAX_PROMPT_SCORES:
+        raise ParameterError(
+            name="prompt tokens x n x (1 + alternatives)",
+            value=job.prompt_scores,
+            limit=f"a reply holds at most {MAX_PROMPT_SCORES} log probabilities of its prompts",
+            fix="Ask for fewer alternatives, or send several requests",
+        )
     check_params(job.params, vocab=vocab)
     for prompt in job.prompts:
-        check_prompt(prompt.ids, prompt.text or list(prompt.ids), vocab=vocab, max_model_len=longest)
+        shown = list(prompt.ids) if prompt.text is None else prompt.text
+        check_prompt(prompt.ids, shown, vocab=vocab, max_model_len=longest)
         if asked is not None and len(prompt.ids) + asked > longest:
             raise ContextLengthError(
                 name="prompt length + max_tokens",
@@ -129,7 +145,7 @@ class Answer:
     async def outputs(self) -> AsyncGenerator[CompletionOutput, None]:
         """What there is to tell, as the job's output kind says; the last one has a finish reason.
 
-        Raises what admission and the engine raise.
+        Raises what admission and the engine raise, FailedError where the model's output was no number.
         """
         job, completion, request, ticket = self._job, self.completion, self.request, self._ticket
         meter = self._meter()
@@ -143,6 +159,9 @@ class Answer:
                     count = self._take(items)
                     ticket.charge(count)
                     meter.tokens(stream.times[:count], queue_s=items[0].queue_s)
+                    if completion.finish is FinishReason.ERROR:
+                        limit = items[-1].error or "the engine could not go on with it"
+                        raise FailedError(name="request", value="ended", limit=limit)
                     if completion.finished and items[-1].finish is None:  # its text has met a stop string
                         stream.finish()
                     if completion.finished or self._is_due():
@@ -210,7 +229,8 @@ async def outputs_of(answers: Sequence[Answer]) -> AsyncGenerator[tuple[Answer, 
             async for output in outputs:
                 yield answers[0], output
         return
-    queue: asyncio.Queue[tuple[Answer, CompletionOutput] | BaseException] = asyncio.Queue()
+    # no longer than one output each: what comes meanwhile gathers in the streams and is one output, as with one answer
+    queue: asyncio.Queue[tuple[Answer, CompletionOutput] | BaseException] = asyncio.Queue(len(answers))
     tasks = [asyncio.create_task(_pump(answer, queue)) for answer in answers]
     try:
         left = len(answers)
@@ -231,9 +251,9 @@ async def _pump(answer: Answer, queue: asyncio.Queue[tuple[Answer, CompletionOut
     try:
         async with aclosing(answer.outputs()) as outputs:
             async for output in outputs:
-                queue.put_nowait((answer, output))
+                await queue.put((answer, output))
     except Exception as error:
-        queue.put_nowait(error)
+        await queue.put(error)
 
 
 async def gather(answers: Sequence[Answer]) -> list[CompletionOutput]:

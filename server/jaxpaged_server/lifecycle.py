@@ -12,8 +12,9 @@ import contextlib
 import logging
 import resource
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -25,7 +26,7 @@ from jaxpaged.errors import JaxPagedError
 from jaxpaged_server.app import make_admin_app, make_app
 from jaxpaged_server.assembly import make_services
 from jaxpaged_server.connections import Connections
-from jaxpaged_server.listening import close_sockets, listen
+from jaxpaged_server.listening import BACKLOG, close_sockets, listen
 from jaxpaged_server.logs import configure_logging
 from jaxpaged_server.metrics.status_line import report
 from jaxpaged_server.services import Services
@@ -116,10 +117,8 @@ class Server:
             admin = await set_up(stack, make_admin_app(services, connections), server_config)
             stack.push_async_callback(services.engine.stop)
             loop = asyncio.get_running_loop()
-            context = None if tls is None else tls.context
             for one in sockets.public:
-                factory = connections.guard(public)
-                stack.callback((await loop.create_server(factory, sock=one, ssl=context, backlog=1024)).close)
+                stack.callback((await accept(one, connections.guard(public), server_config, tls)).close)
             if sockets.admin is not None:
                 factory = connections.guard(admin)
                 stack.callback((await loop.create_unix_server(factory, sock=sockets.admin)).close)
@@ -142,6 +141,8 @@ class Server:
             announced.cancel()
             if not self._asked.is_set():
                 _log.error("the engine is given up: %s", services.engine.gone.result())
+                services.admission.drain()
+                await self._abort()  # those that wait for an engine are told that there will be none
                 return ENGINE_FAILED
             await self._drain()
             return 0
@@ -204,6 +205,11 @@ class Server:
             await self._unless_hurried(asyncio.sleep(self._grace_s))
         services.admission.drain()
         await self._unless_hurried(self._until_idle(settings.shutdown_timeout))
+        await self._abort()
+
+    async def _abort(self) -> None:
+        """End what is in flight, each with its answer."""
+        services = self.services
         if not len(services.flights):
             return
         _log.warning("aborted: %d", len(services.flights))
@@ -222,6 +228,20 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             tasks = {_spawn(stack, waiting), _spawn(stack, self._hurried.wait())}
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def accept(
+    one: socket.socket, factory: Callable[[], asyncio.Protocol], config: ServerConfig, tls: ServerTls | None
+) -> asyncio.Server:
+    """Take connections of a listening socket. The greeting of TLS has the time of a request's head: a connection is not
+    counted, nor watched by its protocol, before it."""
+    loop = asyncio.get_running_loop()
+    if tls is None:
+        return await loop.create_server(factory, sock=one, backlog=BACKLOG)
+    limit_s = config.header_timeout_s
+    return await loop.create_server(
+        factory, sock=one, backlog=BACKLOG, ssl=tls.context, ssl_handshake_timeout=limit_s, ssl_shutdown_timeout=limit_s
+    )
 
 
 def _spawn(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 from jaxpaged.request import Logprob
 from jaxpaged.tokenize import Tokenizer
@@ -29,6 +30,7 @@ def completion_logprobs(
 
     Tokens whose text depends on their neighbours are told as they are alone, so offsets are exact where tokens are.
     """
+    decode = _decoder(tokenizer)
     offsets: list[int] = []
     values: list[float | None] = []
     tokens: list[str] = []
@@ -36,17 +38,17 @@ def completion_logprobs(
     at = start
     entries = [*zip(prompt_ids, prompt_logprobs, strict=False), *zip(ids, logprobs, strict=True)]
     for token, found in entries:
-        text = _token(tokenizer, token, as_ids)
+        text = _token(decode, token, as_ids)
         tokens.append(text)
         offsets.append(at)
-        at += len(tokenizer.decode([token], skip_special_tokens=False)) if as_ids else len(text)
+        at += len(decode(token))
         if found is None:
             values.append(None)
             tops.append(None)
             continue
         values.append(_number(found[token].logprob))
         likeliest = sorted(found.items(), key=lambda item: item[1].rank or 0)[: max(wanted, 0)]
-        top = {_token(tokenizer, other, as_ids): _number(p.logprob) for other, p in likeliest}
+        top = {_token(decode, other, as_ids): _number(p.logprob) for other, p in likeliest}
         top.setdefault(text, _number(found[token].logprob))
         tops.append(top)
     return CompletionLogprobs(text_offset=offsets, token_logprobs=values, tokens=tokens, top_logprobs=tops)
@@ -56,19 +58,20 @@ def chat_logprobs(
     tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[Mapping[int, Logprob]], *, wanted: int, as_ids: bool
 ) -> ChatLogprobs:
     """Of an answer's tokens; wanted: alternatives per token."""
+    decode = _decoder(tokenizer)
     content: list[TokenLogprob] = []
     for token, found in zip(ids, logprobs, strict=True):
         likeliest = sorted(found.items(), key=lambda item: item[1].rank or 0)[:wanted]
         content.append(
             TokenLogprob(
-                token=_token(tokenizer, token, as_ids),
+                token=_token(decode, token, as_ids),
                 logprob=_number(found[token].logprob),
-                bytes=_bytes(tokenizer, token),
+                bytes=_bytes(tokenizer, decode, token),
                 top_logprobs=[
                     TopLogprob(
-                        token=_token(tokenizer, other, as_ids),
+                        token=_token(decode, other, as_ids),
                         logprob=_number(p.logprob),
-                        bytes=_bytes(tokenizer, other),
+                        bytes=_bytes(tokenizer, decode, other),
                     )
                     for other, p in likeliest
                 ],
@@ -79,6 +82,7 @@ def chat_logprobs(
 
 def prompt_logprobs_reply(tokenizer: Tokenizer, found: Sequence[Mapping[int, Logprob] | None] | None) -> PromptLogprobs:
     """In vLLM's form: per token of the prompt a map of token ids, null for the first."""
+    decode = _decoder(tokenizer)
     return [
         None
         if entry is None
@@ -86,7 +90,7 @@ def prompt_logprobs_reply(tokenizer: Tokenizer, found: Sequence[Mapping[int, Log
             str(token): PromptLogprob(
                 logprob=_number(p.logprob),
                 rank=p.rank,
-                decoded_token=tokenizer.decode([token], skip_special_tokens=False),
+                decoded_token=decode(token),
             )
             for token, p in entry.items()
         }
@@ -94,13 +98,18 @@ def prompt_logprobs_reply(tokenizer: Tokenizer, found: Sequence[Mapping[int, Log
     ]
 
 
-def _token(tokenizer: Tokenizer, token: int, as_ids: bool) -> str:
-    return f"token_id:{token}" if as_ids else tokenizer.decode([token], skip_special_tokens=False)
+def _decoder(tokenizer: Tokenizer) -> Callable[[int], str]:
+    """The text of a token by itself; one that comes again, as the likeliest ones do, is decoded once."""
+    return cache(lambda token: tokenizer.decode([token], skip_special_tokens=False))
 
 
-def _bytes(tokenizer: Tokenizer, token: int) -> list[int]:
+def _token(decode: Callable[[int], str], token: int, as_ids: bool) -> str:
+    return f"token_id:{token}" if as_ids else decode(token)
+
+
+def _bytes(tokenizer: Tokenizer, decode: Callable[[int], str], token: int) -> list[int]:
     spelled = tokenizer.spell(token)
-    return list(tokenizer.decode([token], skip_special_tokens=False).encode() if spelled is None else spelled)
+    return list(decode(token).encode() if spelled is None else spelled)
 
 
 def _number(logprob: float) -> float:

@@ -11,6 +11,7 @@ __all__ = [
     "AbortedError",
     "AuthenticationError",
     "DeadlineError",
+    "FailedError",
     "ModelNotFoundError",
     "NotReadyError",
     "QueueFullError",
@@ -66,6 +67,10 @@ class NotReadyError(RefusalError):
 
 class AbortedError(RefusalError):
     """The server ended the request: an operator asked for it, or it shuts down (HTTP 503)."""
+
+
+class FailedError(RefusalError):
+    """The model made no number of this request; others go on (HTTP 500)."""
 
 
 class ModelNotFoundError(RefusalError):

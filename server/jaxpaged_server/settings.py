@@ -67,7 +67,7 @@ class ServerConfig:
     shutdown_timeout: float = 30.0
     """After SIGTERM, seconds for running requests to finish; 0 aborts them."""
     drain_grace: float = 5.0
-    """After SIGTERM, seconds in which new requests still get an answer (503), so that balancers can follow."""
+    """After SIGTERM, seconds in which new requests are still taken, though it says not ready: balancers can follow."""
     max_body_bytes: int = 2 * 1024**2
     """Longest body of a request."""
     header_timeout_s: float = 5.0

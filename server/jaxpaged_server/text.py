@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxpaged.errors import PromptError
 from jaxpaged.tokenize import Tokenizer
@@ -13,6 +14,7 @@ from jaxpaged_server.templating.renderer import TemplateRenderer
 
 _AT_ONCE = 2048
 """Characters that are tokenised on the event loop: about a millisecond at most; longer texts would hold up others."""
+Result = TypeVar("Result")
 
 
 class TextWorker:
@@ -45,17 +47,22 @@ class TextWorker:
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids. Raises PromptError."""
-        encode = partial(self.tokenizer.encode, add_special_tokens=add_special_tokens)
-        if len(text) <= _AT_ONCE:
-            return tuple(encode(text))
-        return tuple(await asyncio.get_running_loop().run_in_executor(self._threads, encode, text))
+        encode = partial(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+        return tuple(await self.aside(len(text), encode))
 
     async def decode(self, ids: list[int]) -> str:
         """The text of token ids, special tokens included. Raises PromptError."""
-        decode = partial(self.tokenizer.decode, skip_special_tokens=False)
-        if len(ids) <= _AT_ONCE:
-            return decode(ids)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, decode, ids)
+        return await self.aside(len(ids), partial(self.tokenizer.decode, ids, skip_special_tokens=False))
+
+    async def spellings(self, ids: list[int]) -> list[str]:
+        """The tokens as the vocabulary writes them."""
+        return await self.aside(len(ids), partial(self.tokenizer.token_strings, ids))
+
+    async def aside(self, size: int, work: Callable[[], Result]) -> Result:
+        """Do something at once where it is small, else in a thread. size: of what it reads, in characters or tokens."""
+        if size <= _AT_ONCE:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def render(
         self,
@@ -86,7 +93,8 @@ class TextWorker:
 
 
 def _cut_after(text: str, content: object) -> str:
-    """The prompt up to the end of the last message's content: what the template puts after it is left out."""
+    """The prompt up to the end of the last message's content: what the template puts after it is left out. Spaces at
+    that end stay where the template keeps them: "Answer: " goes on otherwise than "Answer:"."""
     said = content.strip() if isinstance(content, str) else ""
     at = text.rfind(said) if said else -1
     if at < 0:
@@ -96,4 +104,6 @@ def _cut_after(text: str, content: object) -> str:
             limit="the last message's content is empty, or the chat template changes it",
             fix="End with a message whose text the template keeps as it is",
         )
-    return text[: at + len(said)]
+    end = at + len(said)
+    spaces = content[len(content.rstrip()) :] if isinstance(content, str) else ""
+    return text[: end + len(spaces)] if text.startswith(spaces, end) else text[:end]

@@ -280,3 +280,16 @@ def test_other_threads_run_while_a_long_text_is_encoded() -> None:
     done.set()
     ticking.join()
     assert max(gaps) < took / 2
+
+
+def test_long_texts_and_long_lists_are_read_as_short_ones_are() -> None:
+    tokenizer = Tokenizer.load(TINY_MODEL)
+    line = "Some w\u00f6rds, <|user|> and \U0001f600\n"
+    one = tokenizer.encode(line, add_special_tokens=False)
+    many = tokenizer.encode(line * 200, add_special_tokens=False)
+    assert many == one * 200
+    assert tokenizer.decode(many, skip_special_tokens=False) == line * 200
+    with pytest.raises(PromptError, match="UTF-8"):
+        tokenizer.encode("\ud800" * 2000)
+    with pytest.raises(PromptError, match="whole number"):
+        tokenizer.decode([-1] * 2000)

@@ -92,6 +92,42 @@ async def test_parts_of_text_are_joined_and_a_last_message_may_be_gone_on_with()
         status, reply = await it.post(PATH, messages=begun, max_tokens=1, continue_final_message=True)
         assert status == 200, reply
         assert TOKENIZER.decode(list(it.engine.streams[-1].ids), skip_special_tokens=False).endswith("Once upon")
+        begun[-1]["content"] = "Answer:  "
+        await it.post(PATH, messages=begun, max_tokens=1, continue_final_message=True)
+        assert TOKENIZER.decode(list(it.engine.streams[-1].ids), skip_special_tokens=False).endswith("Answer:  ")
+
+
+async def test_an_echo_is_the_text_of_the_last_message() -> None:
+    parts = [{"type": "text", "text": "Once"}, {"type": "text", "text": "upon"}]
+    begun = [*HELLO, {"role": "assistant", "content": parts}]
+    async with served() as it:
+        _, reply = await it.post(PATH, messages=begun, max_tokens=1, echo=True, continue_final_message=True)
+        assert reply["choices"][0]["message"]["content"].startswith("Once\nupon")
+        _, reply = await it.post(PATH, messages=begun, max_tokens=1, echo=True)
+        assert reply["choices"][0]["message"]["content"].startswith("Once\nupon"), "the role is the answer's"
+        _, reply = await it.post(PATH, messages=HELLO, max_tokens=1, echo=True)
+        assert not reply["choices"][0]["message"]["content"].startswith("hello"), "the user's is not"
+
+
+async def test_an_answer_may_be_sent_back_as_libraries_write_it() -> None:
+    nothing = {"refusal": None, "tool_calls": None, "function_call": None, "audio": None, "annotations": []}
+    template = "{{ messages[1].content }}|{{ messages[1].reasoning }}|{{ messages[1].reasoning_content }}"
+    async with served(trust_request_chat_template=True) as it:
+        for name in ("reasoning", "reasoning_content"):
+            answer = {"role": "assistant", "content": "a", name: "b", **nothing}
+            status, reply = await it.post(PATH, messages=[*HELLO, answer], chat_template=template, max_tokens=1)
+            assert status == 200, reply
+            assert list(it.engine.streams[-1].ids) == TOKENIZER.encode("a|b|b", add_special_tokens=False)
+        for name, value in (("audio", {"id": "a"}), ("annotations", [{}]), ("function_call", {"name": "f"})):
+            status, _ = await it.post(PATH, messages=[*HELLO, {"role": "assistant", "content": "a", name: value}])
+            assert status == 400, name
+
+
+async def test_a_stream_tells_the_ids_of_the_prompt_once() -> None:
+    async with served() as it:
+        events = await events_of(it, messages=HELLO, max_tokens=2, return_token_ids=True)
+    told = [event.get("prompt_token_ids") for event in events[:-1]]
+    assert told == [ids_of(HELLO), None, None]
 
 
 async def test_what_would_be_misread_is_refused() -> None:
@@ -113,6 +149,7 @@ async def test_what_would_be_misread_is_refused() -> None:
         ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": HELLO, "max_tokens": 0}, "max_tokens"),
         ({"messages": HELLO, "logprobs": 1}, "logprobs"),
+        ({"messages": HELLO, "stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
     ]
     async with served() as it:
         for body, reason in cases:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
-from scripted_engine import ScriptedEngine, ScriptedStream, next_token
+import msgspec
+import pytest
+from jaxpaged_server import reply as replies
+from jaxpaged_server.api.common import MAX_PROMPT_SCORES
+from jaxpaged_server.engine_process.wire import MAX_FRAME, Item, Tokens, frame
+from scripted_engine import INFO, ScriptedEngine, ScriptedStream, next_token
 from served import Served, served
 
 from jaxpaged.tiny import TINY_MODEL
@@ -76,7 +82,7 @@ async def test_prompts_may_be_texts_ids_and_lists_of_both() -> None:
 
 async def test_n_answers_are_drawn_from_seeds_of_their_own() -> None:
     async with served() as it:
-        status, reply = await it.post(PATH, prompt=[[1], [2]], n=2, seed=10, max_tokens=2)
+        status, reply = await it.post(PATH, prompt=[[1], [2]], n=2, best_of=2, seed=10, max_tokens=2)
         assert status == 200
         assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
         assert sorted((stream.ids[0], stream.params.seed) for stream in it.engine.streams) == [
@@ -141,10 +147,15 @@ def reply_text(it: Served, prompt: str) -> str:
 
 
 async def test_an_echoed_prompt_has_its_logprobs_and_may_have_no_answer() -> None:
+    scored = {"prompt": [300, 301, 302], "echo": True, "max_tokens": 0, "logprobs": 1, "return_token_ids": True}
+    drawn = next_token([300, 301, 302], 0)  # by the engine, which always draws one
     async with served() as it:
-        status, reply = await it.post(PATH, prompt=[300, 301, 302], echo=True, max_tokens=0, logprobs=1)
+        status, reply = await it.post(PATH, **scored, stop_token_ids=[drawn])
+        (event, _) = await events_of(it, **scored)
     assert status == 200, reply
     choice = reply["choices"][0]
+    assert (choice["finish_reason"], choice["stop_reason"], choice["token_ids"]) == ("length", None, [])
+    assert event["choices"] == [choice]
     pieces = [TOKENIZER.decode([token]) for token in (300, 301, 302)]
     assert choice["text"] == "".join(pieces)
     assert choice["logprobs"] == {
@@ -198,6 +209,8 @@ async def test_what_the_model_cannot_do_is_refused_before_it_is_asked() -> None:
         ({"prompt": "a", "stop_token_ids": [4096]}, "stop_token_ids"),
         ({"prompt": "a", "logit_bias": {"4096": 1}}, "logit_bias"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"),
+        ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "min_tokens": 20}, "min_tokens"),
         ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
         ({"prompt": "a", "echo": 1}, "echo"),
@@ -212,6 +225,8 @@ async def test_what_the_model_cannot_do_is_refused_before_it_is_asked() -> None:
             assert reply["error"]["type"] == "invalid_request_error"
             assert reason in reply["error"]["message"], reply
         assert not it.engine.streams
+        _, reply = await it.post(PATH, prompt="")
+        assert reply["error"]["message"] == "prompt is '': it has no token. Give at least one"
         status, reply = await it.post(PATH, prompt="a", model="other")
         assert (status, reply["error"]["code"]) == (404, "model_not_found")
         for too_long in ({"prompt": [1] * 300}, {"prompt": [1] * 200, "max_tokens": 57}):
@@ -220,6 +235,42 @@ async def test_what_the_model_cannot_do_is_refused_before_it_is_asked() -> None:
             assert reply["error"]["param"] is None, "there is no field of that name"
             # litellm and agents tell this error by these words, and shorten the prompt
             assert "this model's maximum context length is 256 tokens" in reply["error"]["message"]
+
+
+async def test_log_probabilities_of_prompts_are_bounded_by_what_a_message_may_hold() -> None:
+    info = msgspec.structs.replace(INFO, max_model_len=300_000)
+    async with served() as it:
+        it.engine.info = info
+        longest = MAX_PROMPT_SCORES // 21
+        for body in ({"prompt_logprobs": 20}, {"echo": True, "logprobs": 20}, {"prompt_logprobs": 1, "n": 8}):
+            status, reply = await it.post(PATH, prompt=[7] * (MAX_PROMPT_SCORES // 16 + 1), max_tokens=1, **body)
+            assert status == 400, body
+            assert str(MAX_PROMPT_SCORES) in reply["error"]["message"]
+        status, _ = await it.post(PATH, prompt=[7] * longest, max_tokens=1, prompt_logprobs=20)
+        assert status == 200
+    place = {2**32 - 1 - i: (-1.25, 2**32 - 1) for i in range(21)}
+    assert len(frame(Tokens([Item(2**32, 1, prompt_logprobs=[*[place] * longest])]))) < MAX_FRAME // 5
+
+
+async def test_a_reply_of_many_log_probabilities_is_made_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    makers: list[threading.Thread] = []
+    encode = replies.json_reply
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        makers.append(threading.current_thread())
+        return encode(*args, **kwargs)
+
+    for name in ("completions", "chat"):
+        monkeypatch.setattr(f"jaxpaged_server.routes.{name}.json_reply", noting)
+    messages = [{"role": "user", "content": "a"}]
+    async with served() as it:
+        it.engine.info = msgspec.structs.replace(INFO, max_model_len=5000)
+        await it.post(PATH, prompt=[300] * 2000, max_tokens=1, prompt_logprobs=1)
+        await it.post("/v1/chat/completions", messages=messages, max_tokens=120, logprobs=True, top_logprobs=20)
+        await it.post(PATH, prompt=[300] * 9, max_tokens=9, prompt_logprobs=1)
+    assert [thread is threading.main_thread() for thread in makers] == [False, False, True]
 
 
 async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with_503() -> None:
@@ -237,6 +288,23 @@ async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with
         status, reply = await it.post(PATH, prompt=[1])
         assert status == 503
         assert reply["error"]["code"] == "not_ready"
+
+
+async def test_an_answer_that_the_model_broke_is_an_error_and_no_answer() -> None:
+    async def pace(stream: ScriptedStream) -> int:
+        stream.broken = stream.sent == 2
+        await asyncio.sleep(0)
+        return 0 if stream.broken else 1
+
+    async with served(ScriptedEngine(pace)) as it:
+        for body in ({}, {"n": 2}):
+            status, reply = await it.post(PATH, prompt=[1], max_tokens=9, **body)
+            assert (status, reply["error"]["code"]) == (500, "generation_failed"), reply
+            assert "position 3 is not finite" in reply["error"]["message"]
+        events = await events_of(it, prompt=[1], max_tokens=9)
+        assert [len(event["choices"]) for event in events[:2]] == [1, 1]
+        assert events[2]["error"]["code"] == "generation_failed"
+        assert events[3:] == ["[DONE]"]
 
 
 async def test_an_abort_is_told_as_the_reason_of_the_end() -> None:

@@ -218,6 +218,7 @@ async def test_len_a_body_above_the_cap_is_cut_before_it_is_parsed() -> None:
         status, reply = await it.post(PATH, prompt="a" * 20_000)
         assert status == 413
         assert reply["error"]["type"] == "invalid_request_error"
+        assert "10000 bytes" in reply["error"]["message"], "a client must learn how much it may send"
         for path in ("/tokenize", "/detokenize", "/v1/chat/completions"):
             async with it.client.post(
                 path, data=b"[" * 20_000, headers={"Content-Type": "application/json"}

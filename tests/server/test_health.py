@@ -50,6 +50,12 @@ async def test_an_engine_that_says_nothing_or_does_not_move_is_not_ready() -> No
         it.services.last_beat = time.monotonic()
         it.engine.beat = msgspec.structs.replace(BEAT, step_age_s=11.0)
         assert (await asked(it, "/health/ready"))[1]["detail"] == "the engine's step does not end"
+        it.engine.beat = msgspec.structs.replace(BEAT, step_age_s=20.0, longest_step_s=8.0)
+        assert (await asked(it, "/health/ready"))[0] == 200, "steps are long here"
+        it.engine.beat = msgspec.structs.replace(BEAT, step_age_s=25.0, longest_step_s=8.0)
+        assert (await asked(it, "/health/ready"))[0] == 503
+        it.engine.beat = None
+        assert (await asked(it, "/health/ready"))[0] == 200, "it is ready since less than a beat"
         it.engine.beat = msgspec.structs.replace(BEAT, waiting=3, oldest_wait_s=11.0)
         assert (await asked(it, "/health/ready"))[1]["detail"] == "the engine's queue does not move"
         it.engine.beat = msgspec.structs.replace(BEAT, waiting=3, running=2, oldest_wait_s=11.0)

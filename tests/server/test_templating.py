@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -30,6 +32,12 @@ async def render(renderer: TemplateRenderer, template: str | None = None, **vari
     return await renderer.render(
         MESSAGES, add_generation_prompt=True, variables=variables, most=10_000, template=template
     )
+
+
+def children() -> list[int]:
+    """Processes that this one has started, templates' children."""
+    found = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in found if b"templating" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 async def test_the_text_is_that_of_this_process() -> None:
@@ -115,12 +123,32 @@ async def test_a_reader_who_leaves_does_not_mix_up_answers() -> None:
         good = await render(renderer)
         slow = asyncio.create_task(render(renderer, "{% for a in range(99999) %}{{ a }}{% endfor %}"))
         await asyncio.sleep(0.005)
+        (child,) = children()
         slow.cancel()
         with pytest.raises(asyncio.CancelledError):
             await slow
         assert await render(renderer) == good
+        assert children() == [child], "a new one takes half a second to start"
+        last = asyncio.create_task(render(renderer, "{% for a in range(99999) %}{{ a }}{% endfor %}"))
+        await asyncio.sleep(0.005)
+        last.cancel()
     finally:
         await renderer.close()
+
+
+async def test_signals_to_the_whole_group_do_not_end_a_child(capfd: pytest.CaptureFixture[str]) -> None:
+    renderer = TemplateRenderer(str(TINY_MODEL), workers=1)
+    try:
+        good = await render(renderer)
+        (child,) = children()
+        assert os.getsid(child) == child, "Ctrl-C in a terminal would reach it"
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(child, number)
+        assert await render(renderer) == good
+        assert children() == [child]
+    finally:
+        await renderer.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 async def test_what_a_template_refuses_is_told(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ gone.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import ssl
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxpaged_server.lifecycle import accept
+from jaxpaged_server.listening import close_sockets, listen
 from jaxpaged_server.settings import ServerConfig
 from jaxpaged_server.tls import ServerTls
 
@@ -177,3 +181,22 @@ def test_ciphers_are_those_that_were_asked_for() -> None:
     assert cipher[0] == "ECDHE-ECDSA-AES256-GCM-SHA384"
     with pytest.raises(ConfigError, match="ssl_ciphers is 'NONSENSE'"):
         ServerTls(**files, ciphers="NONSENSE")
+
+
+async def test_a_client_who_does_not_greet_is_cut() -> None:
+    config = ServerConfig(
+        port=0, header_timeout_s=0.3, ssl_certfile=str(HERE / "first.pem"), ssl_keyfile=str(HERE / "first.key.pem")
+    )
+    sockets = listen(config)
+    server = await accept(sockets.public[0], asyncio.Protocol, config, ServerTls.of(config))
+    try:
+        port = sockets.public[0].getsockname()[1]
+        for greeting in (b"", b"\x16\x03\x01"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(greeting)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+    finally:
+        server.close()
+        close_sockets(sockets)

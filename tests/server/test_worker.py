@@ -152,6 +152,24 @@ def test_the_first_token_says_what_the_cache_and_the_queue_did(wired: Wired) -> 
     assert [request.salt for request in engine.requests.values()] == ["salted", ""]
 
 
+def test_log_probabilities_of_prompts_go_in_messages_of_their_own(wired: Wired) -> None:
+    scores = (None, {4: Logprob(logprob=-2.0, rank=3)})
+    step = [
+        TokenEvent("1", 5),
+        TokenEvent("2", 6, prompt_logprobs=scores),
+        TokenEvent("3", 7, prompt_logprobs=scores),
+        TokenEvent("4", 8),
+        TokenEvent("5", 9),
+    ]
+    said = wired.serve(ScriptedEngine(step))
+    assert [[item.id for item in message.items] for message in said if isinstance(message, Tokens)] == [
+        [1],
+        [2],
+        [3],
+        [4, 5],
+    ]
+
+
 def test_a_request_that_cannot_be_is_refused_and_others_go_on(wired: Wired) -> None:
     engine = ScriptedEngine([TokenEvent("3", 1, FinishReason.LENGTH)])
     bad, broken, good = wired.serve(engine, *(Submit(i + 1, ids, PARAMS) for i, ids in enumerate([[], [99], [4]])))
@@ -180,6 +198,13 @@ def test_calls_are_answered_by_their_number(wired: Wired) -> None:
     assert isinstance(unknown, Reply)
     assert unknown.error is not None, "no faults without --faults"
     assert unknown.error.kind == "RequestError"
+
+
+def test_a_profile_that_was_never_begun_cannot_be_ended(wired: Wired) -> None:
+    (said,) = wired.serve(ScriptedEngine(), Call(1, "stop_profile"))
+    assert isinstance(said, Reply)
+    assert said.error is not None
+    assert (said.error.kind, said.error.name) == ("RequestError", "profile"), "the engine is not broken by it"
 
 
 def test_a_step_that_raises_is_not_caught(wired: Wired) -> None:

@@ -23,7 +23,10 @@ class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One message of the conversation. tool_calls, tool_call_id and reasoning go to the chat template as they are."""
+    """One message of the conversation. tool_calls, tool_call_id and reasoning go to the chat template as they are; of
+    reasoning, either name does, and templates see both. The last three say nothing: libraries write them as null when
+    they send an answer back.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -32,6 +35,10 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tool_call_id: Annotated[str, Meta(max_length=256)] | None = None
     refusal: str | None = None
     reasoning: str | None = None
+    reasoning_content: str | None = None
+    function_call: None = None
+    audio: None = None
+    annotations: Annotated[list[dict[str, Any]], Meta(max_length=0)] | None = None
 
 
 class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
@@ -147,7 +154,7 @@ class ChatEventChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What is new, in a stream."""
+    """What is new, in a stream. prompt_token_ids: in the first one, where token ids were asked for."""
 
     id: str
     created: int
@@ -156,3 +163,4 @@ class ChatEvent(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     usage: Usage | None | Absent = ABSENT
     object: str = "chat.completion.chunk"
+    prompt_token_ids: list[int] | Absent = ABSENT

@@ -15,6 +15,8 @@ MAX_STOP_IDS = 128
 MAX_BIASES = 512
 MAX_LOGPROBS = 20
 MAX_SALT_LENGTH = 128
+MAX_PROMPT_SCORES = 2**19
+"""Log probabilities of prompts in one reply: 32 prompts of 8,192 tokens with one alternative each."""
 
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
@@ -38,6 +40,8 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     model: Annotated[str, Meta(max_length=512)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    """As many as n: no more choices are computed than are told."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None

@@ -33,7 +33,6 @@ class CompletionRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True
 _BEAMS = "beam search is not served; sample with temperature and n"
 _STRUCTURED = "structured output is not served yet; ask for the form in the prompt"
 REFUSED_BY_ALL: dict[str, tuple[str, Neutral]] = {
-    "best_of": ("only n choices are computed, so best_of must equal n or be left out", lambda value: value == 1),
     "use_beam_search": (_BEAMS, lambda value: value is False),
     "length_penalty": (_BEAMS, lambda value: value == 1.0),
     "allowed_token_ids": ("it is not served; use logit_bias", never),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NoReturn, TypeVar
@@ -15,6 +16,10 @@ from jaxpaged.errors import ParameterError, RequestError
 from jaxpaged.unique_keys import unique_keys
 
 Body = TypeVar("Body", bound=msgspec.Struct)
+
+_LONGEST_NAME = 64
+_STEPS = re.compile(r"[^.\[\]]+")
+"""Of a path such as messages[1].content."""
 
 Neutral = Callable[[Any], bool]
 """Whether a value of a field that is not served asks for nothing."""
@@ -53,9 +58,10 @@ def parse_body(raw: bytes, kind: type[Body], *, refused: Mapping[str, tuple[str,
     known = _field_names(kind)
     for name, value in fields.items():
         if name not in known:
-            near = difflib.get_close_matches(name[:64], [*known, *(refused or {})], n=1, cutoff=0.7)
+            # compared by its beginning: a name may be as long as the body, and take a third of a second
+            near = difflib.get_close_matches(name[:_LONGEST_NAME], [*known, *(refused or {})], n=1, cutoff=0.7)
             fix = f"Did you mean {near[0]!r}?" if near else "Leave it out"
-            raise UnknownFieldError(name=name[:64], value=value, limit="there is no such field", fix=fix)
+            raise UnknownFieldError(name=name[:_LONGEST_NAME], value=value, limit="there is no such field", fix=fix)
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
@@ -101,6 +107,10 @@ def _raise_invalid(error: msgspec.ValidationError, fields: Mapping[str, Any]) ->
     """Name the field at fault by its path, and show its value."""
     reason, _, path = str(error).partition(" - at `")
     path = path.rstrip("`").removeprefix("key` in `").removeprefix("$").removeprefix(".") or "body"
-    top = path.split(".")[0].split("[")[0]
-    value = fields.get(top, "(body)")
+    value: Any = fields if path != "body" else "(body)"
+    for step in _STEPS.findall(path):
+        if isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
     raise BodyError(name=path, value=value, limit=reason[:1].lower() + reason[1:], param=path) from None

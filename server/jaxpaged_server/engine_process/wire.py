@@ -7,7 +7,7 @@ these types and refuse the rest. [no jax]
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -20,7 +20,8 @@ from jaxpaged.residency import ResidencyCounts
 from jaxpaged.sampling_defaults import SamplingDefaults
 
 MAX_FRAME = 64 * 1024 * 1024
-"""Bytes of one message at most; the longest is a prompt of a million tokens with its logprobs."""
+"""Bytes of one message at most. The longest is an `Item` with all the log probabilities of a prompt that a reply may
+hold (`api.common.MAX_PROMPT_SCORES`): 20 bytes each, a sixth of this."""
 STEP_TOKEN_BOUNDS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Upper bounds of a histogram of steps by their tokens; vLLM's `iteration_tokens_total` has the same."""
 _HEADER = struct.Struct("<I")
@@ -164,7 +165,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 
 class Tokens(Message, frozen=True):
-    """What one step led to."""
+    """What one step led to, or a part of it: see `token_messages`."""
 
     items: list[Item]
 
@@ -313,6 +314,19 @@ def engine_decoder() -> msgspec.msgpack.Decoder[ToEngine]:
 def front_decoder() -> msgspec.msgpack.Decoder[FromEngine]:
     """Reads what the engine says."""
     return msgspec.msgpack.Decoder(FromEngine)
+
+
+def token_messages(items: list[Item]) -> Iterator[Tokens]:
+    """Items in messages that are short enough, in their order: the log probabilities of each prompt go alone."""
+    begin = 0
+    for place, item in enumerate(items):
+        if item.prompt_logprobs is not None:
+            if begin < place:
+                yield Tokens(items[begin:place])
+            yield Tokens([item])
+            begin = place + 1
+    if begin < len(items):
+        yield Tokens(items[begin:])
 
 
 def pairs(logprobs: Mapping[int, Any] | None) -> dict[int, tuple[float, int]] | None:

@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -49,9 +50,9 @@ from jaxpaged_server.engine_process.wire import (
     Stop,
     Submit,
     ToEngine,
-    Tokens,
     engine_decoder,
     pairs,
+    token_messages,
 )
 
 if TYPE_CHECKING:
@@ -134,8 +135,8 @@ class Worker:
             self._faults.before_step()
         events = self._engine.step_tokens()
         self._watch.end()
-        if events:
-            self._outbox.put(Tokens([self._item(event) for event in events]))
+        for message in token_messages([self._item(event) for event in events]):
+            self._outbox.put(message)
         self._tell_cache()
 
     def _tell_cache(self) -> None:
@@ -223,13 +224,24 @@ def info_of(engine: LLMEngine) -> EngineInfo:
 def _start_profile(folder: str) -> None:
     import jax  # it is there: an engine runs
 
-    jax.profiler.start_trace(folder)
+    with _profiling("started"):
+        jax.profiler.start_trace(folder)
 
 
 def _stop_profile(_: str) -> None:
     import jax
 
-    jax.profiler.stop_trace()
+    with _profiling("stopped"):
+        jax.profiler.stop_trace()
+
+
+@contextmanager
+def _profiling(done: str) -> Iterator[None]:
+    """Say what the profiler says: it is about what was asked for, and the engine goes on."""
+    try:
+        yield
+    except Exception as error:
+        raise RequestError(name="profile", value=done, limit=f"it cannot be {done} now: {error}") from error
 
 
 def read_for_ever(sock: socket.socket, inbox: Inbox, outbox: Outbox, serving: threading.Event) -> NoReturn:

@@ -9,7 +9,7 @@ from jaxpaged.errors import ParameterError
 from jaxpaged_server.api.parse import parse_body
 from jaxpaged_server.body import read_body
 from jaxpaged_server.reply import json_reply
-from jaxpaged_server.services import services_of
+from jaxpaged_server.services import flight_of, services_of
 
 
 class AbortRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +37,7 @@ async def abort_requests(request: web.Request) -> web.Response:
     """End requests in flight; their clients get an error."""
     services = services_of(request)
     body = parse_body(await read_body(request), AbortRequest) if request.can_read_body else AbortRequest()
-    return json_reply(AdminReply(status="ok", count=services.flights.abort(body.ids)))
+    return json_reply(AdminReply(status="ok", count=services.flights.abort(body.ids, but=flight_of(request))))
 
 
 async def pause(request: web.Request) -> web.Response:

@@ -30,7 +30,7 @@ from jaxpaged_server.body import read_body
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
-from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
+from jaxpaged_server.routes.sampling import Head, make_head, make_job, num_scores, sampling_params
 from jaxpaged_server.routes.streaming import stream_reply
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
@@ -60,7 +60,9 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
             return await stream_reply(request, services, job, writer.events)
         async with services.deadline(job.deadline):
             outputs = await gather(answers)
-        return json_reply(writer.reply(outputs), headers=services.load_headers(request))
+        headers = services.load_headers(request)
+        size = num_scores(job, answers)
+        return await services.text.aside(size, lambda: json_reply(writer.reply(outputs), headers=headers))
 
 
 class _Writer:
@@ -75,7 +77,8 @@ class _Writer:
         self._options = body.stream_options or StreamOptions()
         self._begun = [False] * len(answers)
         self._role = services.settings.response_role
-        self._echoed = str(body.messages[-1].content) if body.echo and body.continue_final_message else ""
+        self._echoed = _echoed(body, self._role)
+        self._opening = Delta(role=self._role, content=self._echoed)
 
     def reply(self, outputs: Sequence[CompletionOutput]) -> ChatReply:
         """All of it, at once."""
@@ -112,8 +115,11 @@ class _Writer:
                 i, usage = answer.index, self.usage() if options.continuous_usage_stats else ABSENT
                 if not self._begun[i]:
                     self._begun[i] = True
-                    opening = Delta(role=self._role, content=self._echoed)
-                    await events.send(self._event([ChatEventChoice(index=i, delta=opening)], usage))
+                    opening = self._event([ChatEventChoice(index=i, delta=self._opening)], usage)
+                    if self._body.return_token_ids:
+                        ids = list(self._job.prompts[0].ids)
+                        opening = msgspec.structs.replace(opening, prompt_token_ids=ids)
+                    await events.send(opening)
                 choice = ChatEventChoice(
                     index=i,
                     delta=Delta(content=said.text) if said.text else Delta(),
@@ -166,6 +172,9 @@ def _params(body: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
     if body.top_logprobs is not None and not body.logprobs:
         limit = "logprobs are not asked for"
         raise ParameterError(name="top_logprobs", value=body.top_logprobs, limit=limit, fix="Set logprobs to true")
+    if body.stream and body.prompt_logprobs is not None:
+        limit = "a stream does not tell them"
+        raise ParameterError(name="prompt_logprobs", value=body.prompt_logprobs, limit=limit, fix="Set stream to false")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return sampling_params(
         body, defaults, max_tokens=_asked_tokens(body), logprobs=logprobs, prompt_logprobs=body.prompt_logprobs
@@ -219,6 +228,19 @@ async def render_chat(
 def _plain(message: ChatMessage) -> dict[str, Any]:
     """The message as templates know it: content is one text (parts are joined by newlines, as vLLM joins them)."""
     plain = msgspec.to_builtins(message)
-    content = message.content
-    plain["content"] = "\n".join(part.text for part in content) if isinstance(content, list) else content or ""
+    plain["content"] = _text_of(message)
+    if (reasoning := message.reasoning or message.reasoning_content) is not None:
+        plain["reasoning"] = plain["reasoning_content"] = reasoning
     return plain
+
+
+def _text_of(message: ChatMessage) -> str:
+    content = message.content
+    return "\n".join(part.text for part in content) if isinstance(content, list) else content or ""
+
+
+def _echoed(body: ChatRequest, role: str) -> str:
+    """What goes before the answer: the last message, where the answer goes on with it or is of the same role."""
+    last = body.messages[-1]
+    goes_on = body.continue_final_message or body.add_generation_prompt is False
+    return _text_of(last) if body.echo and (goes_on or last.role == role) else ""

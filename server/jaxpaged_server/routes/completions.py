@@ -26,7 +26,7 @@ from jaxpaged_server.body import read_body
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import completion_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
-from jaxpaged_server.routes.sampling import Head, make_head, make_job, sampling_params
+from jaxpaged_server.routes.sampling import Head, make_head, make_job, num_scores, sampling_params
 from jaxpaged_server.routes.streaming import stream_reply
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
@@ -50,18 +50,9 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
             return await stream_reply(request, services, job, writer.events)
         async with services.deadline(job.deadline):
             outputs = await gather(answers)
-        choices = [writer.choice(answer, said) for answer, said in zip(answers, outputs, strict=True)]
-        return json_reply(
-            CompletionReply(
-                id=head.id,
-                created=head.created,
-                model=head.model,
-                choices=choices,
-                usage=writer.usage(),
-                system_fingerprint=head.system_fingerprint,
-            ),
-            headers=services.load_headers(request),
-        )
+        headers = services.load_headers(request)
+        size = num_scores(job, answers)
+        return await services.text.aside(size, lambda: json_reply(writer.reply(outputs), headers=headers))
 
 
 class _Writer:
@@ -80,29 +71,43 @@ class _Writer:
         self._options = body.stream_options or StreamOptions()
         self._scores_only = body.max_tokens == 0
 
+    def reply(self, outputs: Sequence[CompletionOutput]) -> CompletionReply:
+        """All of it, at once."""
+        head = self._head
+        return CompletionReply(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            choices=[self.choice(answer, said) for answer, said in zip(self._answers, outputs, strict=True)],
+            usage=self.usage(),
+            system_fingerprint=head.system_fingerprint,
+        )
+
     def choice(self, answer: Answer, said: CompletionOutput) -> CompletionChoice:
         """What an output tells, as a choice; the prompt goes before the first one where it is echoed."""
         body, i = self._body, answer.index
+        if self._scores_only:  # its one token is nobody's
+            reason = "length" if said.finish_reason == "stop" else said.finish_reason
+            said = replace(said, text="", token_ids=(), logprobs=(), finish_reason=reason, stop_reason=None)
         first, self._begun[i] = not self._begun[i], True
         echoed = (self._echo_text(answer) if first else "") if body.echo else ""
-        text = "" if self._scores_only else said.text
         tokenizer = self._services.text.tokenizer
         logprobs = None
         if body.logprobs is not None:
             logprobs = completion_logprobs(
                 tokenizer,
-                ids=() if self._scores_only else said.token_ids,
-                logprobs=() if self._scores_only else said.logprobs or (),
+                ids=said.token_ids,
+                logprobs=said.logprobs or (),
                 prompt_ids=answer.prompt.ids if body.echo and first else (),
                 prompt_logprobs=(answer.completion.prompt_logprobs or ()) if body.echo and first else (),
                 wanted=body.logprobs,
                 start=self._offsets[i],
                 as_ids=bool(body.return_tokens_as_token_ids),
             )
-        self._offsets[i] += len(echoed) + len(text)
+        self._offsets[i] += len(echoed) + len(said.text)
         return CompletionChoice(
             index=i,
-            text=echoed + text,
+            text=echoed + said.text,
             logprobs=logprobs,
             finish_reason=said.finish_reason,
             stop_reason=said.stop_reason,

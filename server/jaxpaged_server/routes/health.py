@@ -15,6 +15,8 @@ from jaxpaged_server.services import Services, services_of
 
 _SILENT_S = 2.0
 _STEP_S = 10.0
+_USUAL_STEPS = 3
+"""A step may take so many times as long as the longest of late, where that is more than `_STEP_S`."""
 
 
 async def live(request: web.Request) -> web.Response:
@@ -53,9 +55,11 @@ def health_of(services: Services) -> HealthReply:
 def stall_of(services: Services) -> str:
     """What the engine does not get on with; empty where it does. It says how it goes four times a second."""
     beat = services.engine.beat
-    if time.monotonic() - services.last_beat > _SILENT_S or beat is None:
+    if time.monotonic() - services.last_beat > _SILENT_S:
         return "the engine's process says nothing"
-    if beat.step_age_s > _STEP_S:
+    if beat is None:  # it was ready a moment ago
+        return ""
+    if beat.step_age_s > max(_STEP_S, _USUAL_STEPS * beat.longest_step_s):
         return "the engine's step does not end"
     if beat.waiting and not beat.running and beat.oldest_wait_s > _STEP_S:
         return "the engine's queue does not move"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -13,7 +14,7 @@ from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
 from jaxpaged_server.api.common import SamplingFields
-from jaxpaged_server.generation import Job, Prompt
+from jaxpaged_server.generation import Answer, Job, Prompt
 from jaxpaged_server.services import Services, flight_of, key_of
 
 
@@ -36,6 +37,10 @@ def sampling_params(
     prompt_logprobs: int | None,
 ) -> SamplingParams:
     """The parameters of a body; what it leaves out has the model's default, or else vLLM's. Raises ParameterError."""
+    n = body.n or 1
+    if body.best_of not in (None, n):
+        limit = f"only the {n} of n are computed"
+        raise ParameterError(name="best_of", value=body.best_of, limit=limit, fix="Set it to n, or leave it out")
     given = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -88,6 +93,13 @@ def make_job(
         salt=key.namespace(body.cache_salt),
         deadline=time.monotonic() + _seconds(services, request, body),
     )
+
+
+def num_scores(job: Job, answers: Sequence[Answer]) -> int:
+    """Log probabilities that the reply tells: by these it is small, or takes long to make."""
+    alternatives = job.params.logprobs
+    tokens = sum(answer.num_tokens for answer in answers)
+    return job.prompt_scores + (0 if alternatives is None else tokens * (1 + alternatives))
 
 
 def make_head(services: Services, body: SamplingFields, prefix: str) -> Head:

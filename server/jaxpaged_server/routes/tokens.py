@@ -41,7 +41,7 @@ async def tokenize(request: web.Request) -> web.Response:
         assert body.prompt is not None
         text, special = body.prompt, True if body.add_special_tokens is None else body.add_special_tokens
     ids = list(await services.text.encode(text, add_special_tokens=special))
-    strings = services.text.tokenizer.token_strings(ids) if body.return_token_strs else None
+    strings = await services.text.spellings(ids) if body.return_token_strs else None
     return json_reply(TokenizeReply(count=len(ids), max_model_len=info.max_model_len, tokens=ids, token_strs=strings))
 
 

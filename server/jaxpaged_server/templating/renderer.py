@@ -28,7 +28,7 @@ class TemplateRenderer:
         self._idle: list[asyncio.subprocess.Process] = []
         self._places = asyncio.Semaphore(workers)
         self._decode = msgspec.msgpack.Decoder(Rendered).decode
-        self._closed = False
+        self._at_work: set[asyncio.Task[Rendered]] = set()  # no more than workers
 
     async def render(
         self,
@@ -52,34 +52,50 @@ class TemplateRenderer:
                 template=template,
             )
         )
-        async with self._places:
-            fresh = not self._idle
-            child = await self._start() if fresh else self._idle.pop()
-            try:
-                async with asyncio.timeout(self._limit_s + (_START_S if fresh else 0.0)):
-                    reply = await self._ask(child, asked)
-            except TimeoutError:
-                await _kill(child)
-                limit = f"the chat template takes more than {self._limit_s:g} s for them"
-                raise _refusal("PromptError", "messages", limit) from None
-            except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
-                await _kill(child)
-                limit = "the chat template broke its process, by the memory it took or otherwise"
-                raise _refusal("PromptError", "messages", limit) from None
-            except BaseException:  # the client left: what the child says to it would be read by the next one
-                child.kill()
-                raise
-            if self._closed:
-                await _kill(child)
-            else:
-                self._idle.append(child)
+        await self._places.acquire()
+        work = asyncio.create_task(self._render(asked))
+        self._at_work.add(work)
+        work.add_done_callback(self._ended)
+        # a client who leaves ends the wait alone: what a child says to it must not be read by the next one, and a
+        # child that is ended takes half a second to be replaced, so that clients who leave would hold up all others
+        reply = await asyncio.shield(work)
         if reply.refused is not None:
             raise _refusal(reply.refused, reply.name, reply.limit, reply.fix)
         return reply.text
 
+    async def _render(self, asked: bytes) -> Rendered:
+        """One rendering, to its end. Raises PromptError."""
+        fresh = not self._idle
+        child = await self._start() if fresh else self._idle.pop()
+        try:
+            async with asyncio.timeout(self._limit_s + (_START_S if fresh else 0.0)):
+                reply = await self._ask(child, asked)
+        except TimeoutError:
+            await _kill(child)
+            limit = f"the chat template takes more than {self._limit_s:g} s for them"
+            raise _refusal("PromptError", "messages", limit) from None
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
+            await _kill(child)
+            limit = "the chat template broke its process, by the memory it took or otherwise"
+            raise _refusal("PromptError", "messages", limit) from None
+        except BaseException:
+            await _kill(child)
+            raise
+        self._idle.append(child)
+        return reply
+
+    def _ended(self, work: asyncio.Task[Rendered]) -> None:
+        self._at_work.discard(work)
+        self._places.release()
+        if not work.cancelled():
+            work.exception()  # seen: whoever waited for it may have left
+
     async def close(self) -> None:
         """End the children."""
-        self._closed = True
+        for work in self._at_work:
+            work.cancel()
+        if self._at_work:
+            await asyncio.wait(self._at_work)
         for child in self._idle:
             await _kill(child)
         self._idle.clear()
@@ -87,7 +103,10 @@ class TemplateRenderer:
     async def _start(self) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
         command = (*PYTHON, "-m", "jaxpaged_server.templating.worker", self._folder)
-        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=child_environment())
+        # a session of its own: Ctrl-C is for the parent, whose requests still need their prompts
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, env=child_environment(), start_new_session=True
+        )
 
     async def _ask(self, child: asyncio.subprocess.Process, asked: bytes) -> Rendered:
         assert child.stdin is not None

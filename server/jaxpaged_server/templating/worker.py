@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,6 +45,8 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(folder: str) -> int:
     """Serve stdin until its end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a whole group gets them; the parent still drains
+        signal.signal(number, signal.SIG_IGN)
     templates, special = read_templates(Path(folder))
     own = ChatTemplates(templates, special)
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
