@@ -82,6 +82,18 @@ async def test_http_unusual_requests_are_served_once_each() -> None:
         assert b"101" not in (await exchange(it, upgrade)).split(b"\r\n")[0]
 
 
+async def test_http_a_body_in_many_small_chunks_is_one_body() -> None:
+    chunked = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    spaces = 20_000  # others' parsers went one call deeper for each chunk
+    async with served(max_body_bytes=spaces) as it:
+        small = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY)
+        got = await exchange(it, chunked + small + b"1\r\n \r\n" * (spaces - len(BODY)) + b"0\r\n\r\n")
+        assert got.startswith(b"HTTP/1.1 200 OK"), got[:100]
+        got = await exchange(it, chunked + small + b"1\r\n \r\n" * spaces + b"0\r\n\r\n")
+        assert got.startswith(b"HTTP/1.1 413 "), got[:100]
+        assert len(it.engine.streams) == 1
+
+
 async def test_a_head_that_does_not_come_is_cut() -> None:
     async with served(header_timeout_s=0.3) as it:
         for raw in (b"", b"GET /v1/models HTTP/1.1\r\nHost:", POST):
