@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from array import array
 from html.parser import HTMLParser
@@ -17,6 +18,7 @@ from jaxpaged_server.load.plots import Axis, nice_step
 from jaxpaged_server.load.report import page
 from jaxpaged_server.load.run import Run
 from jaxpaged_server.load.series import num_slices, rates, under_way
+from jaxpaged_server.load.spread import COLUMNS, METRICS, spreads
 from jaxpaged_server.load.table import table
 
 from jaxpaged.errors import ConfigError
@@ -59,7 +61,8 @@ def a_result(selection: Selection = ALL, run: Run | None = None) -> dict[str, An
         **{"date": "20260102-030405", "endpoint_type": "openai", "label": "a label", "model_id": "<model>"},
         **{"num_prompts": 6, "server": "http://there", "request_rate": "inf", "max_concurrency": None},
     }
-    return {**circumstances, **figures(run or a_run(), selection)}
+    run = run or a_run()
+    return {**circumstances, **figures(run, selection, spreads(run.outcomes, selection.percentiles))}
 
 
 def test_counts_and_rates() -> None:
@@ -124,7 +127,7 @@ def test_events_of_several_tokens_are_weighed_by_what_the_server_counts() -> Non
     outcome.num_output = 8  # said at the end
     assert outcome.weights == [4.0, 4.0]
     run = Run(outcomes=(outcome,), duration_s=2.0, interrupted=False)
-    result = figures(run, ALL)
+    result = a_result(run=run)
     assert (result["tokens_per_event"], result["max_output_tokens_per_s"]) == (4.0, 4.0)
     assert result["mean_tpot_ms"] == pytest.approx(1000 / 7)
     (note,) = notes_on({**a_result(run=run)}, run, ON_TIME)
@@ -219,7 +222,7 @@ class Tags(HTMLParser):
 def test_the_page_stands_alone_and_escapes_what_it_shows() -> None:
     run = a_run()
     result = a_result(Selection.parse("ttft,tpot,itl,e2el", "50,99", ("ttft:300",)))
-    text = page(result, run, notes=["a < b"], settings={"header": ["Authorization"]})
+    text = page(result, run, spreads(run.outcomes, ()), notes=["a < b"], settings={"header": ["Authorization"]})
     tags = Tags()
     tags.feed(text)
     names = {tag for tag, _ in tags.found}
@@ -235,8 +238,38 @@ def test_the_page_stands_alone_and_escapes_what_it_shows() -> None:
     assert "within ttft 300 ms" in text
 
 
+def plain_page(run: Run) -> str:
+    return page(a_result(run=run), run, spreads(run.outcomes, ALL.percentiles), notes=[], settings={})
+
+
+def test_a_spread_is_of_all_values_and_has_what_is_asked_for() -> None:
+    draw = random.Random(5)
+    outcomes = [answered(i, 0.0, sorted(draw.random() for _ in range(draw.randint(1, 9)))) for i in range(40)]
+    found = spreads([*outcomes, failed(99, "HTTP 500", "no")], (12.5,))
+    assert set(found) == set(METRICS)
+    values = sorted(1000 * gap for outcome in outcomes for gap in outcome.gaps_s)
+    spread = found["itl"]
+    assert sorted(spread.values_ms) == pytest.approx(values)
+    assert set(spread.percentiles_ms) == {*COLUMNS, 12.5}
+    for percent, value in spread.percentiles_ms.items():
+        place = percent / 100 * (len(values) - 1)  # between two neighbours, linearly
+        low, share = values[int(place)], place % 1
+        assert value == pytest.approx(low + share * (values[min(int(place) + 1, len(values) - 1)] - low))
+    assert spread.mean_ms == pytest.approx(sum(values) / len(values))
+    assert set(spreads([answered(0, 0.0, [0.1])], ())) == set(METRICS) - {"tpot", "itl"}
+
+
+def test_the_page_tells_the_figures_of_the_result() -> None:
+    run = a_run()
+    asked = Selection.parse("ttft", "0,90,99,99.9,100", ())
+    result = a_result(asked, run)
+    columns = ("mean", "std", "p0", "median", "p90", "p99", "p99.9", "p100")
+    cells = "".join(f"<td>{result[f'{which}_ttft_ms']:.4g}</td>" for which in columns)
+    assert f'<th scope="row">TTFT</th>{cells}<td>2</td>' in plain_page(run)
+
+
 def test_every_plot_is_sound_and_has_a_name() -> None:
-    text = page(a_result(), a_run(), notes=[], settings={})
+    text = plain_page(a_run())
     plots = re.findall(r"<svg.*?</svg>", text)
     assert len(plots) == 10  # 3 over time, 4 distributions, TTFT by time, the timeline, the errors
     for plot in plots:
@@ -251,7 +284,7 @@ def test_every_plot_is_sound_and_has_a_name() -> None:
 
 def test_a_page_of_nothing_says_so() -> None:
     empty = Run(outcomes=(), duration_s=0.5, interrupted=True)
-    text = page(a_result(run=empty), empty, notes=[], settings={})
+    text = plain_page(empty)
     assert "No request was answered." in text
     assert "No request failed, none was refused." in text
 
@@ -259,7 +292,7 @@ def test_a_page_of_nothing_says_so() -> None:
 def test_long_runs_are_drawn_with_a_share_of_their_requests() -> None:
     outcomes = tuple(answered(number, number / 100, [number / 100 + 0.1, number / 100 + 0.2]) for number in range(3000))
     run = Run(outcomes=outcomes, duration_s=31.0, interrupted=False)
-    text = page(a_result(run=run), run, notes=[], settings={})
+    text = plain_page(run)
     assert "240 of 3000 requests" in text
     assert len(text) < 600_000
 

@@ -19,6 +19,7 @@ from jaxpaged_server.load.lag import Lag
 from jaxpaged_server.load.report import page
 from jaxpaged_server.load.run import Run
 from jaxpaged_server.load.server_facts import shown_url
+from jaxpaged_server.load.spread import spreads
 from jaxpaged_server.load.table import table
 from jaxpaged_server.load.vocabulary import Vocabulary
 
@@ -35,10 +36,11 @@ def tell(
     lag: Lag,
 ) -> None:
     """Print the table, say the notes, write the files that were asked for. Raises OutputError where one cannot be."""
+    found = spreads(run.outcomes, selection.percentiles)
     date = datetime.now().strftime("%Y%m%d-%H%M%S")
     result = {
         **_circumstances(options, endpoint, vocabulary, date),
-        **figures(run, selection),
+        **figures(run, selection, found),
         "client": {key: round(value, 4) for key, value in asdict(lag).items()},
     }
     notes = notes_on(result, run, lag)
@@ -52,7 +54,7 @@ def tell(
         _save(file, json.dumps({**result, **detailed}) + "\n", append=wanted.append_result)
         say(f"result: {file}")
     if wanted.html is not None:
-        _save(wanted.html, page(result, run, notes=notes, settings=_settings(options)))
+        _save(wanted.html, page(result, run, found, notes=notes, settings=_settings(options)))
         say(f"report: {wanted.html}")
 
 

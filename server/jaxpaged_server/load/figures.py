@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from jaxpaged.errors import ConfigError
 from jaxpaged_server.load.outcome import End, Outcome
 from jaxpaged_server.load.run import Run
+from jaxpaged_server.load.spread import METRICS, Spread
 
-METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "ttft": ("TTFT", "Time to First Token"),
-        "tpot": ("TPOT", "Time per Output Token (excl. 1st token)"),
-        "itl": ("ITL", "Inter-token Latency"),
-        "e2el": ("E2EL", "End-to-end Latency"),
-        "client_queue_time": ("Client Queue Time", "Client-side Queueing"),
-        "e2el_including_client_queue": ("E2EL incl. Client Queue", "Queue-inclusive End-to-end Latency"),
-    }
-)
-"""What percentiles are of: the name, how it is called in the table, and its heading there."""
 GOODPUT_METRICS = ("ttft", "tpot", "e2el")
 
 
@@ -77,29 +64,12 @@ def _number(name: str, word: str) -> float:
         raise ConfigError(name=name, value=word, limit="it is no number") from None
 
 
-def values_s(metric: str, outcomes: Iterable[Outcome]) -> list[float]:
-    """A metric of the requests that are done, in seconds: one value a request, of itl one a pair of events."""
-    done = [outcome for outcome in outcomes if outcome.is_done]
-    match metric:
-        case "ttft":
-            return [outcome.ttft_s for outcome in done]
-        case "tpot":
-            return [tpot for outcome in done if (tpot := outcome.tpot_s) is not None]
-        case "itl":
-            return [gap for outcome in done for gap in outcome.gaps_s]
-        case "e2el":
-            return [outcome.latency_s for outcome in done]
-        case "client_queue_time":
-            return [outcome.queue_s for outcome in done]
-        case _:
-            return [outcome.queue_s + outcome.latency_s for outcome in done]
-
-
-def figures(run: Run, selection: Selection) -> dict[str, Any]:
+def figures(run: Run, selection: Selection, found: Mapping[str, Spread]) -> dict[str, Any]:
     """The result as vLLM's bench names it, and beside it: `refused` (429, part of `failed`), `unfinished`,
     `errors_by_kind`, `tokens_per_event`, `total_cached_tokens`, `interrupted`.
 
-    Counts and rates are of requests that are done. Times are in ms; None where there is nothing to tell.
+    found: how the metrics of this run lie. Counts and rates are of requests that are done. Times are in ms; None where
+    there is nothing to tell.
     """
     done = [outcome for outcome in run.outcomes if outcome.is_done]
     bad = [outcome for outcome in run.outcomes if outcome.end in (End.REFUSED, End.FAILED)]
@@ -127,7 +97,11 @@ def figures(run: Run, selection: Selection) -> dict[str, Any]:
         "tokens_per_event": num_output / num_events if num_events else None,
         "errors_by_kind": _kinds(bad),
         **_retry_after(bad),
-        **{name: value for metric in selection.metrics for name, value in _spread(metric, done, selection).items()},
+        **{
+            name: value
+            for metric in selection.metrics
+            for name, value in _told(metric, found.get(metric), selection.percentiles).items()
+        },
     }
 
 
@@ -151,17 +125,15 @@ def percentile_name(percent: float) -> str:
     return f"p{percent:g}"
 
 
-def _spread(metric: str, done: Sequence[Outcome], selection: Selection) -> dict[str, float | None]:
-    values_ms = 1000 * np.asarray(values_s(metric, done))
-    some = values_ms.size > 0
-    told: dict[str, float | None] = {
-        f"mean_{metric}_ms": float(values_ms.mean()) if some else None,
-        f"median_{metric}_ms": float(np.median(values_ms)) if some else None,
-        f"std_{metric}_ms": float(values_ms.std()) if some else None,
+def _told(metric: str, spread: Spread | None, percents: Sequence[float]) -> dict[str, float | None]:
+    """A metric's figures; None for each where it has no value."""
+    at = {} if spread is None else spread.percentiles_ms
+    return {
+        f"mean_{metric}_ms": None if spread is None else spread.mean_ms,
+        f"median_{metric}_ms": at.get(50.0),
+        f"std_{metric}_ms": None if spread is None else spread.std_ms,
+        **{f"{percentile_name(percent)}_{metric}_ms": at.get(percent) for percent in percents},
     }
-    for percent in selection.percentiles:
-        told[f"{percentile_name(percent)}_{metric}_ms"] = float(np.percentile(values_ms, percent)) if some else None
-    return told
 
 
 def _num_good(done: Sequence[Outcome], limits_ms: Mapping[str, float]) -> int:

@@ -8,19 +8,17 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
-
 from jaxpaged import __version__
-from jaxpaged_server.load.figures import METRICS, values_s
+from jaxpaged_server.load.figures import percentile_name
 from jaxpaged_server.load.outcome import End, Outcome
 from jaxpaged_server.load.plots import Line, Stretch, columns, histogram, lines, scatter, timeline
 from jaxpaged_server.load.run import Run
 from jaxpaged_server.load.series import ends, num_slices, rates, token_events, under_way, waiting_here
+from jaxpaged_server.load.spread import COLUMNS, MARKS, METRICS, Spread
 
 _WIDE, _HALF = (960, 250), (560, 260)
 _ROWS = 240
 _COLOURS = {End.DONE: "c-out", End.FAILED: "c-failed", End.REFUSED: "c-refused", End.UNFINISHED: "c-queue"}
-_PERCENTILES = (50.0, 90.0, 99.0)
 _DRAWN = {"ttft": "c-wait", "itl": "c-out", "tpot": "c-out", "e2el": "c-req"}
 _METHOD = """All times are of one monotonic clock on the side of the client. TTFT: from the sending of a request to
 the event with its first token, the making of a connection included. ITL: the time between two events of an answer
@@ -31,8 +29,18 @@ does, unless a limit of concurrency holds them back; time spent waiting for such
 latencies. Refused: status 429. Failed: anything else that is no whole answer."""
 
 
-def page(result: Mapping[str, Any], run: Run, *, notes: Sequence[str], settings: Mapping[str, Any]) -> str:
-    """The page as text. result: what is saved as JSON; notes: sentences to know before the figures."""
+def page(
+    result: Mapping[str, Any],
+    run: Run,
+    found: Mapping[str, Spread],
+    *,
+    notes: Sequence[str],
+    settings: Mapping[str, Any],
+) -> str:
+    """The page as text.
+
+    result: what is saved as JSON. found: how the metrics lie. notes: sentences to know before the figures.
+    """
     title = f"Serving benchmark: {result['model_id']}"
     about = f"{result['label']}, {result['endpoint_type']} at {result['server']} · {result['date']} · {_load(result)}"
     body = [
@@ -44,7 +52,7 @@ def page(result: Mapping[str, Any], run: Run, *, notes: Sequence[str], settings:
         _tiles(result),
         _notes(notes),
         _over_time(run),
-        _latencies(run.outcomes),
+        _latencies(found),
         _requests(run),
         _errors(result, run),
         f'<section id="method"><h2>Method</h2><p>{escape(_METHOD)}</p></section>',
@@ -142,32 +150,28 @@ def _steps(events: Sequence[tuple[float, float]], duration_s: float) -> list[tup
     ]
 
 
-def _latencies(outcomes: Sequence[Outcome]) -> str:
+def _latencies(found: Mapping[str, Spread]) -> str:
     plots, lines_of = [], []
     for metric, colour in _DRAWN.items():
-        values_ms = [1000 * value for value in values_s(metric, outcomes)]
-        if not values_ms:
+        if (spread := found.get(metric)) is None:
             continue
         name, heading = METRICS[metric]
         heading = heading.partition(" (")[0]
-        marks = {f"p{percent:g}": float(np.percentile(values_ms, percent)) for percent in _PERCENTILES}
+        values_ms, at = spread.values_ms, spread.percentiles_ms
+        marks = {percentile_name(percent): at[percent] for percent in MARKS}
         plot = histogram(f"{heading}, distribution", values_ms, marks, colour=colour, unit="ms", size=_HALF)
         what = "gaps between events" if metric == "itl" else "requests"
         plots.append(_figure(f"{heading} ({name}), {len(values_ms)} {what}", plot))
-        lines_of.append([name, *(f"{value:.4g}" for value in _summary(values_ms)), str(len(values_ms))])
+        figures = [spread.mean_ms, spread.std_ms, *(at[percent] for percent in COLUMNS)]
+        lines_of.append([name, *(f"{value:.4g}" for value in figures), str(len(values_ms))])
     if not plots:
         return '<section id="latency"><h2>Latencies</h2><p>No request was answered.</p></section>'
-    heads = ["", "mean", "std", "least", "p50", "p90", "p99", "p99.9", "most", "values"]
+    percents = [percentile_name(percent) for percent in COLUMNS[1:-1]]
+    heads = ["", "mean", "std", "least", *percents, "most", "values"]
     return (
         f'<section id="latency"><h2>Latencies</h2><div class="pair">{"".join(plots)}</div>'
         f"{_table('Latencies in ms', heads, lines_of)}</section>"
     )
-
-
-def _summary(values: Sequence[float]) -> list[float]:
-    found = np.asarray(values)
-    percentiles = np.percentile(found, [50, 90, 99, 99.9]).tolist()
-    return [float(found.mean()), float(found.std()), float(found.min()), *percentiles, float(found.max())]
 
 
 def _requests(run: Run) -> str:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxpaged_server.load.figures import METRICS, Selection, percentile_name
+from jaxpaged_server.load.figures import Selection, percentile_name
+from jaxpaged_server.load.spread import METRICS
 
 _WIDTH = 50
 
