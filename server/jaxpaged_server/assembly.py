@@ -50,6 +50,7 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             engine_config,
             policy=RestartPolicy(delays_s=_delays(settings.max_engine_restarts)),
             limits=WatchLimits(step_s=settings.engine_hang_timeout_s),
+            log_form=settings.log_form,
         ),
         keys=keys,
         text=TextWorker(
