@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import logging
 import os
 import signal
 import socket
+import threading
 import time
+import warnings
 from pathlib import Path
 
 from beats import engine_info
 from jaxpaged_server.engine_process.error_fields import fields_of
+from jaxpaged_server.engine_process.own_log import add_log_arguments, start_log
 from jaxpaged_server.engine_process.wire import (
     Abort,
     Beat,
@@ -77,7 +81,9 @@ class FakeEngine:
             self.send(Broken(fields_of(ConfigError(name="dtype", value="int3", limit="there is none")), True))
             os._exit(1)
         self.send(Ready(INFO))
-        if self.behaviour == "die":
+        if self.behaviour == "noisy":
+            be_noisy()
+        if self.behaviour in ("die", "noisy"):
             os._exit(3)
         if self.behaviour == "garbage":
             self.sock.sendall(b"\x02\0\0\0\xc1\xc1")
@@ -130,14 +136,27 @@ class FakeEngine:
                 self.send(Tokens([Item(number, last + 1 + i, "length" if i == count - 1 else None)]))
 
 
+def be_noisy() -> None:
+    """Write by all the ways there are, as libraries do, with a key and a prompt in what they say."""
+    logging.getLogger("jaxpaged.fake").warning("a line of\nthe log")
+    warnings.warn("a warning", stacklevel=1)
+    thread = threading.Thread(target=int, args=("a prompt",), name="careless")
+    thread.start()
+    thread.join()
+    os.write(1, b"to stdout\n\n")
+    os.write(2, b"E1127 xla: with the key sk-secret\n\xff\x1b[31m" + b"x" * 5000 + b"\nwithout an end")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int)
     parser.add_argument("--parent", type=int)
     parser.add_argument("--faults", action="store_true")
+    add_log_arguments(parser)
     parser.add_argument("--behaviour", default="serve")
     parser.add_argument("--told", type=Path)
     options = parser.parse_args()
+    start_log(options)
     faulthandler.register(signal.SIGUSR1)
     FakeEngine(socket.socket(fileno=options.fd), options.behaviour, options.told).run()
 

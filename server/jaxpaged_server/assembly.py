@@ -52,6 +52,7 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             limits=WatchLimits(step_s=settings.engine_hang_timeout_s),
             block_share=settings.kv_cache_metrics_sample if settings.kv_cache_metrics else 0.0,
             estimates=settings.enable_mfu_metrics,
+            log_form=settings.log_form,
         ),
         keys=keys,
         text=TextWorker(

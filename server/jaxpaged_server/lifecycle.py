@@ -47,7 +47,7 @@ def serve(engine_config: EngineConfig, server_config: ServerConfig) -> int:
 
     Raises JaxPagedError and OSError before it serves: for keys, certificates, a tokenizer or an address that cannot be.
     """
-    configure_logging(server_config)
+    configure_logging(server_config.log_form, secrets=server_config.api_key)
     _allow_many_files()
     main = _serve(engine_config, server_config)
     if find_spec("uvloop") is None:

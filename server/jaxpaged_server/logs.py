@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from jaxpaged.errors import ConfigError, JaxPagedError, RequestError
-from jaxpaged_server.settings import ServerConfig
 
 MAX_LINE_BYTES = 4096
 OURS = ("jaxpaged", "jaxpaged_server")
@@ -64,20 +63,28 @@ def for_request(logger: logging.Logger, request_id: str) -> logging.LoggerAdapte
     return logging.LoggerAdapter(logger, {"request_id": request_id})
 
 
-def configure_logging(config: ServerConfig, stream: IO[str] | None = None) -> logging.Handler:
-    """Send all logs to a stream (default: stderr) in the form that was asked for; returns the handler.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogForm:
+    """level: the least that is told, by its name. format: "text" or "json"."""
+
+    level: str = "INFO"
+    format: str = "text"
+
+
+def configure_logging(form: LogForm, *, secrets: Sequence[str] = (), stream: IO[str] | None = None) -> logging.Handler:
+    """Send all logs to a stream (default: stderr) in this form; returns the handler. secrets: texts never to be shown.
 
     A handler of an earlier call is replaced. Raises ConfigError where JSON was asked for and its library is not there.
     """
-    inner = _json_formatter() if config.log_format == "json" else None
+    inner = _json_formatter() if form.format == "json" else None
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
     handler.set_name("jaxpaged_server")
-    handler.setFormatter(LineFormatter(inner, secrets=config.api_key))
+    handler.setFormatter(LineFormatter(inner, secrets=secrets))
     root = logging.getLogger()
     for other in [known for known in root.handlers if known.get_name() == handler.get_name()]:
         root.removeHandler(other)
     root.addHandler(handler)
-    level = logging.getLevelNamesMapping()[config.log_level]
+    level = logging.getLevelNamesMapping()[form.level]
     root.setLevel(max(level, logging.WARNING))
     for name in OURS:
         logging.getLogger(name).setLevel(level)

@@ -15,6 +15,7 @@ from typing import Any
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged_server import setting_checks as check
 from jaxpaged_server.kv_events_config import KVEventsConfig, kv_events_config
+from jaxpaged_server.logs import LogForm
 
 BUNDLED_NAME = "jaxpaged-tiny"
 """What the bundled model is called where no other name was asked for."""
@@ -160,6 +161,11 @@ class ServerConfig:
         put(self, "log_level", check.upper("log_level", self.log_level))
         if self.kv_events_config is not None:
             put(self, "kv_events_config", kv_events_config(self.kv_events_config))
+
+    @property
+    def log_form(self) -> LogForm:
+        """What the lines of the log look like, the engine's process included."""
+        return LogForm(level=self.log_level, format=self.log_format)
 
     @property
     def is_loopback(self) -> bool:

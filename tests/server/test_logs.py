@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jaxpaged_server.logs import (
     MAX_LINE_BYTES,
     LineFormatter,
+    LogForm,
     RequestEntry,
     access_line,
     configure_logging,
@@ -37,8 +38,8 @@ def logged() -> Iterator[Callable[..., io.StringIO]]:
     handlers: list[logging.Handler] = []
 
     def start(**options: Any) -> io.StringIO:
-        stream = io.StringIO()
-        handlers.append(configure_logging(ServerConfig(**options), stream))
+        stream, config = io.StringIO(), ServerConfig(**options)
+        handlers.append(configure_logging(config.log_form, secrets=config.api_key, stream=stream))
         return stream
 
     yield start
@@ -219,4 +220,4 @@ def test_the_line_of_a_request(logged: Callable[..., io.StringIO], form: str) ->
 def test_json_without_its_library_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pythonjsonlogger.json", None)
     with pytest.raises(ConfigError, match=r"python-json-logger is not installed.*jaxpaged\[json-logs\]"):
-        configure_logging(ServerConfig(log_format="json"))
+        configure_logging(LogForm(format="json"))

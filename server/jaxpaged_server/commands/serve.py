@@ -89,7 +89,7 @@ def main(argv: Sequence[str], *, serve: Serve | None = None, environ: Mapping[st
         return FAILED
     from jaxpaged_server.logs import configure_logging
 
-    configure_logging(asked.server)
+    configure_logging(asked.server.log_form, secrets=asked.server.api_key)
     if asked.ignored:
         logging.getLogger(__name__).warning("ignored: %s; see %s", ", ".join(asked.ignored), PAGE)
     if serve is None:  # brings aiohttp: only when there is something to serve

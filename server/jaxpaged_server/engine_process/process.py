@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -10,37 +11,45 @@ import subprocess
 from collections.abc import Sequence
 
 from jaxpaged_server.children import PYTHON, child_environment
+from jaxpaged_server.engine_process.output import Output
+from jaxpaged_server.engine_process.own_log import log_arguments
+from jaxpaged_server.logs import LogForm
 
 WORKER = (*PYTHON, "-m", "jaxpaged_server.engine_process.worker")
 _PATIENCE_S = 1.0
 _REAP_S = 10.0
-_STDERR = 2
 
 
 class EngineProcess:
     """A child that has one end of a socket pair; the other end is `sock`, and whoever takes it closes it.
 
-    Its output goes to this process's stderr. It is in a session of its own, so that Ctrl-C reaches this process alone.
+    What it logs goes to this process's stderr; so does all else that it writes, as lines of JSON where the log is of
+    these (`Output`). It is in a session of its own, so that Ctrl-C reaches this process alone.
     Linux ends it when the thread that made it ends. Raises OSError where it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str] = WORKER, *, faults: bool = False) -> None:
-        self.sock, theirs = socket.socketpair()
-        try:
+    def __init__(
+        self, command: Sequence[str] = WORKER, *, log_form: LogForm | None = None, faults: bool = False
+    ) -> None:
+        form = log_form or LogForm()
+        output = self._output = Output(as_lines=form.format == "json")
+        with contextlib.ExitStack() as stack:
+            stack.callback(output.handed_over)
+            self.sock, theirs = socket.socketpair()
+            stack.callback(theirs.close)
+            on_failure = stack.enter_context(contextlib.ExitStack())
+            on_failure.callback(self.sock.close)
             arguments = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), *(["--faults"] if faults else [])]
             self._child = subprocess.Popen(
-                [*command, *arguments],
+                [*command, *arguments, *log_arguments(form, output.log)],
                 stdin=subprocess.DEVNULL,
-                stdout=_STDERR,
-                pass_fds=[theirs.fileno()],
+                stdout=output.stderr,
+                stderr=output.stderr,
+                pass_fds=[theirs.fileno(), *([] if output.log is None else [output.log])],
                 env=child_environment(),
                 start_new_session=True,
             )
-        except BaseException:
-            self.sock.close()
-            raise
-        finally:
-            theirs.close()
+            on_failure.pop_all()
 
     @property
     def pid(self) -> int:
@@ -62,6 +71,7 @@ class EngineProcess:
         if status is None:
             self.kill()
             status = await self._wait(_REAP_S)
+        await asyncio.get_running_loop().run_in_executor(None, self._output.drain, _PATIENCE_S)
         if status is None:  # a driver holds it; it is reaped when the next child is made
             return f"process {self.pid} does not end though it was killed"
         if status < 0:

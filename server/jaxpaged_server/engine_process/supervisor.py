@@ -31,6 +31,7 @@ from jaxpaged_server.engine_process.wire import (
     Start,
     Stop,
 )
+from jaxpaged_server.logs import LogForm
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -64,9 +65,9 @@ class EngineSupervisor:
 
     policy: when it is started again. One that calls itself impossible (a bad model, a bad option) before it ever served
     is not.
-    limits: how long what may take. block_share, estimates: what else the engine measures, see `wire.Start`. faults: the
-    engine may be told to break (`call("fault", ...)`), for tests. command: what is started. The thread that runs the
-    event loop must outlive the engine.
+    limits: how long what may take. block_share, estimates: what else the engine measures, see `wire.Start`. log_form:
+    of the lines that its process logs. faults: the engine may be told to break (`call("fault", ...)`), for tests.
+    command: what is started. The thread that runs the event loop must outlive the engine.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class EngineSupervisor:
         limits: WatchLimits | None = None,
         block_share: float = 0.0,
         estimates: bool = False,
+        log_form: LogForm | None = None,
         faults: bool = False,
         command: Sequence[str] = WORKER,
         clock: Callable[[], float] = time.monotonic,
@@ -95,6 +97,7 @@ class EngineSupervisor:
         self._policy = policy or RestartPolicy(clock=clock)
         self._faults, self._command, self._clock = faults, command, clock
         self._block_share, self._estimates = block_share, estimates
+        self.log_form = log_form or LogForm()
         self._numbers = itertools.count(1)
         self._listeners: list[BeatListener] = []
         self._cache_listeners: list[CacheListener] = []
@@ -245,7 +248,7 @@ class EngineSupervisor:
         self._broken, self.beat = None, None
         self._set(EngineState(phase="starting", error=self.state.error, restarts=self._policy.num_recent))
         try:
-            process = EngineProcess(self._command, faults=self._faults)
+            process = EngineProcess(self._command, log_form=self.log_form, faults=self._faults)
         except OSError as error:
             return EngineError(name="engine", value="no process", limit=f"it cannot be started: {error}")
         self._process, self.pid = process, process.pid

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import faulthandler
+import logging
 import os
 import queue
 import signal
@@ -17,7 +18,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,6 +31,7 @@ from jaxpaged_server.engine_process.cache_journal import CacheJournal
 from jaxpaged_server.engine_process.error_fields import fields_of
 from jaxpaged_server.engine_process.faults import Faults
 from jaxpaged_server.engine_process.outbox import Outbox
+from jaxpaged_server.engine_process.own_log import add_log_arguments, start_log
 from jaxpaged_server.engine_process.phase_teller import PhaseTeller
 from jaxpaged_server.engine_process.wire import (
     Abort,
@@ -64,6 +65,7 @@ Inbox = queue.SimpleQueue[ToEngine]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FLUSH_S = 2.0
 _READ_BYTES = 1 << 18
+_log = logging.getLogger("jaxpaged_server.engine_process.worker")  # not __main__, which is what this is when it runs
 
 
 class Worker:
@@ -266,8 +268,7 @@ def read_for_ever(sock: socket.socket, inbox: Inbox, outbox: Outbox, serving: th
 
 def _break(outbox: Outbox, error: BaseException, *, while_starting: bool) -> NoReturn:
     """Tell why, and end the process: a broken device must not hold it up."""
-    traceback.print_exception(error, file=sys.stderr)
-    sys.stderr.flush()
+    _log.critical("the engine cannot %s", "start" if while_starting else "go on", exc_info=error)
     outbox.put(Broken(fields_of(error), while_starting))
     outbox.flush(_FLUSH_S)
     os._exit(1)
@@ -290,6 +291,7 @@ def _options(argv: Sequence[str] | None) -> Any:
     parser = argparse.ArgumentParser(prog="engine process", description="Started by the server, not by people.")
     parser.add_argument("--fd", type=int, required=True, help="one end of a Unix socket pair")
     parser.add_argument("--parent", type=int, required=True, help="the process that has the other end")
+    add_log_arguments(parser)
     parser.add_argument("--faults", action="store_true", help="let the other end break this one, for tests")
     return parser.parse_args(argv)
 
@@ -298,6 +300,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """One engine, from its `Start` message to its end."""
     options = _options(argv)
     _end_with(options.parent)
+    start_log(options)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     sock = socket.socket(fileno=options.fd)
