@@ -34,8 +34,7 @@ class JaxPagedError(Exception):
         self.value = value
         self.limit = limit
         self.fix = fix
-        # of a long value its beginning: to write out a million token ids takes a tenth of a second
-        shown = repr(value[:201] if isinstance(value, str | bytes | list | tuple) else value)
+        shown = repr(_beginning(value))
         if len(shown) > 200:
             shown = f"{shown[:200]}..."
         sentence = f"{name} is {shown}: {limit}"
@@ -43,6 +42,12 @@ class JaxPagedError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.name, self.value, self.limit, self.fix))
+
+
+def _beginning(value: object) -> object:
+    """Of a long value what is shown: to write out a million token ids takes a tenth of a second."""
+    plain = type(value) in (str, bytes, list, tuple)
+    return value[:201] if plain and isinstance(value, str | bytes | list | tuple) else value
 
 
 def _rebuild(kind: type[JaxPagedError], name: str, value: object, limit: str, fix: str) -> JaxPagedError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
 from jaxpaged.sampling_defaults import sampling_defaults
+from jaxpaged.weights.folder import model_folder
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.admission.limits import AdmissionConfig
@@ -56,7 +57,7 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
         ),
         keys=keys,
         text=TextWorker(
-            engine_config.tokenizer or engine_config.model,
+            engine_config.tokenizer or str(model_folder(engine_config.model)),
             template=_template(settings.chat_template),
             most_characters=settings.max_body_bytes * _CHARACTERS_PER_BYTE,
             generation_config=engine_config.generation_folder,
@@ -128,7 +129,8 @@ def _template(path: str | None) -> str | None:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(name="chat_template", value=path, limit=f"it cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(name="chat_template", value=path, limit=f"it cannot be read: {reason}") from error
     if len(text) > _MAX_TEMPLATE_BYTES:
         raise ConfigError(name="chat_template", value=path, limit=f"it has more than {_MAX_TEMPLATE_BYTES} characters")
     return text

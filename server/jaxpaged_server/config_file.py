@@ -73,4 +73,6 @@ def _values(path: Path, key: str, value: Any, takes: str) -> tuple[str, ...]:
 
 
 def _refused(path: Path, value: object, limit: str, fix: str = "") -> ConfigError:
+    if value is None:  # it is about the file as a whole
+        return ConfigError(name="--config", value=str(path), limit=limit, fix=fix)
     return ConfigError(name=f"--config {path}", value=value, limit=limit, fix=fix)

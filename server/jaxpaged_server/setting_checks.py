@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpaged.errors import ConfigError
+from jaxpaged_server.templating.variables import is_free
 
 MAX_SECONDS = 7 * 24 * 3600.0
 _LONGEST_SOCKET = 107  # bytes of a Unix socket's path that Linux takes
@@ -163,7 +164,7 @@ def template_kwargs(values: Mapping[str, Any]) -> None:
         limit = f"there may be {_MAX_TEMPLATE_KWARGS} of them"
         raise ConfigError(name="default_chat_template_kwargs", value=list(values), limit=limit)
     for key, value in values.items():
-        if not key.isidentifier():
+        if not is_free(key):
             raise ConfigError(name="default_chat_template_kwargs", value=key, limit="it cannot be a variable's name")
         plain = value is None or isinstance(value, str | bool | int | float)
         if not plain or (isinstance(value, float) and not math.isfinite(value)):

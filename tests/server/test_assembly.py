@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from admission_door import CONFIG, line_up
 from jaxpaged_server.assembly import make_services
 from jaxpaged_server.metrics.registry import ServerMetrics
@@ -9,6 +12,7 @@ from jaxpaged_server.settings import ServerConfig
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from jaxpaged.config import EngineConfig
+from jaxpaged.errors import ConfigError, ModelError
 
 
 def samples(metrics: ServerMetrics) -> dict[tuple[str, str], float]:
@@ -37,3 +41,10 @@ def test_what_is_asked_for_is_measured() -> None:
     ):
         services = make_services(EngineConfig(), settings)
         assert {name for name, _ in samples(services.metrics)} & {blocks, work} == expected
+
+
+def test_a_model_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model is 'org/name': there is no such folder\. Give the folder"):
+        make_services(EngineConfig(model="org/name"), ServerConfig())
+    with pytest.raises(ConfigError, match=r"'.*absent': it cannot be read: No such file or directory$"):
+        make_services(EngineConfig(), ServerConfig(chat_template=str(tmp_path / "absent")))

@@ -9,10 +9,14 @@ from random import Random
 from typing import Any
 
 import pytest
+from jaxpaged_server.commands.bench_serve_load import samples_of
+from jaxpaged_server.commands.bench_serve_options import DatasetOptions
 from jaxpaged_server.load.datasets import OF_THE_FILE, Choice, custom_samples, sharegpt_samples
 from jaxpaged_server.load.random_samples import RandomPrompts, RangeRatio, prefix_repetition_samples, random_samples
 from jaxpaged_server.load.sample import Sample
+from jaxpaged_server.load.server_facts import ServerFacts
 from jaxpaged_server.load.vocabulary import Vocabulary, find_vocabulary, vocabulary_of_folder
+from jaxpaged_server.settings import ServerConfig
 
 from jaxpaged.errors import ConfigError
 from jaxpaged.tiny import TINY_MODEL
@@ -34,6 +38,23 @@ def choice(count: int, **more: Any) -> Choice:
 def test_the_vocabulary_leaves_special_tokens_out(tiny: Vocabulary) -> None:
     assert 0 not in tiny.ids  # the end of text
     assert 4000 < len(tiny.ids) < 4096
+
+
+def test_the_bundled_model_is_known_by_the_name_that_it_is_served_under() -> None:
+    named = ServerConfig().model_names(str(TINY_MODEL))[0]
+    found = find_vocabulary({"id": named, "root": named, "owned_by": "jaxpaged"}, {"vocab_size": 4096})
+    assert found is not None
+    assert found.source == str(TINY_MODEL)
+
+
+def test_a_chat_is_sent_words_where_ids_are_known_and_texts_are_not() -> None:
+    sizes = find_vocabulary({"id": "other"}, {"vocab_size": 4096})
+    asked = DatasetOptions(random_input_len=20)
+    (chat,) = samples_of(asked, 1, kind="chat", vocabulary=sizes, facts=ServerFacts())
+    assert isinstance(chat.prompt, str)
+    assert len(chat.prompt.split()) == 20
+    (completion,) = samples_of(asked, 1, kind="completions", vocabulary=sizes, facts=ServerFacts())
+    assert len(completion.prompt) == 20
 
 
 def test_random_ids_have_the_lengths_that_were_asked(tiny: Vocabulary) -> None:

@@ -74,6 +74,8 @@ async def test_logprobs_have_their_bytes_and_alternatives() -> None:
         _, reply = await it.post(PATH, messages=HELLO, max_tokens=1, logprobs=True, top_logprobs=2)
         (told,) = reply["choices"][0]["logprobs"]["content"]
         _, plain = await it.post(PATH, messages=HELLO, max_tokens=1, logprobs=True)
+        status, _ = await it.post(PATH, messages=HELLO, max_tokens=1, logprobs=False, top_logprobs=0)
+        assert status == 200, "no alternatives are asked for"
     token = next_token(ids_of(HELLO), 0)
     text = TOKENIZER.decode([token])
     assert told["token"] == text

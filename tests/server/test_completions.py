@@ -248,8 +248,9 @@ async def test_log_probabilities_of_prompts_are_bounded_by_what_a_message_may_ho
             assert str(MAX_PROMPT_SCORES) in reply["error"]["message"]
         status, _ = await it.post(PATH, prompt=[7] * longest, max_tokens=1, prompt_logprobs=20)
         assert status == 200
-    place = {2**32 - 1 - i: (-1.25, 2**32 - 1) for i in range(21)}
-    assert len(frame(Tokens([Item(2**32, 1, prompt_logprobs=[*[place] * longest])]))) < MAX_FRAME // 5
+    places: list[dict[int, tuple[float, int]] | None]
+    places = [{2**32 - 1 - i: (-1.25, 2**32 - 1) for i in range(21)}] * longest
+    assert len(frame(Tokens([Item(2**32, 1, prompt_logprobs=places)]))) < MAX_FRAME // 5
 
 
 async def test_a_reply_of_many_log_probabilities_is_made_beside_the_event_loop(

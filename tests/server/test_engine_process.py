@@ -229,7 +229,7 @@ def test_a_profile_is_written_where_it_was_asked_for(served: Served, tmp_path: P
         await read(supervisor.submit([1, 2, 3], CHOICES[0]))
         await supervisor.call("stop_profile")
         assert list(tmp_path.rglob("*.xplane.pb"))
-        with pytest.raises(EngineError, match="No profile started"):
+        with pytest.raises(RequestError, match="No profile started"):
             await supervisor.call("stop_profile")
 
     served.run(body())

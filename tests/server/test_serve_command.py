@@ -255,7 +255,7 @@ def test_a_file_that_cannot_be(tmp_path: Path, text: str, told: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--config .*absent.yaml is None: No such file"):
+    with pytest.raises(ConfigError, match=r"--config is '.*absent.yaml': No such file"):
         asked(f"--config {tmp_path}/absent.yaml")
 
 

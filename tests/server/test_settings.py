@@ -74,6 +74,7 @@ def test_the_defaults_are_closed() -> None:
         ({"default_chat_template_kwargs": "[1]"}, "it must be a JSON object"),
         ({"default_chat_template_kwargs": {"a": [1]}}, r"default_chat_template_kwargs\.a is \[1\]"),
         ({"default_chat_template_kwargs": {"a b": 1}}, "variable's name"),
+        ({"default_chat_template_kwargs": {"messages": "a"}}, "variable's name"),
         ({"default_chat_template_kwargs": {f"k{i}": 1 for i in range(17)}}, "there may be 16"),
         ({"ssl_keyfile": "k.pem"}, "ssl_keyfile is 'k.pem': it needs a certificate"),
         ({"ssl_cert_reqs": 2}, "it needs a certificate"),

@@ -151,6 +151,17 @@ async def test_signals_to_the_whole_group_do_not_end_a_child(capfd: pytest.Captu
     assert "Traceback" not in capfd.readouterr().err
 
 
+async def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("json", "dis", "msgspec", "jinja2"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger')")
+    monkeypatch.chdir(tmp_path)
+    renderer = TemplateRenderer(str(TINY_MODEL))
+    try:
+        assert "hello" in await render(renderer)
+    finally:
+        await renderer.close()
+
+
 async def test_what_a_template_refuses_is_told(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "config.json"):
         (tmp_path / name).write_bytes((TINY_MODEL / name).read_bytes())

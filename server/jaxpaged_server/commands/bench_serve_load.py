@@ -45,6 +45,8 @@ def samples_of(
     """
     if data.dataset_path is not None:
         return _of_file(data, data.dataset_path, count, kind, vocabulary)
+    if kind == "chat" and vocabulary is not None and vocabulary.tokenizer is None:
+        vocabulary = None  # its ids alone are of no use where text is sent
     if vocabulary is None:
         say(
             "note: the model's tokenizer is not known: prompts are words, and their lengths about what was asked "

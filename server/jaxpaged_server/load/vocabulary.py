@@ -10,6 +10,7 @@ from typing import Any
 from jaxpaged.errors import JaxPagedError
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
+from jaxpaged_server.settings import BUNDLED_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ def find_vocabulary(model: Mapping[str, Any], tokenizer_info: Mapping[str, Any] 
     for name in (model.get("root"), model.get("id")):
         if isinstance(name, str) and (found := _folder_here(name)) is not None:
             return found
-    if model.get("owned_by") == "jaxpaged" and TINY_MODEL.name in _names(model):
+    if model.get("owned_by") == "jaxpaged" and _names(model) & {TINY_MODEL.name, BUNDLED_NAME}:
         return vocabulary_of_folder(TINY_MODEL)
     size = (tokenizer_info or {}).get("vocab_size")
     if isinstance(size, int) and size > 0:

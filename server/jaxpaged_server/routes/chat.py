@@ -34,15 +34,7 @@ from jaxpaged_server.routes.sampling import Head, make_head, make_job, num_score
 from jaxpaged_server.routes.streaming import stream_reply
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
-
-_RESERVED = frozenset(
-    {
-        *("messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"),
-        *("tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding", "truncation"),
-        *("max_length", "tokenizer_kwargs", "conversation", "self"),
-    }
-)
-"""Names that mean something to the renderer itself, or to other servers' ones."""
+from jaxpaged_server.templating.variables import is_free
 
 
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
@@ -169,7 +161,7 @@ def _params(body: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
     if None not in given and given[0] != given[1]:
         limit = f"it says something else than max_completion_tokens={given[1]}"
         raise ParameterError(name="max_tokens", value=given[0], limit=limit, fix="Give one of the two")
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         limit = "logprobs are not asked for"
         raise ParameterError(name="top_logprobs", value=body.top_logprobs, limit=limit, fix="Set logprobs to true")
     if body.stream and body.prompt_logprobs is not None:
@@ -209,7 +201,7 @@ async def render_chat(
 ) -> str:
     """The prompt of a conversation. Raises ParameterError, PromptError and TokenizerError."""
     for name in variables or {}:
-        if name in _RESERVED or not name.isidentifier():
+        if not is_free(name):
             limit = "it may not be set for the chat template"
             raise ParameterError(name="chat_template_kwargs", value=name, limit=limit)
     if continue_final_message and add_generation_prompt:
