@@ -122,5 +122,7 @@ def _headers(error: Exception) -> dict[str, str]:
 
 def _printable(text: str) -> str:
     """Text that JSON and a log line can hold: no half characters, no control characters."""
+    if text.isprintable():  # half characters are not
+        return text
     clean = text.encode("utf-8", "replace").decode("utf-8")
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in clean)

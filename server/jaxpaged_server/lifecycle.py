@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -68,9 +69,16 @@ def _allow_many_files() -> None:
 async def _serve(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     try:
         async with Server.open(engine_config, server_config, signals=True) as server:
+            _keep_what_is_there()
             return await server.run()
     finally:
         _ignore_signals()
+
+
+def _keep_what_is_there() -> None:
+    """Modules, schemas and the tokenizer stay until the end: a collector that looked through them would make pauses."""
+    gc.collect()
+    gc.freeze()
 
 
 def _ignore_signals() -> None:

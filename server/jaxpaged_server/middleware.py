@@ -17,7 +17,7 @@ from jaxpaged_server.access.auth import authenticate
 from jaxpaged_server.connections import Connections
 from jaxpaged_server.errors import failure, failure_of
 from jaxpaged_server.logs import RequestEntry, access_line, for_request
-from jaxpaged_server.refusals import AuthenticationError
+from jaxpaged_server.refusals import AuthenticationError, QueueFullError, RateLimitedError
 from jaxpaged_server.reply import failure_reply
 from jaxpaged_server.services import FLIGHT, KEY, REQUEST_ID, Services, services_of
 from jaxpaged_server.settings import ServerConfig
@@ -73,6 +73,8 @@ async def _answer(request: web.Request, handler: Handler, services: Services, *,
         told = failure_of(error)
         if not told.expected:
             for_request(_log, request[REQUEST_ID]).error("a request failed", exc_info=error)
+        if isinstance(error, QueueFullError | RateLimitedError) and (hold_s := services.admission.hold_s(request[KEY])):
+            await asyncio.sleep(hold_s)
         response = failure_reply(told)
         if isinstance(error, AuthenticationError) and "text/html" in request.headers.get("Accept", ""):
             # a browser then asks its user, and sends the key with all that the pages ask for

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.admission.fair_queue import Flow
 from jaxpaged_server.admission.gate import Load
+from jaxpaged_server.admission.pace import RefusalPace
 from jaxpaged_server.admission.rates import KeyRates
 from jaxpaged_server.admission.ticket import Ticket
 
@@ -21,6 +22,7 @@ class Account:
     waiting_tokens: int = 0
     """Prompt tokens of its requests that wait."""
     load: Load = field(default_factory=Load)
+    pace: RefusalPace = field(default_factory=RefusalPace)
 
     @classmethod
     def open(cls, key: Key, *, now: float) -> Account:

@@ -24,6 +24,7 @@ from jaxpaged_server.admission.drain_rate import DrainRate
 from jaxpaged_server.admission.fair_queue import Entry, FairQueue
 from jaxpaged_server.admission.gate import Gate, Load
 from jaxpaged_server.admission.limits import AdmissionConfig
+from jaxpaged_server.admission.pace import LastSeen
 from jaxpaged_server.admission.room import Room
 from jaxpaged_server.admission.ticket import Ticket, TicketState
 from jaxpaged_server.refusals import DeadlineError, NotReadyError, RefusalError
@@ -33,6 +34,8 @@ REASONS = (
     *("deadline", "aborted"),
 )
 """Why requests were turned away, for metrics: one count an HTTP request for all but the last two."""
+_NEEDED_S = 2.0
+"""A key whose last request was taken no longer ago may send another one any time."""
 
 
 class Admission:
@@ -52,6 +55,7 @@ class Admission:
         self._until_resume = False
         self._draining = False
         self._load = Load()
+        self._last_seen = LastSeen()
         self.use_keys(keys)
 
     # What is asked of it.
@@ -97,6 +101,7 @@ class Admission:
             raise self._refuse(*refusal)
         account.rates.take(len(prompt_tokens), tokens, now)
         self._accounts[key.name] = account
+        self._last_seen.note(key.name, now)
         tickets = [
             Ticket(admission=self, account=account, prompt_tokens=count, came_s=now, deadline_s=deadline_s)
             for count in prompt_tokens
@@ -107,6 +112,13 @@ class Admission:
         self._waiting_tokens += tokens
         self._pump()
         return tickets
+
+    def hold_s(self, key: Key) -> float:
+        """How long to hold a refusal of this key back, in seconds; to be asked once for each. See `pace.py`."""
+        account, now = self._accounts.get(key.name), self.clock()
+        if account is None or now - self._last_seen.other_than(key.name) > _NEEDED_S:
+            return 0.0
+        return account.pace.delay_s(now)
 
     def charge(self, ticket: Ticket, output_tokens: int) -> None:
         """See `Ticket.charge`. After the release it does nothing: a step may have been on its way."""

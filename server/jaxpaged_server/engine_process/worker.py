@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import faulthandler
+import gc
 import logging
 import os
 import queue
@@ -316,6 +317,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         watch = StepWatch(engine, max_step_tokens=engine.config.max_num_batched_tokens, residency=residency)
         faults = Faults() if options.faults else None
         worker = Worker(engine, inbox, outbox, watch=watch, faults=faults, journal=journal)
+        gc.collect()
+        gc.freeze()  # model, programs and modules stay: a collector that looked through them would make long steps
         serving.set()
         outbox.put(Ready(info_of(engine)))
         threading.Thread(target=beat_for_ever, args=(watch, outbox), name="beat", daemon=True).start()
