@@ -111,7 +111,8 @@ class ScriptedStream:
     def _prompt_logprobs(self) -> list[dict[int, tuple[float, int]] | None] | None:
         if self.params.prompt_logprobs is None:
             return None
-        return [None, *({token: (-2.0, 3)} for token in self.ids[1:])]
+        likelier = {900 + r: (-0.5 - r, r + 1) for r in range(min(self.params.prompt_logprobs, 2))}
+        return [None, *({token: (-2.0, 3), **likelier} for token in self.ids[1:])]
 
 
 class ScriptedEngine:

@@ -80,8 +80,12 @@ def chat_logprobs(
     return ChatLogprobs(content=content)
 
 
-def prompt_logprobs_reply(tokenizer: Tokenizer, found: Sequence[Mapping[int, Logprob] | None] | None) -> PromptLogprobs:
-    """In vLLM's form: per token of the prompt a map of token ids, null for the first."""
+def prompt_logprobs_reply(
+    tokenizer: Tokenizer, ids: Sequence[int], found: Sequence[Mapping[int, Logprob] | None] | None, *, wanted: int
+) -> PromptLogprobs:
+    """In vLLM's form: per token of the prompt a map of token ids, null for the first. wanted: alternatives per token;
+    more may have been found for an echo.
+    """
     decode = _decoder(tokenizer)
     return [
         None
@@ -93,8 +97,9 @@ def prompt_logprobs_reply(tokenizer: Tokenizer, found: Sequence[Mapping[int, Log
                 decoded_token=decode(token),
             )
             for token, p in entry.items()
+            if token == own or (p.rank or 0) <= wanted
         }
-        for entry in found or ()
+        for own, entry in zip(ids, found or (), strict=False)
     ]
 
 

@@ -156,15 +156,28 @@ async def test_an_echoed_prompt_has_its_logprobs_and_may_have_no_answer() -> Non
     choice = reply["choices"][0]
     assert (choice["finish_reason"], choice["stop_reason"], choice["token_ids"]) == ("length", None, [])
     assert event["choices"] == [choice]
-    pieces = [TOKENIZER.decode([token]) for token in (300, 301, 302)]
+    pieces, likeliest = [TOKENIZER.decode([token]) for token in (300, 301, 302)], TOKENIZER.decode([900])
     assert choice["text"] == "".join(pieces)
     assert choice["logprobs"] == {
         "text_offset": [0, len(pieces[0]), len(pieces[0]) + len(pieces[1])],
         "token_logprobs": [None, -2.0, -2.0],
         "tokens": pieces,
-        "top_logprobs": [None, {pieces[1]: -2.0}, {pieces[2]: -2.0}],
+        "top_logprobs": [None, {likeliest: -0.5, pieces[1]: -2.0}, {likeliest: -0.5, pieces[2]: -2.0}],
     }
     assert reply["usage"]["completion_tokens"] == 0
+
+
+async def test_a_prompts_log_probabilities_have_as_many_alternatives_as_were_asked_for_them() -> None:
+    def place(token: int, logprob: float, rank: int) -> dict[str, Any]:
+        return {str(token): {"logprob": logprob, "rank": rank, "decoded_token": TOKENIZER.decode([token])}}
+
+    own, first, second = place(301, -2.0, 3), place(900, -0.5, 1), place(901, -1.5, 2)
+    async with served() as it:
+        for wanted, expected in ((0, own), (1, own | first), (2, own | first | second)):
+            _, reply = await it.post(
+                PATH, prompt=[300, 301], max_tokens=1, prompt_logprobs=wanted, echo=True, logprobs=2
+            )
+            assert reply["choices"][0]["prompt_logprobs"] == [None, expected]
 
 
 async def test_logprobs_hold_the_token_and_the_asked_number_of_alternatives() -> None:

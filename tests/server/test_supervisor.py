@@ -105,6 +105,29 @@ def test_the_front_end_needs_no_jax() -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_it_says_that_an_engine_is_lost_before_its_streams_do() -> None:
+    """Else whoever takes the place of one that failed is sent to the same dead engine, and so a whole queue."""
+
+    async def body(supervisor: EngineSupervisor) -> None:
+        assert supervisor.pid is not None
+        phases: list[str] = []
+
+        async def reader() -> None:
+            stream = supervisor.submit([SILENT_TOKEN], THREE)
+            await stream.next()  # its one token
+            with pytest.raises(EngineError):
+                await stream.next()
+            phases.append(supervisor.state.phase)
+
+        readers = [asyncio.create_task(reader()) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await asyncio.wait_for(asyncio.gather(*readers), 5)
+        assert phases == ["restarting"] * 3
+
+    serving(body)
+
+
 def test_a_start_goes_through_its_phases() -> None:
     async def main() -> None:
         supervisor = EngineSupervisor(EngineConfig(), command=command("serve"))

@@ -47,14 +47,17 @@ Said = Phase | Ready | Beat | CacheEvents | Broken
 class EngineClient(asyncio.Protocol):
     """Speaks to one engine process, until `lost`.
 
-    listener: is given what concerns no single request. numbers: of requests; the engines of a server share them, so
-    that none is used twice. What is sent while the engine does not read is kept, as long as the requests in flight.
+    listener: is given what concerns no single request. on_gone: called before the first stream fails, so that nobody
+    who is let in by those that leave comes to an engine that is gone. numbers: of requests; the engines of a server
+    share them, so that none is used twice. What is sent while the engine does not read is kept, as long as the requests
+    in flight.
     """
 
     def __init__(
         self,
         listener: Callable[[Said], None],
         *,
+        on_gone: Callable[[], object] = lambda: None,
         numbers: Iterator[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -64,7 +67,7 @@ class EngineClient(asyncio.Protocol):
         """When anything arrived last, on the clock."""
         self.trouble: str | None = None
         """Why this end gave up the connection, if it did."""
-        self._listener, self._clock = listener, clock
+        self._listener, self._on_gone, self._clock = listener, on_gone, clock
         self._numbers = numbers or itertools.count(1)
         self._calls_made = itertools.count(1)
         self._frames, self._decoder = Frames(), front_decoder()
@@ -126,6 +129,7 @@ class EngineClient(asyncio.Protocol):
         """End every stream and call with an error of its own, and take no more. The first one to fail it is right."""
         if self._gone is None:
             self._gone = make
+            self._on_gone()
         while self._streams:
             self._streams.popitem()[1].fail(self._gone())
         for answer in self._calls.values():

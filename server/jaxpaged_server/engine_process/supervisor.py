@@ -254,7 +254,7 @@ class EngineSupervisor:
         self._process, self.pid = process, process.pid
         self._watchdog = Watchdog(self._limits, clock=self._clock)
         trouble: str | None = None
-        client = EngineClient(self._hear, numbers=self._numbers, clock=self._clock)
+        client = EngineClient(self._hear, on_gone=self._leave_ready, numbers=self._numbers, clock=self._clock)
         try:
             try:
                 await asyncio.get_running_loop().create_unix_connection(lambda: client, sock=process.sock)
@@ -319,6 +319,11 @@ class EngineSupervisor:
         """It serves no longer."""
         if self._stopping is None or not self._stopping.is_set():
             self._set(replace(self.state, phase="restarting", error=why))
+
+    def _leave_ready(self) -> None:
+        """Its connection has ended, and its streams are about to."""
+        if self.state.phase == "ready":
+            self._lose("its process has ended")
 
     def _take_beat(self, beat: Beat) -> None:
         self.beat = beat

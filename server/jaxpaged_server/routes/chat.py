@@ -87,7 +87,7 @@ class _Writer:
             for i, said in enumerate(outputs)
         ]
         found = self._answers[0].completion.prompt_logprobs
-        tokenizer = self._services.text.tokenizer
+        tokenizer, ids = self._services.text.tokenizer, self._job.prompts[0].ids
         return ChatReply(
             id=head.id,
             created=head.created,
@@ -95,8 +95,10 @@ class _Writer:
             choices=choices,
             usage=self.usage(),
             system_fingerprint=head.system_fingerprint,
-            prompt_logprobs=ABSENT if body.prompt_logprobs is None else prompt_logprobs_reply(tokenizer, found),
-            prompt_token_ids=list(self._job.prompts[0].ids) if body.return_token_ids else ABSENT,
+            prompt_logprobs=ABSENT
+            if body.prompt_logprobs is None
+            else prompt_logprobs_reply(tokenizer, ids, found, wanted=body.prompt_logprobs),
+            prompt_token_ids=list(ids) if body.return_token_ids else ABSENT,
         )
 
     async def events(self, events: EventStream) -> None:

@@ -111,7 +111,9 @@ class _Writer:
             logprobs=logprobs,
             finish_reason=said.finish_reason,
             stop_reason=said.stop_reason,
-            prompt_logprobs=prompt_logprobs_reply(tokenizer, answer.completion.prompt_logprobs)
+            prompt_logprobs=prompt_logprobs_reply(
+                tokenizer, answer.prompt.ids, answer.completion.prompt_logprobs, wanted=body.prompt_logprobs
+            )
             if body.prompt_logprobs is not None and first
             else ABSENT,
             token_ids=list(said.token_ids) if body.return_token_ids else ABSENT,
