@@ -6,9 +6,11 @@ For any OpenAI endpoint. `overload` does it all; the figures are functions of a 
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
@@ -119,10 +121,11 @@ async def overload(
             await asyncio.sleep(seconds)
             return await open_loop(session, target, rate=capacity / 5, seconds=watched_s, seed=3)
 
-        async with LagMeter() as meter:
-            flood, later = await asyncio.gather(
-                open_loop(session, target, rate=capacity * times, seconds=seconds, seed=4), after()
-            )
+        with _no_collections():
+            async with LagMeter() as meter:
+                flood, later = await asyncio.gather(
+                    open_loop(session, target, rate=capacity * times, seconds=seconds, seed=4), after()
+                )
     return Overload(
         capacity_rps=capacity,
         offered_rps=capacity * times,
@@ -133,6 +136,17 @@ async def overload(
         others=others(flood),
         lag=meter.lag(),
     )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """The outcomes of a flood are tens of thousands of objects: looking through them would make pauses of its own."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def refusals(run: Run) -> Refusals:
