@@ -6,23 +6,22 @@ For any OpenAI endpoint. `overload` does it all; the figures are functions of a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-import aiohttp
 import numpy as np
 from jaxpaged_server.load.arrivals import Arrivals
-from jaxpaged_server.load.client import Client, open_session
 from jaxpaged_server.load.endpoint import Endpoint
 from jaxpaged_server.load.lag import Lag, LagMeter
 from jaxpaged_server.load.outcome import End
 from jaxpaged_server.load.run import Job, Run, send_all
 from jaxpaged_server.load.sample import Sample
+from lean_client import LeanClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,19 +87,24 @@ class Overload:
         return self.goodput_rps / self.capacity_rps
 
 
-async def closed_loop(session: aiohttp.ClientSession, target: Target, *, concurrency: int, count: int) -> Run:
+async def closed_loop(client: LeanClient, target: Target, *, concurrency: int, count: int) -> Run:
     """`count` requests with never more than `concurrency` under way: what a server can do."""
     jobs = target.jobs([0.0] * count, Random(1))
-    return await send_all(_client(session, target), jobs, max_concurrency=concurrency)
+    client.began_s = time.perf_counter()
+    return await send_all(client, jobs, max_concurrency=concurrency)
 
 
-async def open_loop(
-    session: aiohttp.ClientSession, target: Target, *, rate: float, seconds: float, seed: int = 0
-) -> Run:
-    """A Poisson stream of requests, whatever becomes of them."""
+def poisson(target: Target, *, rate: float, seconds: float, seed: int) -> list[Job]:
+    """Requests at random times, so many a second in the mean."""
     random = Random(seed)
     offsets = Arrivals(rate=rate).offsets(max(1, round(rate * seconds)), random)
-    return await send_all(_client(session, target), target.jobs(offsets, random))
+    return target.jobs(offsets, random)
+
+
+async def open_loop(client: LeanClient, jobs: Sequence[Job]) -> Run:
+    """Send each at its time, whatever becomes of the others."""
+    client.began_s = time.perf_counter()
+    return await send_all(client, jobs)
 
 
 async def overload(
@@ -111,21 +115,24 @@ async def overload(
     Before the flood and after it, for `watched_s` each, a fifth of the capacity is sent: recovered is who answers it
     with a TTFT (p99 of each second) of no more than `factor` times the p99 before.
     """
-    async with open_session(target.endpoint, timeout_s=target.timeout_s) as session:
-        await closed_loop(session, target, concurrency=concurrency, count=concurrency)  # connections, caches
-        capacity = goodput_rps(await closed_loop(session, target, concurrency=concurrency, count=count))
-        calm = await open_loop(session, target, rate=capacity / 5, seconds=watched_s, seed=2)
+    with contextlib.ExitStack() as stack:
+        flooding, watching = (LeanClient(target.endpoint, timeout_s=target.timeout_s) for _ in range(2))
+        stack.callback(flooding.close)
+        stack.callback(watching.close)
+        await closed_loop(flooding, target, concurrency=concurrency, count=concurrency)  # connections, caches
+        capacity = goodput_rps(await closed_loop(flooding, target, concurrency=concurrency, count=count))
+        calm = await open_loop(watching, poisson(target, rate=capacity / 5, seconds=watched_s, seed=2))
         limit_s = factor * p99_ttft_s(calm)
+        jobs = poisson(target, rate=capacity * times, seconds=seconds, seed=4)
+        watched = poisson(target, rate=capacity / 5, seconds=watched_s, seed=3)
 
         async def after() -> Run:
             await asyncio.sleep(seconds)
-            return await open_loop(session, target, rate=capacity / 5, seconds=watched_s, seed=3)
+            return await open_loop(watching, watched)
 
         with _no_collections():
             async with LagMeter() as meter:
-                flood, later = await asyncio.gather(
-                    open_loop(session, target, rate=capacity * times, seconds=seconds, seed=4), after()
-                )
+                flood, later = await asyncio.gather(open_loop(flooding, jobs), after())
     return Overload(
         capacity_rps=capacity,
         offered_rps=capacity * times,
@@ -138,7 +145,7 @@ async def overload(
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
     """The outcomes of a flood are tens of thousands of objects: looking through them would make pauses of its own."""
     gc.collect()
@@ -197,7 +204,3 @@ def recovery_s(run: Run, *, limit_s: float, window_s: float = 1.0) -> float | No
         if times and np.percentile(times, 99, method="higher") > limit_s:
             bad_until_s = (number + 1) * window_s
     return None if bad_until_s >= num_windows * window_s else bad_until_s
-
-
-def _client(session: aiohttp.ClientSession, target: Target) -> Client:
-    return Client(session, target.endpoint, began_s=time.perf_counter())

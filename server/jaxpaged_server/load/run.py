@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from jaxpaged_server.load.client import Client
 from jaxpaged_server.load.outcome import Outcome
 
 
@@ -31,8 +31,15 @@ class Run:
     interrupted: bool
 
 
+class Sender(Protocol):
+    """What is asked of a `Client`."""
+
+    def now_s(self) -> float: ...
+    async def send(self, body: bytes, outcome: Outcome, headers: Mapping[str, str] | None = None) -> None: ...
+
+
 async def send_all(
-    client: Client,
+    client: Sender,
     jobs: Sequence[Job],
     *,
     max_concurrency: int | None = None,
