@@ -25,8 +25,7 @@ from jaxpaged_server.api.chat import (
     Delta,
 )
 from jaxpaged_server.api.common import ABSENT, StreamOptions, Usage, usage_of
-from jaxpaged_server.api.parse import parse_body
-from jaxpaged_server.body import read_body
+from jaxpaged_server.body import read_struct
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
@@ -41,7 +40,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """Answer a conversation."""
     services = services_of(request)
     services.admission.check_room(key_of(request))
-    body = parse_body(await read_body(request), ChatRequest, refused=REFUSED)
+    body = await read_struct(request, ChatRequest, refused=REFUSED)
     head = make_head(services, body, "chatcmpl")
     params = _params(body, services.info().sampling_defaults)
     prompt = await _prompt(services, body)

@@ -21,8 +21,7 @@ from jaxpaged_server.api.completions import (
     CompletionReply,
     CompletionRequest,
 )
-from jaxpaged_server.api.parse import parse_body
-from jaxpaged_server.body import read_body
+from jaxpaged_server.body import read_struct
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import completion_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
@@ -39,7 +38,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     """Complete one prompt or several."""
     services = services_of(request)
     services.admission.check_room(key_of(request))
-    body = parse_body(await read_body(request), CompletionRequest, refused=REFUSED)
+    body = await read_struct(request, CompletionRequest, refused=REFUSED)
     head = make_head(services, body, "cmpl")
     prompts = await _prompts(services, body)
     params = _params(body, services.info().sampling_defaults)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from aiohttp import web
 
 from jaxpaged.errors import ParameterError, PromptError
-from jaxpaged_server.api.parse import parse_body
 from jaxpaged_server.api.tokens import (
     DetokenizeReply,
     DetokenizeRequest,
@@ -13,7 +12,7 @@ from jaxpaged_server.api.tokens import (
     TokenizeRequest,
     TokenizerInfoReply,
 )
-from jaxpaged_server.body import read_body
+from jaxpaged_server.body import read_struct
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.chat import render_chat
 from jaxpaged_server.services import services_of
@@ -22,7 +21,7 @@ from jaxpaged_server.services import services_of
 async def tokenize(request: web.Request) -> web.Response:
     """Token ids of a prompt or a conversation."""
     services = services_of(request)
-    body = parse_body(await read_body(request), TokenizeRequest)
+    body = await read_struct(request, TokenizeRequest)
     services.model(body.model)
     info = services.info()
     if (body.prompt is None) == (body.messages is None):
@@ -48,7 +47,7 @@ async def tokenize(request: web.Request) -> web.Response:
 async def detokenize(request: web.Request) -> web.Response:
     """The text of token ids."""
     services = services_of(request)
-    body = parse_body(await read_body(request), DetokenizeRequest)
+    body = await read_struct(request, DetokenizeRequest)
     services.model(body.model)
     vocab = services.info().vocab
     worst = max(body.tokens, default=0)
