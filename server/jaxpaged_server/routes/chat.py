@@ -85,7 +85,7 @@ class _Writer:
             )
             for i, said in enumerate(outputs)
         ]
-        found = self._answers[0].completion.prompt_logprobs
+        found = self._answers[0].prompt_logprobs
         tokenizer, ids = self._services.text.tokenizer, self._job.prompts[0].ids
         return ChatReply(
             id=head.id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -98,7 +99,7 @@ class _Writer:
                 ids=said.token_ids,
                 logprobs=said.logprobs or (),
                 prompt_ids=answer.prompt.ids if body.echo and first else (),
-                prompt_logprobs=(answer.completion.prompt_logprobs or ()) if body.echo and first else (),
+                prompt_logprobs=(answer.prompt_logprobs or ()) if body.echo and first else (),
                 wanted=body.logprobs,
                 start=self._offsets[i],
                 as_ids=bool(body.return_tokens_as_token_ids),
@@ -111,7 +112,7 @@ class _Writer:
             finish_reason=said.finish_reason,
             stop_reason=said.stop_reason,
             prompt_logprobs=prompt_logprobs_reply(
-                tokenizer, answer.prompt.ids, answer.completion.prompt_logprobs, wanted=body.prompt_logprobs
+                tokenizer, answer.prompt.ids, answer.prompt_logprobs, wanted=body.prompt_logprobs
             )
             if body.prompt_logprobs is not None and first
             else ABSENT,
@@ -121,11 +122,15 @@ class _Writer:
 
     async def events(self, events: EventStream) -> None:
         """Send the whole stream but its end."""
-        options = self._options
+        options, scores = self._options, self._job.prompt_scores // len(self._answers)
         async with aclosing(outputs_of(self._answers)) as outputs:
             async for answer, said in outputs:
                 usage = self.usage() if options.continuous_usage_stats else ABSENT
-                await events.send(self._event([self.choice(answer, said)], usage))
+                if self._begun[answer.index] or not scores:
+                    choice = self.choice(answer, said)
+                else:
+                    choice = await self._services.text.aside(scores, partial(self.choice, answer, said))
+                await events.send(self._event([choice], usage))
         if options.include_usage:
             await events.send(self._event([], self.usage()))
 
