@@ -73,8 +73,12 @@ def make_job(
     params: SamplingParams,
     *,
     asked_tokens: int | None,
+    deadline: float,
 ) -> Job:
-    """The job of a request. asked_tokens: see `Job`. Raises ParameterError for stream options without a stream."""
+    """The job of a request. asked_tokens, deadline: see `Job`.
+
+    Raises ParameterError for stream options without a stream.
+    """
     if body.stream_options is not None and not body.stream:
         raise ParameterError(
             name="stream_options", value="given", limit="there is no stream", fix="Set stream to true, or leave it out"
@@ -91,7 +95,7 @@ def make_job(
         n=body.n or 1,
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
         salt=key.namespace(body.cache_salt),
-        deadline=time.monotonic() + _seconds(services, request, body),
+        deadline=deadline,
     )
 
 
@@ -114,11 +118,12 @@ def make_head(services: Services, body: SamplingFields, prefix: str) -> Head:
     )
 
 
-def _seconds(services: Services, request: web.Request, body: SamplingFields) -> float:
-    """Until the request is ended: the least of its field, its header X-Request-Timeout, and the server's limit."""
+def deadline_of(services: Services, request: web.Request, timeout: float | None = None) -> float:
+    """When a request is ended that was read just now, on the monotonic clock: by the least of its field `timeout`, its
+    header X-Request-Timeout, and the server's limit. Raises ParameterError."""
     limits = [services.settings.request_timeout_s]
-    if body.timeout is not None:
-        limits.append(body.timeout)
+    if timeout is not None:
+        limits.append(timeout)
     header = request.headers.get("X-Request-Timeout")
     if header is not None:
         try:
@@ -130,4 +135,4 @@ def _seconds(services: Services, request: web.Request, body: SamplingFields) -> 
                 name="X-Request-Timeout", value=header[:64], limit="it must be seconds, above 0 and at most 86400"
             )
         limits.append(seconds)
-    return min(limits)
+    return time.monotonic() + min(limits)
