@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -97,3 +97,22 @@ async def test_the_time_of_a_request_holds_while_its_text_is_read(
             while turns._flows:
                 await asyncio.sleep(0.005)
         assert turns._free == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_no_body_is_waited_for_where_nobody_is_let_in(path: str) -> None:
+    async def never_ends() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    headers = {"Content-Type": "application/json"}
+    async with served() as it, asyncio.timeout(5):
+        for close, word in (
+            (lambda: it.services.admission.pause("paused by its operator"), "paused"),
+            (it.services.admission.drain, "shutting down"),
+            (it.engine.break_down, "restarting"),
+        ):
+            close()
+            async with it.client.post(path, data=never_ends(), headers=headers) as response:
+                assert response.status == 503
+                assert word in (await response.json())["error"]["message"]

@@ -40,7 +40,7 @@ from jaxpaged_server.templating.variables import is_free
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """Answer a conversation."""
     services = services_of(request)
-    services.admission.check_room(key_of(request))
+    services.check_open(key_of(request))
     body = await read_struct(request, ChatRequest, refused=REFUSED)
     head = make_head(services, body, "chatcmpl")
     params = _params(body, services.info().sampling_defaults)

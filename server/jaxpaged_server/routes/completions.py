@@ -40,7 +40,7 @@ _DEFAULT_TOKENS = 16
 async def create_completion(request: web.Request) -> web.StreamResponse:
     """Complete one prompt or several."""
     services = services_of(request)
-    services.admission.check_room(key_of(request))
+    services.check_open(key_of(request))
     body = await read_struct(request, CompletionRequest, refused=REFUSED)
     head = make_head(services, body, "cmpl")
     params = _params(body, services.info().sampling_defaults)
