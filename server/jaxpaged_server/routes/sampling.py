@@ -13,7 +13,7 @@ from jaxpaged.errors import ParameterError
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
-from jaxpaged_server.api.common import SamplingFields
+from jaxpaged_server.api.common import MAX_TIMEOUT_S, SamplingFields
 from jaxpaged_server.generation import Answer, Job, Prompt
 from jaxpaged_server.services import Services, flight_of, key_of
 
@@ -130,9 +130,8 @@ def deadline_of(services: Services, request: web.Request, timeout: float | None 
             seconds = float(header)
         except ValueError:
             seconds = 0.0
-        if not 0.0 < seconds <= 86_400.0:
-            raise ParameterError(
-                name="X-Request-Timeout", value=header[:64], limit="it must be seconds, above 0 and at most 86400"
-            )
+        if not 0.0 < seconds <= MAX_TIMEOUT_S:
+            limit = f"it must be seconds, above 0 and at most {MAX_TIMEOUT_S:.0f}"
+            raise ParameterError(name="X-Request-Timeout", value=header[:64], limit=limit)
         limits.append(seconds)
     return time.monotonic() + min(limits)
