@@ -95,11 +95,6 @@ class Completion:
             return event.finish is None
         return False
 
-    @property
-    def prompt_logprobs(self) -> PromptLogprobs | None:
-        """Where asked for, once the first token is there."""
-        return self._prompt_logprobs
-
     def output(self) -> RequestOutput:
         """What there is to tell now, as `kind` says; a delta is told once."""
         told_before = self.kind is OutputKind.DELTA and self._sent_tokens > 0

@@ -49,6 +49,31 @@ def context_limit(max_model_len: int) -> str:
     )
 
 
+def check_characters(num_characters: int, *, longest_token: int | None, max_model_len: int) -> None:
+    """Raise ContextLengthError for a text that is too long whatever its tokens are.
+
+    longest_token: characters that one of them stands for at most, None where there is no bound.
+    """
+    if longest_token is not None and num_characters > longest_token * max_model_len:
+        raise ContextLengthError(
+            name="prompt length",
+            value=f"{num_characters} characters",
+            limit=f"{context_limit(max_model_len)}, and no token has more than {longest_token} characters",
+            fix="Shorten the prompt, or raise max_model_len",
+        )
+
+
+def check_tokens(num_tokens: int, *, max_model_len: int) -> None:
+    """Raise ContextLengthError for a prompt that leaves no room for an answer's first token."""
+    if num_tokens >= max_model_len:
+        raise ContextLengthError(
+            name="prompt length",
+            value=num_tokens,
+            limit=context_limit(max_model_len),
+            fix=f"Shorten the prompt to {max_model_len - 1} tokens or fewer, or raise max_model_len",
+        )
+
+
 def check_prompt(ids: tuple[int, ...], prompt: object, *, vocab: int, max_model_len: int) -> None:
     """Raise PromptError for ids that are none or that the model lacks, ContextLengthError for too many.
 
@@ -61,10 +86,4 @@ def check_prompt(ids: tuple[int, ...], prompt: object, *, vocab: int, max_model_
     if lowest < 0 or highest >= vocab:
         bad = lowest if lowest < 0 else highest
         raise PromptError(name="prompt token id", value=bad, limit=f"the model's token ids go from 0 to {vocab - 1}")
-    if len(ids) >= max_model_len:
-        raise ContextLengthError(
-            name="prompt length",
-            value=len(ids),
-            limit=context_limit(max_model_len),
-            fix=f"Shorten the prompt to {max_model_len - 1} tokens or fewer, or raise max_model_len",
-        )
+    check_tokens(len(ids), max_model_len=max_model_len)

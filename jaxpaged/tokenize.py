@@ -18,6 +18,7 @@ from tokenizers import AddedToken
 from jaxpaged.chat_template import ChatTemplates, read_chat_templates
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.generation_config import read_generation_config
+from jaxpaged.token_span import longest_token
 
 _LONG = 1024
 """Characters, or token ids, from which on the library's form for batches is used: that one lets other threads run."""
@@ -28,6 +29,7 @@ class Tokenizer:
     """A model folder's tokenizer. Immutable after loading; calls may come from several threads.
 
     `eos_ids`: every token id that ends a text, by generation_config.json, config.json and tokenizer_config.json.
+    `longest_token`: characters that one token stands for at most, None where there is no bound.
     `special_ids`: ids that `decode` leaves out by default. `special_tokens`: the named ones ("bos_token": "<s>", ...).
     """
 
@@ -53,6 +55,7 @@ class Tokenizer:
         self._spells_all = "ByteLevel" in decoders
         self._spells_bytes = "ByteFallback" in decoders
         self._byte_of = _byte_level_alphabet()
+        self.longest_token = longest_token(backend, "".join(self._byte_of))
         self._spelled: dict[int, bytes | None] = {}  # at most the vocabulary
 
     @classmethod

@@ -65,7 +65,7 @@ async def served(
         names=config.served_model_name or ("tiny",),
         engine=cast("Any", engine),
         keys=keys,
-        text=TextWorker(str(TINY_MODEL), template=None, most_characters=100_000),
+        text=TextWorker(str(TINY_MODEL), template=None, most_characters=100_000, shared=lambda: len(keys.keys) > 1),
         metrics=ServerMetrics("tiny"),
         flights=Flights(),
         admission=admission,

@@ -61,6 +61,7 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             template=_template(settings.chat_template),
             most_characters=settings.max_body_bytes * _CHARACTERS_PER_BYTE,
             generation_config=engine_config.generation_folder,
+            shared=lambda: len(keys.keys) > 1,
         ),
         metrics=ServerMetrics(
             names[0],

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from aiohttp import web
 
-from jaxpaged_server.api.parse import BodyError
-from jaxpaged_server.services import services_of
+from jaxpaged_server.access.keys import ANONYMOUS
+from jaxpaged_server.api.parse import SHORT_BYTES, Body, BodyError, Neutral, parse_body
+from jaxpaged_server.services import KEY, services_of
 
 
 class BodyTimeoutError(BodyError):
     """The body did not come in time."""
+
+
+async def read_struct(
+    request: web.Request, kind: type[Body], *, refused: Mapping[str, tuple[str, Neutral]] | None = None
+) -> Body:
+    """The struct in a body; a long one is read beside the event loop.
+
+    Raises what `read_body`, `parse_body` and `TextWorker.aside` do.
+    """
+    raw = await read_body(request)
+    size = 0 if len(raw) <= SHORT_BYTES else len(raw)
+    key = request.get(KEY, ANONYMOUS)  # the operator has none
+    return await services_of(request).text.aside(key, size, lambda: parse_body(raw, kind, refused=refused))
 
 
 async def read_body(request: web.Request) -> bytes:

@@ -19,7 +19,6 @@ from jaxpaged.request import (
     CompletionOutput,
     FinishReason,
     Logprob,
-    PromptLogprobs,
     Request,
     SamplingParams,
     TokenEvent,
@@ -27,7 +26,7 @@ from jaxpaged.request import (
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.admission.ticket import Ticket
 from jaxpaged_server.api.common import MAX_PROMPT_SCORES
-from jaxpaged_server.engine_process.wire import EngineInfo, Item
+from jaxpaged_server.engine_process.wire import EngineInfo, Item, Pairs
 from jaxpaged_server.flights import Flight
 from jaxpaged_server.meter import Meter
 from jaxpaged_server.metrics.request_figures import RequestFigures
@@ -140,6 +139,9 @@ class Answer:
             self.request, services.text.tokenizer, prompt=self.prompt.text, kind=job.kind, clock=time.monotonic
         )
         self.num_tokens = 0
+        self.prompt_logprobs: Sequence[Pairs | None] | None = None
+        """Where asked for, once the first token is there. They stay as they came: a long prompt's are worth a thread,
+        which whoever tells them has."""
         self._told = 0
 
     async def outputs(self) -> AsyncGenerator[CompletionOutput, None]:
@@ -210,6 +212,8 @@ class Answer:
 
     def _take(self, items: Sequence[Item]) -> int:
         """Put items into the text; those after its end are dropped. Returns how many tokens they were."""
+        if not self.num_tokens:
+            self.prompt_logprobs = items[0].prompt_logprobs
         count = 0
         for item in items:
             if item.num_cached:
@@ -287,7 +291,7 @@ def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
 
 
 def _event(item: Item, request_id: str) -> TokenEvent:
-    if item.finish is item.logprobs is item.prompt_logprobs is None:
+    if item.finish is item.logprobs is None:
         return TokenEvent(request_id, item.token)  # nearly all
     return TokenEvent(
         request_id,
@@ -296,17 +300,10 @@ def _event(item: Item, request_id: str) -> TokenEvent:
         item.stop_reason,
         None if item.logprobs is None else _logprobs(item.logprobs),
         item.error,
-        _prompt_logprobs(item),
     )
 
 
-def _prompt_logprobs(item: Item) -> PromptLogprobs | None:
-    if item.prompt_logprobs is None:
-        return None
-    return tuple(None if pairs is None else _logprobs(pairs) for pairs in item.prompt_logprobs)
-
-
-def _logprobs(pairs: dict[int, tuple[float, int]]) -> dict[int, Logprob]:
+def _logprobs(pairs: Pairs) -> dict[int, Logprob]:
     return {token: Logprob(logprob=value, rank=rank) for token, (value, rank) in pairs.items()}
 
 

@@ -10,6 +10,7 @@ from jaxpaged.tokenize import Tokenizer
 from jaxpaged_server.api.chat import ChatLogprobs, TokenLogprob, TopLogprob
 from jaxpaged_server.api.common import PromptLogprob, PromptLogprobs
 from jaxpaged_server.api.completions import CompletionLogprobs
+from jaxpaged_server.engine_process.wire import Pairs, pairs
 
 _LEAST = -9999.0
 """In place of minus infinity, which JSON cannot hold (as OpenAI and vLLM have it)."""
@@ -21,7 +22,7 @@ def completion_logprobs(
     ids: Sequence[int],
     logprobs: Sequence[Mapping[int, Logprob]],
     prompt_ids: Sequence[int],
-    prompt_logprobs: Sequence[Mapping[int, Logprob] | None],
+    prompt_logprobs: Sequence[Pairs | None],
     wanted: int,
     start: int,
     as_ids: bool,
@@ -36,7 +37,7 @@ def completion_logprobs(
     tokens: list[str] = []
     tops: list[dict[str, float] | None] = []
     at = start
-    entries = [*zip(prompt_ids, prompt_logprobs, strict=False), *zip(ids, logprobs, strict=True)]
+    entries = [*zip(prompt_ids, prompt_logprobs, strict=False), *zip(ids, map(pairs, logprobs), strict=True)]
     for token, found in entries:
         text = _token(decode, token, as_ids)
         tokens.append(text)
@@ -46,10 +47,11 @@ def completion_logprobs(
             values.append(None)
             tops.append(None)
             continue
-        values.append(_number(found[token].logprob))
-        likeliest = sorted(found.items(), key=lambda item: item[1].rank or 0)[: max(wanted, 0)]
-        top = {_token(decode, other, as_ids): _number(p.logprob) for other, p in likeliest}
-        top.setdefault(text, _number(found[token].logprob))
+        own = _number(found[token][0])
+        values.append(own)
+        likeliest = sorted(found.items(), key=_rank)[: max(wanted, 0)]
+        top = {_token(decode, other, as_ids): _number(logprob) for other, (logprob, _) in likeliest}
+        top.setdefault(text, own)
         tops.append(top)
     return CompletionLogprobs(text_offset=offsets, token_logprobs=values, tokens=tokens, top_logprobs=tops)
 
@@ -81,7 +83,7 @@ def chat_logprobs(
 
 
 def prompt_logprobs_reply(
-    tokenizer: Tokenizer, ids: Sequence[int], found: Sequence[Mapping[int, Logprob] | None] | None, *, wanted: int
+    tokenizer: Tokenizer, ids: Sequence[int], found: Sequence[Pairs | None] | None, *, wanted: int
 ) -> PromptLogprobs:
     """In vLLM's form: per token of the prompt a map of token ids, null for the first. wanted: alternatives per token;
     more may have been found for an echo.
@@ -92,12 +94,12 @@ def prompt_logprobs_reply(
         if entry is None
         else {
             str(token): PromptLogprob(
-                logprob=_number(p.logprob),
-                rank=p.rank,
+                logprob=_number(logprob),
+                rank=rank,
                 decoded_token=decode(token),
             )
-            for token, p in entry.items()
-            if token == own or (p.rank or 0) <= wanted
+            for token, (logprob, rank) in entry.items()
+            if token == own or rank <= wanted
         }
         for own, entry in zip(ids, found or (), strict=False)
     ]
@@ -106,6 +108,10 @@ def prompt_logprobs_reply(
 def _decoder(tokenizer: Tokenizer) -> Callable[[int], str]:
     """The text of a token by itself; one that comes again, as the likeliest ones do, is decoded once."""
     return cache(lambda token: tokenizer.decode([token], skip_special_tokens=False))
+
+
+def _rank(item: tuple[int, tuple[float, int]]) -> int:
+    return item[1][1]
 
 
 def _token(decode: Callable[[int], str], token: int, as_ids: bool) -> str:

@@ -69,6 +69,12 @@ class Services:
             )
         return info
 
+    def check_open(self, key: Key) -> None:
+        """Raise NotReadyError or QueueFullError for a request that could not be taken whatever it holds: before anybody
+        reads it."""
+        self.info()  # it knows better for how long
+        self.admission.check_room(key)
+
     def model(self, asked: str | None) -> str:
         """The name to answer with. Raises ModelNotFoundError for a model that is not served."""
         if asked is None:

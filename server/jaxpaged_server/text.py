@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 from jaxpaged.errors import PromptError
+from jaxpaged.prompt import check_characters
 from jaxpaged.tokenize import Tokenizer
+from jaxpaged_server.access.keys import Key
 from jaxpaged_server.templating.renderer import TemplateRenderer
+from jaxpaged_server.turns import Turns
 
 _AT_ONCE = 2048
 """Characters that are tokenised on the event loop: about a millisecond at most; longer texts would hold up others."""
@@ -18,10 +22,10 @@ Result = TypeVar("Result")
 
 
 class TextWorker:
-    """A model's tokenizer and chat templates, for handlers.
+    """A model's tokenizer and chat templates, for handlers. Keys take turns at what is not done at once (`Turns`).
 
     template: a chat template in place of the model's own; most_characters: of a rendered conversation.
-    generation_config: see `Tokenizer.load`.
+    generation_config: see `Tokenizer.load`. shared: whether there are several keys.
     """
 
     def __init__(
@@ -32,40 +36,63 @@ class TextWorker:
         most_characters: int,
         generation_config: str | None = None,
         threads: int = 2,
+        shared: Callable[[], bool] = lambda: False,
     ) -> None:
         """Reads the tokenizer. Raises TokenizerError and ModelError."""
         self.tokenizer = Tokenizer.load(folder, generation_config=generation_config)
-        self.renderer = TemplateRenderer(folder)
+        self.renderer = TemplateRenderer(folder, shared=shared)
         self._template = template
         self._most = most_characters
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="tokenise")
+        self._turns = Turns(threads, shared=shared)
 
     @property
     def template(self) -> str | None:
         """The source of the chat template in use."""
         return self._template or self.tokenizer.chat_template
 
-    async def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
-        """Token ids. Raises PromptError."""
+    def check_length(self, num_characters: int, max_model_len: int) -> None:
+        """Raise ContextLengthError for a text that is too long for the model whatever its tokens are."""
+        check_characters(num_characters, longest_token=self.tokenizer.longest_token, max_model_len=max_model_len)
+
+    async def encode(self, key: Key, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Token ids. Raises PromptError, and as `aside` does."""
         encode = partial(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
-        return tuple(await self.aside(len(text), encode))
+        return await self.aside(key, len(text), lambda: tuple(encode()))
 
-    async def decode(self, ids: list[int]) -> str:
-        """The text of token ids, special tokens included. Raises PromptError."""
-        return await self.aside(len(ids), partial(self.tokenizer.decode, ids, skip_special_tokens=False))
+    async def decode(self, key: Key, ids: list[int]) -> str:
+        """The text of token ids, special tokens included. Raises PromptError, and as `aside` does."""
+        return await self.aside(key, len(ids), partial(self.tokenizer.decode, ids, skip_special_tokens=False))
 
-    async def spellings(self, ids: list[int]) -> list[str]:
-        """The tokens as the vocabulary writes them."""
-        return await self.aside(len(ids), partial(self.tokenizer.token_strings, ids))
+    async def spellings(self, key: Key, ids: Sequence[int]) -> list[str]:
+        """The tokens as the vocabulary writes them. Raises as `aside` does."""
+        return await self.aside(key, len(ids), partial(self.tokenizer.token_strings, ids))
 
-    async def aside(self, size: int, work: Callable[[], Result]) -> Result:
-        """Do something at once where it is small, else in a thread. size: of what it reads, in characters or tokens."""
+    async def aside(self, key: Key, size: int, work: Callable[[], Result]) -> Result:
+        """Do something for a key: at once where it is small, else in a thread when its turn comes.
+
+        size: of what it reads, in characters or tokens. Raises QueueFullError where too much of this key waits.
+        """
         if size <= _AT_ONCE:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        loop = asyncio.get_running_loop()
+        await self._turns.take(key, size)
+        try:
+            done = self._threads.submit(work)
+        except BaseException:
+            self._turns.give(key)
+            raise
+
+        def give(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended before the thread did
+                loop.call_soon_threadsafe(self._turns.give, key)
+
+        done.add_done_callback(give)  # not when whoever asked has left: the thread works on
+        return await asyncio.wrap_future(done)
 
     async def render(
         self,
+        key: Key,
         messages: list[dict[str, Any]],
         *,
         add_generation_prompt: bool,
@@ -73,11 +100,13 @@ class TextWorker:
         variables: dict[str, Any],
         template: str | None,
     ) -> str:
-        """The prompt of a conversation; its special tokens are in the text. Raises PromptError and TokenizerError.
+        """The prompt of a conversation; its special tokens are in the text. Raises PromptError, TokenizerError, and
+        QueueFullError where too much of this key waits.
 
         continue_final_message: the prompt ends with the last message's own text, so that the answer goes on with it.
         """
         text = await self.renderer.render(
+            key,
             messages,
             add_generation_prompt=add_generation_prompt,
             variables=variables,

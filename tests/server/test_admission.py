@@ -383,3 +383,20 @@ def test_tokens_that_come_after_the_release_are_not_counted(clock: Clock) -> Non
     ticket.release()
     ticket.charge(5)
     assert ticket.account.flow.counter == 10.0
+
+
+def test_a_closed_door_refuses_before_anybody_reads_a_request() -> None:
+    admission = Admission(clock=Clock())
+    with pytest.raises(NotReadyError, match="starting"):
+        admission.check_room(ANONYMOUS)
+    admission.ready(CONFIG)
+    admission.check_room(ANONYMOUS)
+    admission.pause("paused by its operator", retry_after_s=3)
+    with pytest.raises(NotReadyError, match="paused") as refused_now:
+        admission.check_room(ANONYMOUS)
+    assert refused_now.value.retry_after_s == 3
+    admission.resume()
+    admission.drain()
+    with pytest.raises(NotReadyError, match="shutting down"):
+        admission.check_room(ANONYMOUS)
+    assert admission.rejections["not_ready"] == 3

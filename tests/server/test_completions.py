@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from jaxpaged_server import generation
 from jaxpaged_server import reply as replies
 from jaxpaged_server.api.common import MAX_PROMPT_SCORES
 from jaxpaged_server.engine_process.wire import MAX_FRAME, Item, Tokens, frame
+from jaxpaged_server.routes import completions
 from scripted_engine import INFO, ScriptedEngine, ScriptedStream, next_token
 from served import Served, served
 
@@ -287,6 +289,32 @@ async def test_a_reply_of_many_log_probabilities_is_made_beside_the_event_loop(
     assert [thread is threading.main_thread() for thread in makers] == [False, False, True]
 
 
+async def test_a_prompts_log_probabilities_are_first_touched_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[threading.Thread] = []
+    tell = completions.completion_logprobs
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        told.append(threading.current_thread())
+        return tell(*args, **kwargs)
+
+    def never(**kwargs: Any) -> None:
+        raise AssertionError(f"a prompt's log probability became an object on the event loop: {kwargs}")
+
+    monkeypatch.setattr(completions, "completion_logprobs", noting)
+    monkeypatch.setattr(generation, "Logprob", never)
+    async with served() as it:
+        it.engine.info = msgspec.structs.replace(INFO, max_model_len=5000)
+        status, reply = await it.post(PATH, prompt=[300] * 2000, max_tokens=1, prompt_logprobs=20)
+        assert (status, len(reply["choices"][0]["prompt_logprobs"])) == (200, 2000)
+        monkeypatch.undo()
+        monkeypatch.setattr(completions, "completion_logprobs", noting)
+        events = await events_of(it, prompt=[300] * 2000, max_tokens=3, echo=True, logprobs=20)
+        assert len(events[0]["choices"][0]["logprobs"]["tokens"]) == 2001
+    assert [thread is threading.main_thread() for thread in told] == [False, True, True]
+
+
 async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with_503() -> None:
     async def pace(stream: ScriptedStream) -> int:
         if stream.sent == 2:
@@ -341,11 +369,11 @@ async def test_a_request_has_its_time_and_no_more() -> None:
         return 1
 
     async with served(ScriptedEngine(pace)) as it:
-        status, reply = await it.post(PATH, prompt=[1], timeout=1.0)
+        status, reply = await it.post(PATH, prompt=[1], timeout=0.1)
         assert (status, reply["error"]["code"]) == (504, "deadline_exceeded")
         async with it.client.post(PATH, json={"prompt": [1]}, headers={"X-Request-Timeout": "0.1"}) as response:
             assert response.status == 504
-        for bad in ("0", "nan", "soon", "-1"):
+        for bad in ("0", "nan", "soon", "-1", "86401"):
             async with it.client.post(PATH, json={"prompt": [1]}, headers={"X-Request-Timeout": bad}) as response:
                 assert response.status == 400
     async with served(ScriptedEngine(pace), request_timeout_s=0.1) as it:

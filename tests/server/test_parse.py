@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jaxpaged_server.api import chat, completions, tokens
-from jaxpaged_server.api.parse import BodyError, UnknownFieldError, load_object, parse_body
+from jaxpaged_server.api.long_json import MAX_CONTAINERS, MAX_FRACTIONS, MAX_STRINGS, load_long
+from jaxpaged_server.api.parse import SHORT_BYTES, BodyError, UnknownFieldError, load_object, parse_body
 
 from jaxpaged.errors import RequestError
 
@@ -47,8 +49,74 @@ def test_what_is_no_plain_json_object_is_refused(raw: bytes, reason: str) -> Non
 
 def test_escaped_pairs_nul_and_many_keys_are_json() -> None:
     fields = {f"k{i}": i for i in range(50_000)}
+    assert len(json.dumps(fields)) > SHORT_BYTES
     assert load_object(json.dumps(fields).encode()) == fields
     assert load_object(b'{"a": "\\ud83d\\ude00\\u0000"}') == {"a": "\N{GRINNING FACE}\0"}
+
+
+LONG = "a" * SHORT_BYTES
+REFUSED_ALIKE = {
+    '{"a": NaN}': "NaN is no JSON number",
+    '{"a": -Infinity}': "-Infinity is no JSON number",
+    '{"a": 1, "b": {"c": [1, {"a": 2, "a": 3}]}}': "the key 'a' is there twice",
+    '{"a": 1, "\\u0061": 1}': "the key 'a' is there twice",
+    '{"a\\"": 1, "a\\"" : 1}': "the key 'a\"' is there twice",
+    '{"a": "\\ud800"}': "half of a surrogate pair",
+    '{"a": "\\ud800b"}': "half of a surrogate pair",
+    '{"\\udc00": 1}': "half of a surrogate pair",
+    '{"a": ' + "9" * 5000 + "}": "too many digits",
+    '{"a": 1,\n "b": tru}': "it is not JSON",
+    '{"a": 01}': "it is not JSON",
+    '{"a": "\x01"}': "it is not JSON",
+    '{"a": 1': "it is not JSON",
+    "[" * 20_000: "nested too deeply",
+    "[1]": "it must be a JSON object",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED_ALIKE, ids=lambda text: text[:24])
+def test_a_long_body_is_refused_for_what_a_short_one_is(text: str) -> None:
+    for raw in (text, text + " " * SHORT_BYTES, text.replace("{", f'{{"long": "{LONG}", ', 1)):
+        with pytest.raises(BodyError, match=re.escape(REFUSED_ALIKE[text])):
+            load_object(raw.encode())
+
+
+def test_a_long_body_is_read_as_a_short_one() -> None:
+    texts = ['\\"', "a\\\\", '": {', "\\n:", "\N{GRINNING FACE}", "", "[]"]
+    value = {text: [text, 2**64, -(2**63), 10**60, -1.5e-7, 10**20 + 0.0, True, None, {"a": {}}] for text in texts}
+    for indent in (None, 1):
+        for ascii_only in (True, False):
+            raw = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
+            assert load_long(raw) == json.loads(raw) == value
+    assert load_long(b'{"a"\n:1,"b" :2}') == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("items", "limit"),
+    [
+        ("[],", f"more than {MAX_CONTAINERS} lists"),
+        ('{"a":1},', f"more than {MAX_STRINGS} texts"),
+        ('"a",', f"more than {MAX_STRINGS} texts"),
+        ("1.5,", f"more than {MAX_FRACTIONS} fractions"),
+        ("[[[[]]]],", f"more than {MAX_CONTAINERS} lists"),
+        ("1,", ""),
+    ],
+)
+def test_no_body_takes_long_to_read(items: str, limit: str) -> None:
+    raw = b'{"prompt": "a", "metadata": {"a": [%b1]}}' % (items * (2**21 // len(items))).encode()
+    took: list[float] = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with pytest.raises(BodyError, match=limit) if limit else contextlib.nullcontext():
+            parse_body(raw, completions.CompletionRequest)
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.1  # `json.loads` with a hook for each object: up to 0.4
+
+
+def test_a_doubled_key_of_a_long_body_is_found_beside_others() -> None:
+    tokens_first = b'{"prompt": [%b1], "metadata": {"a": {"b": 1}}, "model": "a", "model": "b"}' % (b"1," * 10**6)
+    with pytest.raises(BodyError, match="'model' is there twice"):
+        load_object(tokens_first)
 
 
 @pytest.mark.parametrize("name", ["n", "temperature", "stop", "stream_options", "logit_bias", "seed", "user", "model"])
@@ -144,6 +212,7 @@ BOUNDS = [
     ("cache_salt", "a b"),
     ("timeout", 0),
     ("timeout", -1),
+    ("timeout", 86_401),
     ("user", "a" * 513),
     ("stream_options", {"include_usage": 1}),
     ("stream_options", {"other": True}),
@@ -205,6 +274,21 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.text(max_size=8), json_values, max_size=4), st.booleans())
+def test_any_object_is_the_same_read_either_way(fields: dict[str, object], ascii_only: bool) -> None:
+    raw = json.dumps(fields, ensure_ascii=ascii_only).encode(errors="surrogatepass")
+    try:
+        read = load_object(raw)
+    except BodyError:
+        with pytest.raises(BodyError):
+            load_object(raw + b" " * SHORT_BYTES)
+    else:
+        assert load_object(raw + b" " * SHORT_BYTES) == read
+
+
 NAMES = sorted({*completions.CompletionRequest.__struct_encode_fields__, *completions.REFUSED, "other"})
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jaxpaged_server.access.keys import ANONYMOUS
 from jaxpaged_server.templating.renderer import TemplateRenderer
 
 from jaxpaged.errors import PromptError, TokenizerError
@@ -30,7 +31,7 @@ HOSTILE = {
 
 async def render(renderer: TemplateRenderer, template: str | None = None, **variables: object) -> str:
     return await renderer.render(
-        MESSAGES, add_generation_prompt=True, variables=variables, most=10_000, template=template
+        ANONYMOUS, MESSAGES, add_generation_prompt=True, variables=variables, most=10_000, template=template
     )
 
 
@@ -83,7 +84,7 @@ async def test_crash_what_a_request_holds_does_not_end_the_child(capfd: pytest.C
         ):
             asked = {"messages": MESSAGES, "variables": {}, "template": None, **case}
             with pytest.raises(PromptError, match="the chat template fails") as refused:
-                await renderer.render(**asked, add_generation_prompt=True, most=10_000)
+                await renderer.render(ANONYMOUS, **asked, add_generation_prompt=True, most=10_000)
             assert len(str(refused.value)) < 300
         assert await render(renderer) == good
         assert renderer._idle == [child]
@@ -110,6 +111,7 @@ async def test_numbers_that_do_not_fit_are_refused() -> None:
     renderer = TemplateRenderer(str(TINY_MODEL))
     with pytest.raises(PromptError, match="more than 64 bits"):
         await renderer.render(
+            ANONYMOUS,
             [{"role": "user", "content": "a", "tool_calls": [{"a": 2**64}]}],
             add_generation_prompt=True,
             variables={},

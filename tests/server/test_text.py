@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 
+from jaxpaged_server.access.keys import ANONYMOUS
 from jaxpaged_server.text import TextWorker
 
 from jaxpaged.tiny import TINY_MODEL
@@ -36,12 +37,12 @@ async def test_long_texts_and_many_ids_do_not_hold_up_the_event_loop() -> None:
     worker = TextWorker(str(TINY_MODEL), most_characters=10**7)
     try:
         text = "ab cd " * 100_000
-        ids = await worker.encode(text, add_special_tokens=False)
+        ids = await worker.encode(ANONYMOUS, text, add_special_tokens=False)
         assert list(ids[:20]) == worker.tokenizer.encode("ab cd " * 10, add_special_tokens=False)[:20]
-        assert await share_held(worker.encode(text, add_special_tokens=False)) < 0.5
-        assert await worker.decode(list(ids)) == text
-        assert await share_held(worker.decode(list(ids) * 3)) < 0.5
-        assert (await worker.spellings(list(ids)))[:2] == worker.tokenizer.token_strings(ids[:2])
-        assert await share_held(worker.spellings(list(ids) * 3)) < 0.5
+        assert await share_held(worker.encode(ANONYMOUS, text, add_special_tokens=False)) < 0.5
+        assert await worker.decode(ANONYMOUS, list(ids)) == text
+        assert await share_held(worker.decode(ANONYMOUS, list(ids) * 3)) < 0.5
+        assert (await worker.spellings(ANONYMOUS, list(ids)))[:2] == worker.tokenizer.token_strings(ids[:2])
+        assert await share_held(worker.spellings(ANONYMOUS, list(ids) * 3)) < 0.5
     finally:
         await worker.close()

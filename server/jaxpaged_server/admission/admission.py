@@ -61,7 +61,10 @@ class Admission:
     # What is asked of it.
 
     def check_room(self, key: Key) -> None:
-        """Raise QueueFullError for a request that could not be taken whatever it holds: before anybody reads it."""
+        """Raise NotReadyError or QueueFullError for a request that could not be taken whatever it holds: before anybody
+        reads it."""
+        if self._closed is not None:
+            raise self._refuse("not_ready", _not_ready(*self._closed))
         account, gate = self._accounts.get(key.name), self._gate
         if account is None or gate is None or not account.flow.waiting:
             return

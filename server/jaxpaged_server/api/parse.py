@@ -14,9 +14,12 @@ import msgspec
 
 from jaxpaged.errors import ParameterError, RequestError
 from jaxpaged.unique_keys import unique_keys
+from jaxpaged_server.api.long_json import load_long
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
+SHORT_BYTES = 16 * 1024
+"""Of a body that is read at once, in at most 4 ms; longer ones are read by `load_long`."""
 _LONGEST_NAME = 64
 _STEPS = re.compile(r"[^.\[\]]+")
 """Of a path such as messages[1].content."""
@@ -77,9 +80,7 @@ def load_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises BodyError for anything else, and for what JSON parsers disagree on."""
     try:
         text = raw.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
-        if "\\u" in text:  # the only way to half a character
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        value = _load_short(text) if len(raw) <= SHORT_BYTES else load_long(raw)
     except RecursionError:
         raise BodyError(name="body", value="(nested)", limit="it is nested too deeply") from None
     except UnicodeEncodeError:
@@ -91,11 +92,18 @@ def load_object(raw: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise BodyError(name="body", value=place, limit=f"it is not JSON: {error.msg}") from None
-    except ValueError as error:  # of the hooks, and of numbers with thousands of digits
+    except ValueError as error:  # of the hooks, of numbers with thousands of digits, and of `load_long`
         limit = "a number has too many digits" if "digits" in str(error) else str(error)
         raise BodyError(name="body", value="(JSON)", limit=limit) from None
     if not isinstance(value, dict):
         raise BodyError(name="body", value=type(value).__name__, limit="it must be a JSON object")
+    return value
+
+
+def _load_short(text: str) -> Any:
+    value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
+    if "\\u" in text:  # the only way to half a character
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 

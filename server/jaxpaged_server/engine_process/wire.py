@@ -145,10 +145,14 @@ class Refused(Message, frozen=True):
     error: ErrorFields
 
 
+Pairs = dict[int, tuple[float, int]]
+"""Token id -> (log probability, rank)."""
+
+
 class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One token, or the end, of one request; see `TokenEvent`.
 
-    logprobs: token id -> (logprob, rank), the chosen token always among them. num_cached: of its prompt, and queue_s:
+    logprobs: the chosen token is always among them. num_cached: of its prompt, and queue_s:
     seconds it waited in the engine's queue, both said with the first token. prompt_logprobs: with the first token, one
     entry per prompt token, None for the first.
     """
@@ -158,8 +162,8 @@ class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     finish: str | None = None
     stop_reason: int | None = None
     num_cached: int = 0
-    logprobs: dict[int, tuple[float, int]] | None = None
-    prompt_logprobs: list[dict[int, tuple[float, int]] | None] | None = None
+    logprobs: Pairs | None = None
+    prompt_logprobs: list[Pairs | None] | None = None
     error: str | None = None
     queue_s: float = 0.0
 
@@ -329,6 +333,6 @@ def token_messages(items: list[Item]) -> Iterator[Tokens]:
         yield Tokens(items[begin:])
 
 
-def pairs(logprobs: Mapping[int, Any] | None) -> dict[int, tuple[float, int]] | None:
+def pairs(logprobs: Mapping[int, Any] | None) -> Pairs | None:
     """Logprobs of a `TokenEvent` in the wire's form."""
     return None if logprobs is None else {token: (p.logprob, p.rank or 0) for token, p in logprobs.items()}

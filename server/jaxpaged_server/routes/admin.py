@@ -6,8 +6,7 @@ import msgspec
 from aiohttp import web
 
 from jaxpaged.errors import ParameterError
-from jaxpaged_server.api.parse import parse_body
-from jaxpaged_server.body import read_body
+from jaxpaged_server.body import read_struct
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.services import flight_of, services_of
 
@@ -36,7 +35,7 @@ async def reset_prefix_cache(request: web.Request) -> web.Response:
 async def abort_requests(request: web.Request) -> web.Response:
     """End requests in flight; their clients get an error."""
     services = services_of(request)
-    body = parse_body(await read_body(request), AbortRequest) if request.can_read_body else AbortRequest()
+    body = await read_struct(request, AbortRequest) if request.can_read_body else AbortRequest()
     return json_reply(AdminReply(status="ok", count=services.flights.abort(body.ids, but=flight_of(request))))
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from jaxpaged.errors import ParameterError
 from jaxpaged.request import CompletionOutput, SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
+from jaxpaged_server.access.keys import Key
 from jaxpaged_server.api.chat import (
     REFUSED,
     AnswerMessage,
@@ -25,12 +26,11 @@ from jaxpaged_server.api.chat import (
     Delta,
 )
 from jaxpaged_server.api.common import ABSENT, StreamOptions, Usage, usage_of
-from jaxpaged_server.api.parse import parse_body
-from jaxpaged_server.body import read_body
+from jaxpaged_server.body import read_struct
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
-from jaxpaged_server.routes.sampling import Head, make_head, make_job, num_scores, sampling_params
+from jaxpaged_server.routes.sampling import Head, deadline_of, make_head, make_job, num_scores, sampling_params
 from jaxpaged_server.routes.streaming import stream_reply
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
@@ -40,12 +40,14 @@ from jaxpaged_server.templating.variables import is_free
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """Answer a conversation."""
     services = services_of(request)
-    services.admission.check_room(key_of(request))
-    body = parse_body(await read_body(request), ChatRequest, refused=REFUSED)
+    services.check_open(key_of(request))
+    body = await read_struct(request, ChatRequest, refused=REFUSED)
     head = make_head(services, body, "chatcmpl")
     params = _params(body, services.info().sampling_defaults)
-    prompt = await _prompt(services, body)
-    job = make_job(services, request, body, (prompt,), params, asked_tokens=_asked_tokens(body))
+    deadline = deadline_of(services, request, body.timeout)
+    async with services.deadline(deadline):
+        prompt = await _prompt(services, key_of(request), body)
+    job = make_job(services, request, body, (prompt,), params, asked_tokens=_asked_tokens(body), deadline=deadline)
     with answering(services, job) as answers:
         writer = _Writer(services, head, body, job, answers)
         if body.stream:
@@ -54,7 +56,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
             outputs = await gather(answers)
         headers = services.load_headers(request)
         size = num_scores(job, answers)
-        return await services.text.aside(size, lambda: json_reply(writer.reply(outputs), headers=headers))
+        return await services.text.aside(job.key, size, lambda: json_reply(writer.reply(outputs), headers=headers))
 
 
 class _Writer:
@@ -86,7 +88,7 @@ class _Writer:
             )
             for i, said in enumerate(outputs)
         ]
-        found = self._answers[0].completion.prompt_logprobs
+        found = self._answers[0].prompt_logprobs
         tokenizer, ids = self._services.text.tokenizer, self._job.prompts[0].ids
         return ChatReply(
             id=head.id,
@@ -175,25 +177,27 @@ def _params(body: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
     )
 
 
-async def _prompt(services: Services, body: ChatRequest) -> Prompt:
+async def _prompt(services: Services, key: Key, body: ChatRequest) -> Prompt:
     if body.chat_template is not None and not services.settings.trust_request_chat_template:
         limit = "templates of requests are not run here"
         fix = "Leave it out; the server's --trust-request-chat-template would allow it"
         raise ParameterError(name="chat_template", value=body.chat_template, limit=limit, fix=fix)
     text = await render_chat(
         services,
+        key,
         body.messages,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=bool(body.continue_final_message),
         variables=body.chat_template_kwargs,
         template=body.chat_template,
     )
-    ids = await services.text.encode(text, add_special_tokens=bool(body.add_special_tokens))
+    ids = await services.text.encode(key, text, add_special_tokens=bool(body.add_special_tokens))
     return Prompt(ids=ids, text=text)
 
 
 async def render_chat(
     services: Services,
+    key: Key,
     messages: Sequence[ChatMessage],
     *,
     add_generation_prompt: bool | None,
@@ -201,7 +205,8 @@ async def render_chat(
     variables: dict[str, Any] | None,
     template: str | None = None,
 ) -> str:
-    """The prompt of a conversation. Raises ParameterError, PromptError and TokenizerError."""
+    """The prompt of a conversation. Raises ParameterError, PromptError, ContextLengthError, TokenizerError, and
+    QueueFullError where too much of this key waits."""
     for name in variables or {}:
         if not is_free(name):
             limit = "it may not be set for the chat template"
@@ -210,13 +215,17 @@ async def render_chat(
         limit = "it contradicts continue_final_message"
         raise ParameterError(name="add_generation_prompt", value=True, limit=limit, fix="Set one of the two")
     generation = not continue_final_message if add_generation_prompt is None else add_generation_prompt
-    return await services.text.render(
+    services.text.check_length(sum(len(_text_of(message)) for message in messages), services.info().max_model_len)
+    text = await services.text.render(
+        key,
         [_plain(message) for message in messages],
         add_generation_prompt=generation,
         continue_final_message=continue_final_message,
         variables={**services.settings.default_chat_template_kwargs, **(variables or {})},
         template=template,
     )
+    services.text.check_length(len(text), services.info().max_model_len)
+    return text
 
 
 def _plain(message: ChatMessage) -> dict[str, Any]:

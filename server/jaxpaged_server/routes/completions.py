@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import msgspec
 from aiohttp import web
 
 from jaxpaged.errors import ParameterError, PromptError
+from jaxpaged.prompt import check_tokens
 from jaxpaged.request import CompletionOutput, SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
+from jaxpaged_server.access.keys import Key
 from jaxpaged_server.api.common import ABSENT, MAX_PROMPTS, StreamOptions, Usage, usage_of
 from jaxpaged_server.api.completions import (
     REFUSED,
@@ -21,12 +24,11 @@ from jaxpaged_server.api.completions import (
     CompletionReply,
     CompletionRequest,
 )
-from jaxpaged_server.api.parse import parse_body
-from jaxpaged_server.body import read_body
+from jaxpaged_server.body import read_struct
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import completion_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
-from jaxpaged_server.routes.sampling import Head, make_head, make_job, num_scores, sampling_params
+from jaxpaged_server.routes.sampling import Head, deadline_of, make_head, make_job, num_scores, sampling_params
 from jaxpaged_server.routes.streaming import stream_reply
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
@@ -38,12 +40,14 @@ _DEFAULT_TOKENS = 16
 async def create_completion(request: web.Request) -> web.StreamResponse:
     """Complete one prompt or several."""
     services = services_of(request)
-    services.admission.check_room(key_of(request))
-    body = parse_body(await read_body(request), CompletionRequest, refused=REFUSED)
+    services.check_open(key_of(request))
+    body = await read_struct(request, CompletionRequest, refused=REFUSED)
     head = make_head(services, body, "cmpl")
-    prompts = await _prompts(services, body)
     params = _params(body, services.info().sampling_defaults)
-    job = make_job(services, request, body, prompts, params, asked_tokens=_asked_tokens(body))
+    deadline = deadline_of(services, request, body.timeout)
+    async with services.deadline(deadline):
+        prompts = await _prompts(services, key_of(request), body)
+    job = make_job(services, request, body, prompts, params, asked_tokens=_asked_tokens(body), deadline=deadline)
     with answering(services, job) as answers:
         writer = _Writer(services, head, body, job, answers)
         if body.stream:
@@ -52,7 +56,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
             outputs = await gather(answers)
         headers = services.load_headers(request)
         size = num_scores(job, answers)
-        return await services.text.aside(size, lambda: json_reply(writer.reply(outputs), headers=headers))
+        return await services.text.aside(job.key, size, lambda: json_reply(writer.reply(outputs), headers=headers))
 
 
 class _Writer:
@@ -99,7 +103,7 @@ class _Writer:
                 ids=said.token_ids,
                 logprobs=said.logprobs or (),
                 prompt_ids=answer.prompt.ids if body.echo and first else (),
-                prompt_logprobs=(answer.completion.prompt_logprobs or ()) if body.echo and first else (),
+                prompt_logprobs=(answer.prompt_logprobs or ()) if body.echo and first else (),
                 wanted=body.logprobs,
                 start=self._offsets[i],
                 as_ids=bool(body.return_tokens_as_token_ids),
@@ -112,7 +116,7 @@ class _Writer:
             finish_reason=said.finish_reason,
             stop_reason=said.stop_reason,
             prompt_logprobs=prompt_logprobs_reply(
-                tokenizer, answer.prompt.ids, answer.completion.prompt_logprobs, wanted=body.prompt_logprobs
+                tokenizer, answer.prompt.ids, answer.prompt_logprobs, wanted=body.prompt_logprobs
             )
             if body.prompt_logprobs is not None and first
             else ABSENT,
@@ -122,11 +126,15 @@ class _Writer:
 
     async def events(self, events: EventStream) -> None:
         """Send the whole stream but its end."""
-        options = self._options
+        options, scores = self._options, self._job.prompt_scores // len(self._answers)
         async with aclosing(outputs_of(self._answers)) as outputs:
             async for answer, said in outputs:
                 usage = self.usage() if options.continuous_usage_stats else ABSENT
-                await events.send(self._event([self.choice(answer, said)], usage))
+                if self._begun[answer.index] or not scores:
+                    choice = self.choice(answer, said)
+                else:
+                    choice = await self._services.text.aside(self._job.key, scores, partial(self.choice, answer, said))
+                await events.send(self._event([choice], usage))
         if options.include_usage:
             await events.send(self._event([], self.usage()))
 
@@ -174,12 +182,15 @@ def _params(body: CompletionRequest, defaults: SamplingDefaults) -> SamplingPara
     return replace(params, min_tokens=0) if body.max_tokens == 0 else params
 
 
-async def _prompts(services: Services, body: CompletionRequest) -> tuple[Prompt, ...]:
-    """The prompts of a body. Raises PromptError and ParameterError."""
+async def _prompts(services: Services, key: Key, body: CompletionRequest) -> tuple[Prompt, ...]:
+    """The prompts of a body. Raises PromptError, ContextLengthError, ParameterError, and QueueFullError where too much
+    of this key waits."""
     special = True if body.add_special_tokens is None else body.add_special_tokens
-    given = body.prompt
-    if isinstance(given, list) and given and all(isinstance(item, int) for item in given):
-        given = [given]  # one prompt of token ids
+    given, longest = body.prompt, services.info().max_model_len
+    if isinstance(given, list) and given and isinstance(given[0], int):
+        check_tokens(len(given), max_model_len=longest)  # at first: to look through a million takes long
+        if all(isinstance(item, int) for item in given):
+            given = [given]  # one prompt of token ids
     items = given if isinstance(given, list) else [given]
     if not items:
         raise PromptError(name="prompt", value=[], limit="it has no token", fix="Give at least one")
@@ -193,9 +204,11 @@ async def _prompts(services: Services, body: CompletionRequest) -> tuple[Prompt,
     prompts: list[Prompt] = []
     for item in items:
         if isinstance(item, str):
-            ids = await services.text.encode(item, add_special_tokens=special)
+            services.text.check_length(len(item), longest)
+            ids = await services.text.encode(key, item, add_special_tokens=special)
             prompts.append(Prompt(ids=ids, text=item))
         else:
             assert isinstance(item, list)
+            check_tokens(len(item), max_model_len=longest)
             prompts.append(Prompt(ids=tuple(cast("list[int]", item))))
     return tuple(prompts)

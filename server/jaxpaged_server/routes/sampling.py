@@ -13,7 +13,7 @@ from jaxpaged.errors import ParameterError
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
-from jaxpaged_server.api.common import SamplingFields
+from jaxpaged_server.api.common import MAX_TIMEOUT_S, SamplingFields
 from jaxpaged_server.generation import Answer, Job, Prompt
 from jaxpaged_server.services import Services, flight_of, key_of
 
@@ -73,8 +73,12 @@ def make_job(
     params: SamplingParams,
     *,
     asked_tokens: int | None,
+    deadline: float,
 ) -> Job:
-    """The job of a request. asked_tokens: see `Job`. Raises ParameterError for stream options without a stream."""
+    """The job of a request. asked_tokens, deadline: see `Job`.
+
+    Raises ParameterError for stream options without a stream.
+    """
     if body.stream_options is not None and not body.stream:
         raise ParameterError(
             name="stream_options", value="given", limit="there is no stream", fix="Set stream to true, or leave it out"
@@ -91,7 +95,7 @@ def make_job(
         n=body.n or 1,
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
         salt=key.namespace(body.cache_salt),
-        deadline=time.monotonic() + _seconds(services, request, body),
+        deadline=deadline,
     )
 
 
@@ -114,20 +118,20 @@ def make_head(services: Services, body: SamplingFields, prefix: str) -> Head:
     )
 
 
-def _seconds(services: Services, request: web.Request, body: SamplingFields) -> float:
-    """Until the request is ended: the least of its field, its header X-Request-Timeout, and the server's limit."""
+def deadline_of(services: Services, request: web.Request, timeout: float | None = None) -> float:
+    """When a request is ended that was read just now, on the monotonic clock: by the least of its field `timeout`, its
+    header X-Request-Timeout, and the server's limit. Raises ParameterError."""
     limits = [services.settings.request_timeout_s]
-    if body.timeout is not None:
-        limits.append(body.timeout)
+    if timeout is not None:
+        limits.append(timeout)
     header = request.headers.get("X-Request-Timeout")
     if header is not None:
         try:
             seconds = float(header)
         except ValueError:
             seconds = 0.0
-        if not 0.0 < seconds <= 86_400.0:
-            raise ParameterError(
-                name="X-Request-Timeout", value=header[:64], limit="it must be seconds, above 0 and at most 86400"
-            )
+        if not 0.0 < seconds <= MAX_TIMEOUT_S:
+            limit = f"it must be seconds, above 0 and at most {MAX_TIMEOUT_S:.0f}"
+            raise ParameterError(name="X-Request-Timeout", value=header[:64], limit=limit)
         limits.append(seconds)
-    return min(limits)
+    return time.monotonic() + min(limits)

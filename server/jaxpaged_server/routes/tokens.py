@@ -5,7 +5,6 @@ from __future__ import annotations
 from aiohttp import web
 
 from jaxpaged.errors import ParameterError, PromptError
-from jaxpaged_server.api.parse import parse_body
 from jaxpaged_server.api.tokens import (
     DetokenizeReply,
     DetokenizeRequest,
@@ -13,48 +12,55 @@ from jaxpaged_server.api.tokens import (
     TokenizeRequest,
     TokenizerInfoReply,
 )
-from jaxpaged_server.body import read_body
+from jaxpaged_server.body import read_struct
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.chat import render_chat
-from jaxpaged_server.services import services_of
+from jaxpaged_server.routes.sampling import deadline_of
+from jaxpaged_server.services import key_of, services_of
 
 
 async def tokenize(request: web.Request) -> web.Response:
     """Token ids of a prompt or a conversation."""
-    services = services_of(request)
-    body = parse_body(await read_body(request), TokenizeRequest)
+    services, key = services_of(request), key_of(request)
+    body = await read_struct(request, TokenizeRequest)
     services.model(body.model)
     info = services.info()
     if (body.prompt is None) == (body.messages is None):
         limit = "give either a prompt or messages"
         raise ParameterError(name="prompt", value=body.prompt, limit=limit)
-    if body.messages is not None:
-        text = await render_chat(
-            services,
-            body.messages,
-            add_generation_prompt=body.add_generation_prompt,
-            continue_final_message=bool(body.continue_final_message),
-            variables=body.chat_template_kwargs,
-        )
-        special = bool(body.add_special_tokens)
-    else:
-        assert body.prompt is not None
-        text, special = body.prompt, True if body.add_special_tokens is None else body.add_special_tokens
-    ids = list(await services.text.encode(text, add_special_tokens=special))
-    strings = await services.text.spellings(ids) if body.return_token_strs else None
-    return json_reply(TokenizeReply(count=len(ids), max_model_len=info.max_model_len, tokens=ids, token_strs=strings))
+    async with services.deadline(deadline_of(services, request)):
+        if body.messages is not None:
+            text = await render_chat(
+                services,
+                key,
+                body.messages,
+                add_generation_prompt=body.add_generation_prompt,
+                continue_final_message=bool(body.continue_final_message),
+                variables=body.chat_template_kwargs,
+            )
+            special = bool(body.add_special_tokens)
+        else:
+            assert body.prompt is not None
+            text, special = body.prompt, True if body.add_special_tokens is None else body.add_special_tokens
+            services.text.check_length(len(text), info.max_model_len)
+        ids = await services.text.encode(key, text, add_special_tokens=special)
+        strings = await services.text.spellings(key, ids) if body.return_token_strs else None
+    reply = TokenizeReply(count=len(ids), max_model_len=info.max_model_len, tokens=ids, token_strs=strings)
+    return json_reply(reply)
 
 
 async def detokenize(request: web.Request) -> web.Response:
     """The text of token ids."""
     services = services_of(request)
-    body = parse_body(await read_body(request), DetokenizeRequest)
+    body = await read_struct(request, DetokenizeRequest)
     services.model(body.model)
     vocab = services.info().vocab
     worst = max(body.tokens, default=0)
     if worst >= vocab:
         raise PromptError(name="tokens", value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
-    return json_reply(DetokenizeReply(prompt=await services.text.decode(body.tokens)))
+    async with services.deadline(deadline_of(services, request)):
+        text = await services.text.decode(key_of(request), body.tokens)
+    return json_reply(DetokenizeReply(prompt=text))
 
 
 async def tokenizer_info(request: web.Request) -> web.Response:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged_server.access.keys import Key
 from jaxpaged_server.children import PYTHON, child_environment
 from jaxpaged_server.templating.worker import Render, Rendered
+from jaxpaged_server.turns import Turns
 
 _START_S = 20.0
 """Seconds that a child may take to start, beside the time of the template itself."""
@@ -19,19 +23,28 @@ _START_S = 20.0
 class TemplateRenderer:
     """Renders conversations by the templates of a model folder.
 
-    limit_s: seconds of one rendering. workers: how many at a time; others wait.
+    limit_s: seconds of one rendering. workers: how many at a time; others wait, and keys take turns. shared: whether
+    there are several keys.
     """
 
-    def __init__(self, folder: str, *, limit_s: float = 1.0, workers: int = 2) -> None:
+    def __init__(
+        self,
+        folder: str,
+        *,
+        limit_s: float = 1.0,
+        workers: int = 2,
+        shared: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._folder = folder
         self._limit_s = limit_s
         self._idle: list[asyncio.subprocess.Process] = []
-        self._places = asyncio.Semaphore(workers)
+        self._turns = Turns(workers, shared=shared)
         self._decode = msgspec.msgpack.Decoder(Rendered).decode
         self._at_work: set[asyncio.Task[Rendered]] = set()  # no more than workers
 
     async def render(
         self,
+        key: Key,
         messages: list[dict[str, Any]],
         *,
         add_generation_prompt: bool,
@@ -41,7 +54,8 @@ class TemplateRenderer:
     ) -> str:
         """The prompt of a conversation. Raises PromptError and TokenizerError as `ChatTemplates.render` does.
 
-        PromptError too where it takes too long, too much memory, or makes more than `most` characters.
+        PromptError too where it takes too long, too much memory, or makes more than `most` characters; QueueFullError
+        where too much of this key waits.
         """
         asked = _frame(
             Render(
@@ -52,10 +66,10 @@ class TemplateRenderer:
                 template=template,
             )
         )
-        await self._places.acquire()
+        await self._turns.take(key, len(asked))
         work = asyncio.create_task(self._render(asked))
         self._at_work.add(work)
-        work.add_done_callback(self._ended)
+        work.add_done_callback(partial(self._ended, key))
         # a client who leaves ends the wait alone: what a child says to it must not be read by the next one, and a
         # child that is ended takes half a second to be replaced, so that clients who leave would hold up all others
         reply = await asyncio.shield(work)
@@ -84,9 +98,9 @@ class TemplateRenderer:
         self._idle.append(child)
         return reply
 
-    def _ended(self, work: asyncio.Task[Rendered]) -> None:
+    def _ended(self, key: Key, work: asyncio.Task[Rendered]) -> None:
         self._at_work.discard(work)
-        self._places.release()
+        self._turns.give(key)
         if not work.cancelled():
             work.exception()  # seen: whoever waited for it may have left
 
