@@ -116,6 +116,15 @@ def key_of(request: web.Request) -> Key:
     return request[KEY]
 
 
+def visible_key(request: web.Request) -> str | None:
+    """The name of the only key whose figures this request may see; None where it may see those of all.
+
+    On the operator's socket nobody is asked for a key, and all is shown.
+    """
+    key = request.get(KEY)
+    return None if key is None or services_of(request).keys.sees_all(key) else key.name
+
+
 def flight_of(request: web.Request) -> Flight:
     """The request among those in handlers."""
     return request[FLIGHT]

@@ -41,6 +41,7 @@ def test_every_field_of_the_file_is_read(file: Path) -> None:
             tokens_per_minute: 1000000
             weight: 2
             cache_salt: team-a
+            admin: true
           - name: batch
             sha256: "{sha256(b"other").hexdigest().upper()}"
         """,
@@ -53,8 +54,10 @@ def test_every_field_of_the_file_is_read(file: Path) -> None:
         weight=2.0,
         limits=KeyLimits(max_concurrency=16, requests_per_minute=600, tokens_per_minute=1e6),
         salt=search.salt,
+        admin=True,
     )
     assert batch == Key(name="batch", weight=1.0, limits=KeyLimits(), salt=batch.salt)
+    assert (keys.sees_all(search), keys.sees_all(batch)) == (True, False)
     assert keys.find(SECRET) is search
     assert keys.find("other") is batch
     for wrong in ("", SECRET.upper(), SECRET + " ", SECRET[:-1], sha256(b"other").hexdigest(), "\udcff", "ü"):

@@ -54,6 +54,8 @@ class Key:
     weight: float = 1.0
     """Share of the engine against other keys that wait too."""
     limits: KeyLimits = field(default_factory=KeyLimits)
+    admin: bool = False
+    """May see what other keys do: their names, figures and requests, but no text."""
 
     def __post_init__(self) -> None:
         if not (0 < len(self.name) <= _MAX_NAME_LENGTH and self.name.isascii() and self.name.isprintable()):
@@ -67,7 +69,7 @@ class Key:
         return self.salt if cache_salt is None else f"{self.salt}/{cache_salt}"
 
 
-ANONYMOUS = Key(name="anonymous")
+ANONYMOUS = Key(name="anonymous", admin=True)
 """Everybody, where no key is configured."""
 
 
@@ -96,6 +98,10 @@ class Keys:
     def required(self) -> bool:
         """Whether a request must bring a key."""
         return bool(self._table)
+
+    def sees_all(self, key: Key) -> bool:
+        """Whether a key may see what all keys do. One that is alone in force sees nothing but its own anyway."""
+        return key.admin or len(self.keys) == 1
 
     def find(self, presented: str) -> Key | None:
         """The key that is `presented`, or None. Compares with all of them, so that time tells nothing."""
@@ -142,7 +148,7 @@ def _key_of(entry: KeyEntry) -> tuple[Key, bytes]:
         tokens_per_minute=entry.tokens_per_minute,
     )
     salt = _private_salt(digest) if entry.cache_salt is None else _named_salt(entry.cache_salt, source)
-    return Key(name=entry.name, weight=entry.weight, limits=limits, salt=salt), digest
+    return Key(name=entry.name, weight=entry.weight, limits=limits, salt=salt, admin=entry.admin), digest
 
 
 def _digest(key: str, source: str) -> bytes:

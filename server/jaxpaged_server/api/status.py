@@ -81,12 +81,16 @@ class StatusQueue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. info, pool and ledger are None until the engine is ready."""
+    """All of it. info, pool and ledger are None until the engine is ready.
+
+    scope: "all", or "key" where who asks may see totals and its own queue only: pool, steps and latencies are left out.
+    """
 
     at: float
     phase: StatusPhase
     model: str
     uptime_s: float
+    scope: str = "all"
     info: EngineInfo | None = None
     pool: StatusPool | None = None
     running: int = 0

@@ -65,7 +65,9 @@ class RequestCounts:
             totals[1] += figures.prompt_tokens
             totals[2] += figures.generation_tokens
 
-    def families(self, labels: Labels) -> Iterator[Metric]:
+    def families(self, labels: Labels, *, only: str | None = None) -> Iterator[Metric]:
+        """only: the one key that is told apart; without, all are."""
+        shown = self._keys if only is None else {key: self._keys[key] for key in (only,) if key in self._keys}
         yield counters("vllm:request_success", "Requests that ended, by why.", labels, "finished_reason", self._ends)
         yield histogram(
             "vllm:time_to_first_token_seconds", "Time from arrival to the first token.", labels, self.first_tokens
@@ -88,13 +90,13 @@ class RequestCounts:
         for name, title, text in _TOKENS:
             yield histogram(title, text, labels, self._tokens[name])
         yield histogram("vllm:request_params_n", "The parameter n.", labels, self._choices)
-        if self._keys:
+        if shown:
             yield counters(
                 "jaxpaged:key_requests",
                 "Requests that ended, by API key.",
                 labels,
                 "key",
-                {key: requests for key, (requests, _, _) in self._keys.items()},
+                {key: requests for key, (requests, _, _) in shown.items()},
             )
             yield counter_table(
                 "jaxpaged:key_tokens",
@@ -103,7 +105,7 @@ class RequestCounts:
                 ("key", "kind"),
                 [
                     ((key, kind), total)
-                    for key, (_, *totals) in self._keys.items()
+                    for key, (_, *totals) in shown.items()
                     for kind, total in zip(("prompt", "generation"), totals, strict=True)
                 ],
             )

@@ -11,7 +11,7 @@ from jaxpaged import __version__
 from jaxpaged_server.api.tokens import LoadReply, ModelCard, ModelList, ServerInfoReply, VersionReply
 from jaxpaged_server.refusals import ModelNotFoundError
 from jaxpaged_server.reply import json_reply
-from jaxpaged_server.services import Services, services_of
+from jaxpaged_server.services import Services, services_of, visible_key
 
 _PRIVATE = frozenset(
     {
@@ -69,6 +69,6 @@ async def server_info(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """In Prometheus's text format, or OpenMetrics where it is asked for."""
-    body, content_type = services_of(request).metrics.render(request.headers.get("Accept"))
+    """In Prometheus's text format, or OpenMetrics where it is asked for. Of other keys an ordinary one sees totals."""
+    body, content_type = services_of(request).metrics.render(request.headers.get("Accept"), only=visible_key(request))
     return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})

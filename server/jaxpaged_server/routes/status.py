@@ -21,29 +21,35 @@ from jaxpaged_server.api.status import (
 from jaxpaged_server.engine_process.wire import EngineInfo
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.health import health_of
-from jaxpaged_server.services import Services, services_of
+from jaxpaged_server.services import Services, services_of, visible_key
 
 _POOL_S = 2.0
 """Seconds that the engine may take to draw its pool: it does so between two steps."""
 
 
 async def status(request: web.Request) -> web.Response:
-    """The block pool, requests, steps and latencies now."""
-    services = services_of(request)
+    """The block pool, requests, steps and latencies now.
+
+    An ordinary key among several gets totals and its own queue: a block, a step, a latency is another's request.
+    """
+    services, only = services_of(request), visible_key(request)
     beat, health, snapshot = services.engine.beat, health_of(services), services.metrics.snapshot()
-    latencies = services.metrics.latencies()
+    latencies = services.metrics.latencies() if only is None else None
     reply = StatusReply(
         at=time.time(),
         phase=StatusPhase(name=health.phase, done=health.done, total=health.total, left_s=health.left_s),
         model=services.names[0],
         uptime_s=time.monotonic() - services.began,
         info=_info(services),
-        pool=await _pool(services),
+        scope="all" if only is None else "key",
+        pool=await _pool(services) if only is None else None,
         running=snapshot.running,
         waiting=snapshot.waiting,
         ledger=None if beat is None else beat.ledger,
-        steps=list(services.steps),
-        latency=StatusLatency(ttft=latencies["ttft"]["points"], itl=latencies["itl"]["points"]),
+        steps=list(services.steps) if only is None else [],
+        latency=StatusLatency()
+        if latencies is None
+        else StatusLatency(ttft=latencies["ttft"]["points"], itl=latencies["itl"]["points"]),
         compiles=StatusCompiles()
         if beat is None
         else StatusCompiles(at_start=beat.metrics.compiles_at_start, after_ready=beat.metrics.compiles_after_ready),
@@ -53,7 +59,11 @@ async def status(request: web.Request) -> web.Response:
             cached_tokens=snapshot.cached_tokens,
             requests=0 if beat is None else beat.metrics.finished,
         ),
-        queue=[StatusQueue(key=key, waiting=count) for key, count in services.admission.waiting_by_key().items()],
+        queue=[
+            StatusQueue(key=key, waiting=count)
+            for key, count in services.admission.waiting_by_key().items()
+            if only in (None, key)
+        ],
     )
     return json_reply(reply, headers={"Cache-Control": "no-store"})
 
