@@ -20,6 +20,7 @@ from jaxpaged_server.flights import Flight, Flights
 from jaxpaged_server.metrics.kv_publisher import KVPublisher
 from jaxpaged_server.metrics.orca import FORMAT_HEADER, load_report
 from jaxpaged_server.metrics.registry import ServerMetrics
+from jaxpaged_server.pool_view import PoolView
 from jaxpaged_server.refusals import DeadlineError, ModelNotFoundError, NotReadyError
 from jaxpaged_server.settings import ServerConfig
 from jaxpaged_server.text import TextWorker
@@ -48,6 +49,10 @@ class Services:
     steps: deque[StepRecord] = field(default_factory=lambda: deque(maxlen=MAX_STEPS))
     last_beat: float = 0.0  # of the engine, on the monotonic clock
     draining: bool = False
+    pool_view: PoolView = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pool_view = PoolView(self.engine)
 
     async def close(self) -> None:
         """End what has threads and processes, the engine excepted; what is still to be told is told."""

@@ -277,8 +277,8 @@ def test_a_pool_with_more_blocks_than_there_is_room_for_is_drawn(open_page: Open
     pool = idle().pool
     assert pool
     many = 200_000
-    classes = bytes([5] + [2] * 100_000 + [0] * (many - 100_001))
-    wide = msgspec.structs.replace(pool, classes=classes, owners=[-1] * many)
+    classes = [5, (2, 100_000), (0, many - 100_001)]
+    wide = msgspec.structs.replace(pool, classes=classes, owners=[(-1, many)])
     stub.status = msgspec.structs.replace(idle(), pool=wide)
     page = open_page("/status")
     expect(page.locator("#legend li").first).to_have_text("live100,000")

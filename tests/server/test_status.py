@@ -1,19 +1,28 @@
-"""GET /status.json and /metrics: who may see what."""
+"""GET /status.json and /metrics: who may see what, and what it costs."""
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from admin_client import operator
 from admission_door import line_up
 from aiohttp import ClientSession
 from jaxpaged_server.access.keys import Keys
+from jaxpaged_server.engine_process.runs import runs_of
+from jaxpaged_server.engine_process.supervisor import EngineState
 from jaxpaged_server.metrics.request_figures import RequestFigures
+from long_runs import numbers_of
+from scripted_engine import ScriptedEngine
 from served import Served, served
+
+from jaxpaged.errors import EngineError
 
 NAMES = ("team-a", "team-b", "operations")
 KEYS = """
@@ -104,3 +113,56 @@ async def test_the_operators_socket_shows_all(keys: Keys, tmp_path: Path) -> Non
             assert [line["key"] for line in told["queue"]] == list(NAMES)
             assert told["pool"] is not None
             assert names_in(await read(admin, "/metrics")) == list(NAMES)
+
+
+class SlowlyDrawn(ScriptedEngine):
+    """Its pool is drawn when it is told to, or cannot be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = asyncio.Event()
+        self.busy = False
+
+    async def call(self, name: str, argument: str = "", timeout_s: float = 10.0) -> Any:
+        found = await super().call(name, argument, timeout_s)
+        await self.drawn.wait()
+        if self.busy:
+            raise EngineError(name="engine", value="busy", limit="it does not answer in time")
+        return found
+
+    def beats(self) -> None:
+        assert self.beat is not None
+        self.beat = msgspec.structs.replace(self.beat)
+
+
+async def test_the_pool_is_drawn_once_a_beat_for_all_who_look() -> None:
+    engine = SlowlyDrawn()
+    async with served(engine) as it:
+        looking = [asyncio.create_task(read(it.client, "/status.json")) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        looking.pop(0).cancel()  # who closes the page does not end what the others wait for
+        await asyncio.sleep(0.1)
+        engine.drawn.set()
+        pools = [told["pool"] for told in await asyncio.gather(*looking)]
+        assert pools == [pools[0]] * 3
+        assert (pools[0]["classes"], pools[0]["owners"]) == ([5, [0, 64]], [[-1, 65]])
+        assert (await read(it.client, "/status.json"))["pool"] == pools[0]
+        assert len(engine.calls) == 1
+        engine.beats()
+        assert (await read(it.client, "/status.json"))["pool"] == pools[0]
+        assert len(engine.calls) == 2
+        engine.busy = True
+        engine.beats()
+        assert (await read(it.client, "/status.json"))["pool"] is None
+        engine.state = EngineState(phase="restarting")
+        assert (await read(it.client, "/status.json"))["pool"] is None
+        assert len(engine.calls) == 3
+
+
+def test_runs_say_the_same_and_are_never_longer() -> None:
+    draw = random.Random(0)
+    for _ in range(200):
+        numbers = [draw.choice((-1, -1, 0, 300)) for _ in range(draw.randrange(30))]
+        assert numbers_of(runs_of(numbers)) == numbers
+        assert len(msgspec.json.encode(runs_of(numbers))) <= len(msgspec.json.encode(numbers))
+    assert runs_of(b"\5\0\0\0\2") == [5, (0, 3), 2]

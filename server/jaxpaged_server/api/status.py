@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from jaxpaged.kvcache import KVLedger
-from jaxpaged_server.engine_process.wire import EngineInfo, PoolMap, StepRecord
+from jaxpaged_server.engine_process.wire import EngineInfo, PoolMap, Runs, StepRecord
 
 MAX_STEPS = 256
 """Steps in one reply, the newest last."""
@@ -39,13 +39,13 @@ class StatusRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusPool(msgspec.Struct, frozen=True, kw_only=True):
-    """The block pool, one entry per block.
+    """The block pool, one number per block.
 
-    classes: the codes of `PoolMap`, base64 in JSON. owners: index into requests, -1 for none. block_size: tokens.
+    classes: the codes of `PoolMap`. owners: index into requests, -1 for none. block_size: tokens.
     """
 
-    classes: bytes
-    owners: list[int]
+    classes: Runs
+    owners: Runs
     requests: list[StatusRequest]
     block_size: int
 

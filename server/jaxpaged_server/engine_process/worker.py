@@ -34,6 +34,7 @@ from jaxpaged_server.engine_process.faults import Faults
 from jaxpaged_server.engine_process.outbox import Outbox
 from jaxpaged_server.engine_process.own_log import add_log_arguments, start_log
 from jaxpaged_server.engine_process.phase_teller import PhaseTeller
+from jaxpaged_server.engine_process.runs import runs_of
 from jaxpaged_server.engine_process.wire import (
     Abort,
     Broken,
@@ -180,7 +181,7 @@ class Worker:
     def _pool_map(self, _: str) -> PoolMap:
         found = self._engine.scheduler.block_map()
         requests = [(int(name), tokens, computed, held) for name, tokens, computed, held in found.requests]
-        return PoolMap(found.classes, list(found.owners), requests)
+        return PoolMap(runs_of(found.classes), runs_of(found.owners), requests)
 
 
 def make_engine(

@@ -154,8 +154,8 @@ class ServerMetrics:
     def render(self, accept: str | None, *, only: str | None = None) -> tuple[bytes, str]:
         """The body of /metrics and its content type: OpenMetrics for those who accept it, else Prometheus's text.
 
-        only: see `collect`. Names are never escaped: colons are allowed in both, but prometheus_client makes underscores
-        of them.
+        only: see `collect`. Names are never escaped: colons are allowed in both, but prometheus_client makes
+        underscores of them.
         """
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_View(self, only))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 import msgspec
 from aiohttp import web
 
-from jaxpaged.errors import EngineError
 from jaxpaged_server.api.status import (
     StatusCompiles,
     StatusLatency,
@@ -16,15 +16,11 @@ from jaxpaged_server.api.status import (
     StatusQueue,
     StatusReply,
     StatusTotals,
-    status_pool,
 )
 from jaxpaged_server.engine_process.wire import EngineInfo
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.health import health_of
 from jaxpaged_server.services import Services, services_of, visible_key
-
-_POOL_S = 2.0
-"""Seconds that the engine may take to draw its pool: it does so between two steps."""
 
 
 async def status(request: web.Request) -> web.Response:
@@ -42,7 +38,8 @@ async def status(request: web.Request) -> web.Response:
         uptime_s=time.monotonic() - services.began,
         info=_info(services),
         scope="all" if only is None else "key",
-        pool=await _pool(services) if only is None else None,
+        # JSON already
+        pool=cast("StatusPool | None", await services.pool_view.json()) if only is None else None,
         running=snapshot.running,
         waiting=snapshot.waiting,
         ledger=None if beat is None else beat.ledger,
@@ -66,18 +63,6 @@ async def status(request: web.Request) -> web.Response:
         ],
     )
     return json_reply(reply, headers={"Cache-Control": "no-store"})
-
-
-async def _pool(services: Services) -> StatusPool | None:
-    """None where the engine has none to show, or is too busy to."""
-    info = services.engine.info
-    if services.engine.state.phase != "ready" or info is None:
-        return None
-    try:
-        found = await services.engine.call("pool_map", timeout_s=_POOL_S)
-    except EngineError:
-        return None
-    return status_pool(found, block_size=info.block_size)
 
 
 def _info(services: Services) -> EngineInfo | None:
