@@ -186,6 +186,7 @@ class Server:
             except (JaxPagedError, OSError) as error:
                 _log.error("%s stay as they were: %s", name, error)
         self.services.admission.use_keys(keys.keys)
+        self.services.metrics.use_keys(key.name for key in keys.keys)
 
     async def _watch_tls(self, tls: ServerTls) -> None:
         while True:

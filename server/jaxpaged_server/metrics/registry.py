@@ -7,7 +7,7 @@ There is no global registry and no lock: the event loop's thread feeds it and re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -29,7 +29,7 @@ OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class ServerMetrics:
-    """model_name: what clients call the model. keys: names of the API keys, which become labels.
+    """model_name: what clients call the model. keys: names of the API keys, which become labels; see `use_keys`.
 
     queue: requests that wait before they are given to the engine: (for room in it, since its room is kept for others).
     rejections: requests that were not admitted since the start, by reason. residency, estimates: whether the engine
@@ -63,6 +63,10 @@ class ServerMetrics:
         self._clock = clock
         self._wall_clock = wall_clock
         self._process = ProcessCollector(registry=None)
+
+    def use_keys(self, keys: Iterable[str]) -> None:
+        """Names of the API keys in force now; see `RequestCounts.use_keys`."""
+        self.requests.use_keys(keys)
 
     def on_beat(self, beat: Beat, info: EngineInfo) -> None:
         """Take in a beat. info: the very object that came with the engine's `Ready`; another one is another engine."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client.metrics_core import Metric
 
@@ -27,7 +27,7 @@ _TOKENS = (
 
 
 class RequestCounts:
-    """keys: names of the API keys, the only ones that become labels. longest: see `on_longest`."""
+    """keys: names of the API keys, see `use_keys`. longest: see `on_longest`."""
 
     def __init__(self, keys: Sequence[str] = (), *, longest: int = 10**6) -> None:
         self.gaps = Histogram(buckets.TOKEN_GAP_SECONDS)
@@ -36,8 +36,15 @@ class RequestCounts:
         self._seconds = {name: Histogram(buckets.REQUEST_SECONDS) for name, _, _ in _SECONDS}
         self._per_output_token = Histogram(buckets.TOKEN_GAP_SECONDS)
         self._choices = Histogram(buckets.CHOICES)
-        self._keys = {key: [0, 0, 0] for key in keys}  # requests, prompt tokens, generated tokens
+        self._keys: dict[str, list[int]] = {}  # requests, prompt tokens, generated tokens
+        self.use_keys(keys)
         self._tokens = {name: Histogram(buckets.token_counts(longest)) for name, _, _ in _TOKENS}
+
+    def use_keys(self, keys: Iterable[str]) -> None:
+        """Names of the API keys in force, the only ones that become labels. Those of before stay: no counter goes back,
+        and their requests may still run."""
+        for key in keys:
+            self._keys.setdefault(key, [0, 0, 0])
 
     def on_longest(self, longest: int) -> None:
         """Fit the bounds of token counts to the longest context, as long as nothing has been counted."""
