@@ -1,4 +1,4 @@
-"""GET /status.json and /metrics: who may see what, and what it costs."""
+"""GET /status.json and /metrics: who may see what, and what it costs; what /server_info keeps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.engine_process.runs import runs_of
 from jaxpaged_server.engine_process.supervisor import EngineState
 from jaxpaged_server.metrics.request_figures import RequestFigures
+from jaxpaged_server.settings import ServerConfig
 from long_runs import numbers_of
 from scripted_engine import ScriptedEngine
 from served import Served, served
@@ -166,3 +168,18 @@ def test_runs_say_the_same_and_are_never_longer() -> None:
         assert numbers_of(runs_of(numbers)) == numbers
         assert len(msgspec.json.encode(runs_of(numbers))) <= len(msgspec.json.encode(numbers))
     assert runs_of(b"\5\0\0\0\2") == [5, (0, 3), 2]
+
+
+async def test_a_setting_is_told_only_where_it_was_decided(tmp_path: Path) -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Later(ServerConfig):
+        new_secret: str = "sesame"
+
+    async with served(profile_dir=str(tmp_path), host="127.0.0.2") as it:
+        it.services.settings = Later(profile_dir=str(tmp_path), host="127.0.0.2", log_level="WARNING")
+        text = await read(it.client, "/server_info")
+        told = msgspec.json.decode(text)["server"]
+        assert (told["log_level"], told["ttft_target_s"]) == ("WARNING", 30.0)
+        assert not {"new_secret", "host", "port", "api_key", "api_key_file", "profile_dir"} & told.keys()
+        for hidden in ("sesame", str(tmp_path), "127.0.0.2"):
+            assert hidden not in text
