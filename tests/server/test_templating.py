@@ -112,6 +112,21 @@ def test_a_child_that_starts_too_late_ends_at_once() -> None:
     assert subprocess.run(command, env=environment, stdin=subprocess.PIPE, timeout=60).returncode == 1
 
 
+async def test_children_do_not_get_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JAXPAGED_API_KEY", "VLLM_API_KEY"):
+        monkeypatch.setenv(name, "sk-secret")
+    monkeypatch.setenv("JAXPAGED_TEST_OTHER", "kept")
+    renderer = TemplateRenderer(str(TINY_MODEL))
+    try:
+        await render(renderer)
+        given = Path(f"/proc/{renderer._idle[0].pid}/environ").read_bytes()
+    finally:
+        await renderer.close()
+    assert b"sk-secret" not in given
+    assert b"JAXPAGED_TEST_OTHER=kept" in given
+    assert "sk-secret" not in child_environment().values()  # the engine's process has it from there, too
+
+
 def cpu_ticks(pid: int) -> int:
     return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
