@@ -42,7 +42,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     services = services_of(request)
     services.admission.check_room(key_of(request))
     body = parse_body(await read_body(request), ChatRequest, refused=REFUSED)
-    head = make_head(services, body, "chatcmpl")
+    head = make_head(services, request, body, "chatcmpl")
     params = _params(body, services.info().sampling_defaults)
     prompt = await _prompt(services, body)
     job = make_job(services, request, body, (prompt,), params, asked_tokens=_asked_tokens(body))

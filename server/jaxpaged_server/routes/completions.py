@@ -40,7 +40,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     services = services_of(request)
     services.admission.check_room(key_of(request))
     body = parse_body(await read_body(request), CompletionRequest, refused=REFUSED)
-    head = make_head(services, body, "cmpl")
+    head = make_head(services, request, body, "cmpl")
     prompts = await _prompts(services, body)
     params = _params(body, services.info().sampling_defaults)
     job = make_job(services, request, body, prompts, params, asked_tokens=_asked_tokens(body))
