@@ -150,7 +150,6 @@ def be_noisy() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int)
-    parser.add_argument("--parent", type=int)
     parser.add_argument("--faults", action="store_true")
     add_log_arguments(parser)
     parser.add_argument("--behaviour", default="serve")

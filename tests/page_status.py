@@ -18,7 +18,9 @@ from jaxpaged_server.api.status import (
     StatusTotals,
     status_pool,
 )
+from jaxpaged_server.engine_process.runs import runs_of
 from jaxpaged_server.engine_process.wire import PoolMap, StepRecord
+from long_runs import numbers_of
 
 from jaxpaged.kvcache import KVLedger
 
@@ -42,7 +44,7 @@ INFO = engine_info(
 
 def idle() -> StatusReply:
     """A ready server with an empty pool."""
-    pool = PoolMap(classes=bytes([NULL] + [FREE] * (BLOCKS - 1)), owners=[-1] * BLOCKS, requests=[])
+    pool = PoolMap(classes=[NULL, (FREE, BLOCKS - 1)], owners=[(-1, BLOCKS)], requests=[])
     return StatusReply(
         at=time.time(),
         phase=StatusPhase(name="ready"),
@@ -63,7 +65,7 @@ def starting() -> StatusReply:
 
 def ledger_of(pool: PoolMap) -> KVLedger:
     """The ledger that such a map has; the tail blocks are half full."""
-    blocks = [pool.classes.count(code) for code in range(6)]
+    blocks = [numbers_of(pool.classes).count(code) for code in range(6)]
     return KVLedger(
         live=blocks[LIVE] * P + blocks[TAIL] * P // 2,
         behind=0,
@@ -96,7 +98,7 @@ def pool_of(requests: Sequence[tuple[int, int, int]], *, shared: int = 0, cached
         rows.append((id, tokens, computed, own + shared))
     for block in range(at + 7, at + 7 + cached):
         classes[block] = CACHED
-    return PoolMap(classes=bytes(classes), owners=owners, requests=rows)
+    return PoolMap(classes=runs_of(classes), owners=runs_of(owners), requests=rows)
 
 
 def busy(seed: int = 0) -> StatusReply:

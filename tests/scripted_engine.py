@@ -145,7 +145,7 @@ class ScriptedEngine:
     async def call(self, name: str, argument: str = "", timeout_s: float = 10.0) -> Any:
         del timeout_s
         self.calls.append((name, argument))
-        return PoolMap(b"\5" + bytes(64), [-1] * 65, []) if name == "pool_map" else True
+        return PoolMap([5, (0, 64)], [(-1, 65)], []) if name == "pool_map" else True
 
     def abort_all(self) -> int:
         for stream in (found := list(self.live)):

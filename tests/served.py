@@ -66,7 +66,7 @@ async def served(
         engine=cast("Any", engine),
         keys=keys,
         text=TextWorker(str(TINY_MODEL), template=None, most_characters=100_000, shared=lambda: len(keys.keys) > 1),
-        metrics=ServerMetrics("tiny"),
+        metrics=ServerMetrics("tiny", keys=[key.name for key in keys.keys], queue=admission.waiting_by_reason),
         flights=Flights(),
         admission=admission,
         created=1_700_000_000,

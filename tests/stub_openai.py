@@ -39,6 +39,8 @@ class StubServer:
     cached: int = 0
     last_text: str = "x"
     """Of the last token: vLLM sends tokens without a text of their own as empty events."""
+    has_read: Callable[[str, int], bool] = lambda request_id, told: True
+    """Whether the client has read so many tokens of a request: the time to the next ones begins then."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     busy: int = 0
@@ -103,7 +105,8 @@ class StubServer:
         return web.json_response({"count": count, "tokens": [0] * count})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        number, body = len(self.bodies), await request.json()
+        body = await request.json()
+        number = len(self.bodies)  # after the wait: no two have the same
         self.bodies.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         if self.slots is not None and self.busy >= self.slots:
@@ -130,6 +133,8 @@ class StubServer:
         told = 0
         while told < length and status != SILENT:
             if told:
+                while not self.has_read(request.headers.get("X-Request-Id", ""), told):
+                    await asyncio.sleep(0.001)
                 await asyncio.sleep(self.itl_s)
             count = min(self.per_event, length - told)
             told += count

@@ -8,7 +8,7 @@ from aiohttp import web
 from jaxpaged_server.connections import Connections
 from jaxpaged_server.middleware import make_middleware, on_prepare
 from jaxpaged_server.openapi import openapi
-from jaxpaged_server.routes.admin import ADMIN_ROUTES
+from jaxpaged_server.routes.admin import ADMIN_ROUTES, ADMIN_VIEWS
 from jaxpaged_server.routes.pages import add_pages
 from jaxpaged_server.routes.table import ROUTES
 from jaxpaged_server.services import SERVICES, Services
@@ -35,6 +35,8 @@ def make_admin_app(services: Services, connections: Connections) -> web.Applicat
     app = _application(services, connections, guarded=False)
     for path, handler in ADMIN_ROUTES:
         app.router.add_route("POST", path, handler)
+    for path, handler in ADMIN_VIEWS:
+        app.router.add_route("GET", path, handler)
     return app
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -40,7 +39,6 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
     keys = Keys(
         file=None if settings.api_key_file is None else Path(settings.api_key_file),
         plain=settings.api_key,
-        environ=os.environ,
     )
     names = settings.model_names(engine_config.model)
     admission = Admission(keys.keys)

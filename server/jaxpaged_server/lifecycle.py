@@ -14,6 +14,7 @@ import logging
 import resource
 import signal
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -40,6 +41,10 @@ _MAX_CONNECTIONS = 8192
 _TLS_LOOK_S = 10.0
 _LAST_WORDS_S = 2.0
 """For handlers to tell their clients that they were aborted."""
+_OPEN_TO_ALL = (
+    "%s asks for no key: whoever reaches it from another machine may use it. Give keys by --api-key-file, or listen on "
+    "this machine alone by --host 127.0.0.1"
+)
 _log = logging.getLogger("jaxpaged")
 
 
@@ -132,6 +137,8 @@ class Server:
                 stack.callback((await loop.create_unix_server(factory, sock=sockets.admin)).close)
             services.engine.start()
             _log.info("listening on %s", sockets.address)
+            if sockets.reach_others and not services.keys.required and server_config.ssl_cert_reqs != ssl.CERT_REQUIRED:
+                _log.warning(_OPEN_TO_ALL, sockets.address)
             server.address = sockets.address
             yield server
 
@@ -186,6 +193,7 @@ class Server:
             except (JaxPagedError, OSError) as error:
                 _log.error("%s stay as they were: %s", name, error)
         self.services.admission.use_keys(keys.keys)
+        self.services.metrics.use_keys(key.name for key in keys.keys)
 
     async def _watch_tls(self, tls: ServerTls) -> None:
         while True:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from jaxpaged.errors import ConfigError
 from jaxpaged_server.settings import ServerConfig
@@ -22,6 +24,13 @@ class Sockets:
     admin: socket.socket | None
     address: str
     paths: tuple[str, ...] = ()  # of Unix sockets, to be removed at the end
+
+    @property
+    def reach_others(self) -> bool:
+        """Whether other machines could connect."""
+        return any(
+            one.family != socket.AF_UNIX and not ip_address(one.getsockname()[0]).is_loopback for one in self.public
+        )
 
 
 def listen(config: ServerConfig) -> Sockets:
@@ -61,31 +70,44 @@ def close_sockets(sockets: Sockets) -> None:
 
 
 def _tcp(host: str, port: int) -> list[socket.socket]:
-    """One socket per address of the name; for port 0 all get the port of the first."""
+    """One socket per address of the name; for port 0 all get the port of the first.
+
+    All of them or none: a client tries whichever comes first, so a server on some would be there for some.
+    """
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ConfigError(name="host", value=host, limit=f"it is no address of this machine: {error}") from error
     opened: list[socket.socket] = []
     for family, kind, protocol, _, address in dict.fromkeys(found):
-        one = socket.socket(family, kind, protocol)
+        if opened and not port:
+            address = (address[0], opened[0].getsockname()[1], *address[2:])
+        one = None
         try:
+            one = socket.socket(family, kind, protocol)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if opened and not port:
-                address = (address[0], opened[0].getsockname()[1], *address[2:])
             one.bind(address)
             one.listen(BACKLOG)
             one.setblocking(False)
         except OSError as error:
-            for other in (one, *opened):
+            for other in (*opened, *([] if one is None else [one])):
                 other.close()
-            limit = f"it cannot be listened on: {error.strerror or error}"
-            fix = "Stop what listens there, or choose another --port (0: any free one)"
-            raise ConfigError(name="address", value=f"{host}:{port}", limit=limit, fix=fix) from error
+            raise _cannot_listen(host, port, str(address[0]), error) from error
         opened.append(one)
     return opened
+
+
+def _cannot_listen(host: str, port: int, address: str, error: OSError) -> ConfigError:
+    fix = "Stop what listens there, or choose another --port (0: any free one)"
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        fix = f"{address} is no address of this machine; give one that is: --host 127.0.0.1, or 0.0.0.0 for all of IPv4"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        fix = "Choose a --port of 1024 or above"
+    of = "" if address == host else f" at {address}, which {host} stands for"
+    limit = f"it cannot be listened on{of}: {error.strerror or error}"
+    return ConfigError(name="address", value=f"{host}:{port}", limit=limit, fix=fix)
 
 
 def _unix(name: str, path: str, *, mode: int) -> socket.socket:

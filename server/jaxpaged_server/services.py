@@ -20,6 +20,7 @@ from jaxpaged_server.flights import Flight, Flights
 from jaxpaged_server.metrics.kv_publisher import KVPublisher
 from jaxpaged_server.metrics.orca import FORMAT_HEADER, load_report
 from jaxpaged_server.metrics.registry import ServerMetrics
+from jaxpaged_server.pool_view import PoolView
 from jaxpaged_server.refusals import DeadlineError, ModelNotFoundError, NotReadyError
 from jaxpaged_server.settings import ServerConfig
 from jaxpaged_server.text import TextWorker
@@ -48,6 +49,10 @@ class Services:
     steps: deque[StepRecord] = field(default_factory=lambda: deque(maxlen=MAX_STEPS))
     last_beat: float = 0.0  # of the engine, on the monotonic clock
     draining: bool = False
+    pool_view: PoolView = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pool_view = PoolView(self.engine)
 
     async def close(self) -> None:
         """End what has threads and processes, the engine excepted; what is still to be told is told."""
@@ -120,6 +125,15 @@ def services_of(request: web.Request) -> Services:
 def key_of(request: web.Request) -> Key:
     """Who is asking, as the middleware found out."""
     return request[KEY]
+
+
+def visible_key(request: web.Request) -> str | None:
+    """The name of the only key whose figures this request may see; None where it may see those of all.
+
+    On the operator's socket nobody is asked for a key, and all is shown.
+    """
+    key = request.get(KEY)
+    return None if key is None or services_of(request).keys.sees_all(key) else key.name
 
 
 def flight_of(request: web.Request) -> Flight:

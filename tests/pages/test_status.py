@@ -265,12 +265,20 @@ def test_the_status_is_behind_the_key(open_page: OpenPage, stub: Stub) -> None:
     expect(page.locator("#model")).to_have_value("tiny-stories")  # the tab keeps the key
 
 
+def test_an_ordinary_key_is_told_what_it_does_not_see(open_page: OpenPage, stub: Stub) -> None:
+    page = open_page("/status")
+    expect(page.locator("#phase")).to_have_text("ready")
+    expect(page.locator("#scope")).to_be_hidden()
+    stub.status = msgspec.structs.replace(idle(), scope="key", pool=None)
+    expect(page.locator("#scope")).to_contain_text("admin: true")
+
+
 def test_a_pool_with_more_blocks_than_there_is_room_for_is_drawn(open_page: OpenPage, stub: Stub) -> None:
     pool = idle().pool
     assert pool
     many = 200_000
-    classes = bytes([5] + [2] * 100_000 + [0] * (many - 100_001))
-    wide = msgspec.structs.replace(pool, classes=classes, owners=[-1] * many)
+    classes = [5, (2, 100_000), (0, many - 100_001)]
+    wide = msgspec.structs.replace(pool, classes=classes, owners=[(-1, many)])
     stub.status = msgspec.structs.replace(idle(), pool=wide)
     page = open_page("/status")
     expect(page.locator("#legend li").first).to_have_text("live100,000")

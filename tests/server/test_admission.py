@@ -10,7 +10,7 @@ from jaxpaged_server.access.keys import ANONYMOUS, Key, KeyLimits
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.admission.limits import AdmissionConfig
 from jaxpaged_server.admission.ticket import TicketState
-from jaxpaged_server.refusals import DeadlineError, NotReadyError, QueueFullError, RateLimitedError
+from jaxpaged_server.refusals import NotReadyError, QueueFullError, RateLimitedError
 
 from jaxpaged.errors import ParameterError
 
@@ -351,27 +351,6 @@ def test_other_keys_after_a_reload(clock: Clock) -> None:
     for ticket in [*tickets, *late]:
         ticket.release()
     assert set(admission.waiting_by_key()) == {"b", "c"}
-    admission.check()
-
-
-def test_a_request_too_late_for_its_deadline_is_refused(clock: Clock) -> None:
-    admission = opened(clock=clock)
-    clock.now = 5.0
-    refused(DeadlineError, admission, ANONYMOUS, deadline_s=5.0)
-    assert admission.rejections["deadline"] == 1
-
-
-def test_a_turn_after_the_deadline_goes_to_the_next(clock: Clock) -> None:
-    """Where the timer has not run yet: nothing that is late reaches the engine."""
-    admission = opened(clock=clock)
-    inside = line_up(admission, ANONYMOUS, 6)
-    (late,) = admission.line_up(ANONYMOUS, prompt_tokens=(10,), deadline_s=3.0)
-    (next_one,) = admission.line_up(ANONYMOUS, prompt_tokens=(10,))
-    clock.now = 3.0
-    inside[0].release()
-    assert (late.state, next_one.state) == (TicketState.OUT, TicketState.INSIDE)
-    assert isinstance(late.error, DeadlineError)
-    assert str(late.error).startswith("seconds waited is 3.0: the request's time ran out before its turn came")
     admission.check()
 
 

@@ -8,12 +8,12 @@ from time import process_time
 from typing import Any
 
 import pytest
-from admission_door import A, B, assert_empty, enter, line_up, opened, states
+from admission_door import A, B, Clock, assert_empty, enter, line_up, opened, refused, states
 from fake_time import DeadlockError, now, run
 from jaxpaged_server.access.keys import ANONYMOUS, Key
 from jaxpaged_server.admission.admission import REASONS, Admission
 from jaxpaged_server.admission.limits import AdmissionConfig
-from jaxpaged_server.admission.ticket import Ticket
+from jaxpaged_server.admission.ticket import Ticket, TicketState
 from jaxpaged_server.refusals import DeadlineError, NotReadyError, QueueFullError
 
 
@@ -187,3 +187,26 @@ def test_a_request_costs_little_and_a_refusal_less() -> None:
     times = [run(main()) for _ in range(3)]
     assert min(used for used, _ in times) < 0.2
     assert min(refusal_s for _, refusal_s in times) < 50e-6
+
+
+def test_a_request_too_late_for_its_deadline_is_refused() -> None:
+    clock = Clock()
+    admission = opened(clock=clock)
+    clock.now = 5.0
+    refused(DeadlineError, admission, ANONYMOUS, deadline_s=5.0)
+    assert admission.rejections["deadline"] == 1
+
+
+def test_a_turn_after_the_deadline_goes_to_the_next() -> None:
+    """Where the timer has not run yet: nothing that is late reaches the engine."""
+    clock = Clock()
+    admission = opened(clock=clock)
+    inside = line_up(admission, ANONYMOUS, 6)
+    (late,) = admission.line_up(ANONYMOUS, prompt_tokens=(10,), deadline_s=3.0)
+    (next_one,) = admission.line_up(ANONYMOUS, prompt_tokens=(10,))
+    clock.now = 3.0
+    inside[0].release()
+    assert (late.state, next_one.state) == (TicketState.OUT, TicketState.INSIDE)
+    assert isinstance(late.error, DeadlineError)
+    assert str(late.error).startswith("seconds waited is 3.0: the request's time ran out before its turn came")
+    admission.check()

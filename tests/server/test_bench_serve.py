@@ -19,6 +19,7 @@ from jaxpaged_server.commands.bench_serve import main
 from jaxpaged_server.load.arrivals import Arrivals
 from jaxpaged_server.load.client import Client, open_session
 from jaxpaged_server.load.endpoint import Endpoint
+from jaxpaged_server.load.outcome import Outcome
 from jaxpaged_server.load.run import Job, Run, send_all
 from jaxpaged_server.load.sample import Sample
 from stub_openai import CUT, ERROR_EVENT, SILENT, StubServer
@@ -41,15 +42,26 @@ def saved(server: StubServer, folder: Path, *words: str, status: int = 0) -> dic
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def test_it_measures_the_delays_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with StubServer(ttft_s=0.06, itl_s=0.02) as server:
+def test_it_measures_the_delays_that_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = dict[str, int]()
+    add = Outcome.add
+
+    def noted(self: Outcome, num_tokens: int, now_s: float) -> None:
+        add(self, num_tokens, now_s)
+        read[f"bench-{self.index}"] = self.num_output
+
+    monkeypatch.setattr(Outcome, "add", noted)
+    # a token that is read late would be nearer to the next one than they were sent; here that one waits for it
+    with StubServer(ttft_s=0.06, itl_s=0.02, has_read=lambda name, told: read.get(name, 0) >= told) as server:
         result = saved(server, tmp_path, "--num-prompts", "5", "--max-concurrency", "5", "--save-detailed")
     assert (result["completed"], result["failed"]) == (5, 0)
     assert (result["total_output_tokens"], result["output_lens"]) == (30, [6] * 5)
     # sleeps are never shorter than asked; how much longer they are is the machine's affair
     assert min(result["ttfts"]) >= 0.06
     assert min(result["latencies"]) >= 0.06 + 5 * 0.02
-    assert all(len(gaps) == 5 for gaps in result["itls"])
+    assert all(len(gaps) == 5 and min(gaps) >= 0.02 for gaps in result["itls"])
     assert result["mean_tpot_ms"] >= 20.0
     assert 60.0 <= result["median_ttft_ms"] < 60.0 + 2000.0
     assert result["generated_texts"] == ["xxxxxx"] * 5
@@ -149,9 +161,13 @@ def test_custom_and_sharegpt_files(tmp_path: Path) -> None:
 
 def test_a_server_that_fails_half_of_the_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with StubServer(status_of=lambda number: 200 if number % 2 else 500) as server:
-        result = saved(server, tmp_path, "--num-prompts", "20", status=1)
+        result = saved(server, tmp_path, "--num-prompts", "20", "--save-detailed", status=1)
     assert (result["completed"], result["failed"], result["refused"]) == (10, 10, 0)
-    assert result["errors_by_kind"] == {"HTTP 500": {"count": 10, "example": "status 500 for request 0"}}
+    errors = [error for error in result["errors"] if error]
+    # the server counts them as they come, which need not be in the order that they were sent in
+    assert sorted(errors) == sorted(f"HTTP 500: status 500 for request {number}" for number in range(0, 20, 2))
+    first = errors[0].removeprefix("HTTP 500: ")
+    assert result["errors_by_kind"] == {"HTTP 500": {"count": 10, "example": first}}
     assert result["total_output_tokens"] == 60
     assert "HTTP 500:                                10" in capsys.readouterr().out
 

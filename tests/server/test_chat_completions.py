@@ -172,3 +172,47 @@ async def test_templates_of_requests_run_where_they_are_trusted() -> None:
         )
         assert status == 200
         assert list(it.engine.streams[-1].ids) == TOKENIZER.encode("<hello>5", add_special_tokens=False)
+
+
+def calling(*arguments: Any) -> list[dict[str, Any]]:
+    """A conversation whose answer calls functions with these."""
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": each}} for each in arguments]
+    return [*HELLO, {"role": "assistant", "tool_calls": calls}, {"role": "tool", "content": "12", "tool_call_id": "1"}]
+
+
+SHOWS_CALLS = """
+{%- for message in messages %}{% for call in message.tool_calls or [] -%}
+{{ call.function.name }}({% for name, value in call.function.arguments.items() %}{{ name }}={{ value }},{% endfor %})
+{%- endfor %}{% endfor -%}
+"""
+
+
+async def test_arguments_of_tool_calls_are_objects_to_the_template() -> None:
+    given = ['{"city": "Z\\u00fcrich", "n": [1, {"a": null}]}', {"city": "Bern"}, "", None, "{}"]
+    async with served(trust_request_chat_template=True) as it:
+        status, reply = await it.post(PATH, messages=calling(*given), max_tokens=1, chat_template=SHOWS_CALLS)
+        assert status == 200, reply
+        (stream,) = it.engine.streams
+    assert TOKENIZER.decode(stream.ids) == "f(city=Zürich,n=[1, {'a': None}],)f(city=Bern,)f()f()f()"
+
+
+async def test_arguments_that_are_no_object_are_refused_by_name() -> None:
+    refused = {
+        "[1]": "it must be a JSON object",
+        "{broken": "it is not JSON",
+        '{"a": 1, "a": 2}': "the key 'a' is there twice",
+        '{"a": NaN}': "NaN is no JSON number",
+        '{"a": "\\ud800"}': "half of a surrogate pair",
+        '{"a":' * 20_000: "nested too deeply",
+    }
+    async with served() as it:
+        for path in (PATH, "/tokenize"):
+            for text, reason in refused.items():
+                status, reply = await it.post(path, messages=calling("{}", text))
+                assert status == 400, reason
+                assert reply["error"]["param"] == "messages[1].tool_calls[1].function.arguments"
+                assert reason in reply["error"]["message"]
+                assert len(reply["error"]["message"]) < 400
+        for value in (["a"], 7, True):
+            status, reply = await it.post(PATH, messages=calling(value))
+            assert (status, reply["error"]["param"]) == (400, "messages[1].tool_calls[0].function.arguments")

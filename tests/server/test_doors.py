@@ -11,6 +11,7 @@ import time
 import zlib
 from typing import Any
 
+import pytest
 from aiohttp import ClientError
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.middleware import OPEN_PATHS
@@ -140,6 +141,40 @@ async def test_every_response_has_an_id_of_the_request() -> None:
                 assert (told == given) is kept
                 assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", told)
                 assert response.headers["Server"] == "jaxpaged"
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "body"),
+    [
+        ("/v1/completions", "cmpl-", {"prompt": [1]}),
+        ("/v1/chat/completions", "chatcmpl-", {"messages": [{"role": "user", "content": "a"}]}),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_replys_id_holds_the_requests(path: str, prefix: str, body: dict[str, Any], stream: bool) -> None:
+    async with served() as it:
+
+        async def told(header: str | None, **more: Any) -> tuple[str, str]:
+            """The reply's id without its prefix, and the header's."""
+            asked = {**body, "max_tokens": 1, "stream": stream, **more}
+            headers = {} if header is None else {"X-Request-Id": header}
+            async with it.client.post(path, json=asked, headers=headers) as response:
+                assert response.status == 200
+                text = await response.text()
+                ids = set(re.findall(r'"id":"([^"]+)"', text))
+                assert len(ids) == 1
+                found = ids.pop()
+                assert found.startswith(prefix)
+                return found.removeprefix(prefix), response.headers["X-Request-Id"]
+
+        assert await told("run-7.a:b") == ("run-7.a:b", "run-7.a:b")
+        assert await told("run-7", request_id="field") == ("run-7", "run-7")
+        assert (await told(None, request_id="field"))[0] == "field"
+        assert (await told('a"b', request_id="field"))[0] == "field"
+        for header in (None, 'a"b', "x" * 129):
+            own, answered = await told(header)
+            assert own == answered, "the log knows it by the same id"
+            assert re.fullmatch(r"[0-9a-f]{32}", own)
 
 
 async def test_csrf_bodies_are_json_by_type_and_come_from_no_other_site() -> None:

@@ -41,6 +41,7 @@ def test_every_field_of_the_file_is_read(file: Path) -> None:
             tokens_per_minute: 1000000
             weight: 2
             cache_salt: team-a
+            admin: true
           - name: batch
             sha256: "{sha256(b"other").hexdigest().upper()}"
         """,
@@ -53,8 +54,10 @@ def test_every_field_of_the_file_is_read(file: Path) -> None:
         weight=2.0,
         limits=KeyLimits(max_concurrency=16, requests_per_minute=600, tokens_per_minute=1e6),
         salt=search.salt,
+        admin=True,
     )
     assert batch == Key(name="batch", weight=1.0, limits=KeyLimits(), salt=batch.salt)
+    assert (keys.sees_all(search), keys.sees_all(batch)) == (True, False)
     assert keys.find(SECRET) is search
     assert keys.find("other") is batch
     for wrong in ("", SECRET.upper(), SECRET + " ", SECRET[:-1], sha256(b"other").hexdigest(), "\udcff", "ü"):
@@ -68,21 +71,17 @@ def test_json_is_read_too(tmp_path: Path) -> None:
 
 
 def test_without_keys_everybody_is_anonymous() -> None:
-    keys = Keys(environ={})
+    keys = Keys()
     assert not keys.required
     assert keys.keys == (ANONYMOUS,)
     assert keys.find("anything") is None
 
 
-def test_the_flag_comes_before_the_environment_and_beside_the_file(file: Path) -> None:
-    environ = {"JAXPAGED_API_KEY": "env", "VLLM_API_KEY": "vllm"}
-    assert (key := Keys(environ=environ).find("env")) is not None
-    assert key.name == "api-key-1"
-    assert Keys(environ=environ).find("vllm") is None
-    assert Keys(environ={"VLLM_API_KEY": "vllm"}).find("vllm") is not None
-    assert Keys(environ={"JAXPAGED_API_KEY": "", "VLLM_API_KEY": "vllm"}).find("vllm") is not None
+def test_the_flag_may_be_given_again_and_beside_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXPAGED_API_KEY", "env")  # stands for the flag where options are read, and nowhere else
+    assert not Keys().required
     write(file, f"keys: [{{name: a, key: {SECRET}}}]")
-    keys = Keys(file=file, plain=["one", "two"], environ=environ)
+    keys = Keys(file=file, plain=["one", "two"])
     assert [key.name for key in keys.keys] == ["a", "api-key-1", "api-key-2"]
     assert keys.find("env") is None
     assert (key := keys.find("two")) is not None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.lifecycle import ENGINE_FAILED, Server
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 from scripted_engine import ScriptedEngine, ScriptedStream
 from served import Served, served
 
@@ -57,3 +60,28 @@ async def test_a_drain_finishes_what_runs_and_what_waits_and_takes_nothing_new()
         assert {status for status, _ in await asyncio.gather(*asked)} == {200}
         status, _ = await it.post(PATH, prompt=[1], max_tokens=1)
         assert status == 503
+
+
+async def test_keys_that_a_reload_brings_are_counted_and_those_it_takes_stay_so(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+
+    def write(*names: str) -> None:
+        entries = "".join(f"\n  - {{name: {name}, key: k-{name}, admin: true}}" for name in names)
+        file.write_text(f"keys:{entries}\n")
+        file.chmod(0o600)
+
+    async def ask(it: Served, name: str) -> dict[str, float]:
+        headers = {"Authorization": f"Bearer k-{name}"}
+        async with it.client.post(PATH, json={"prompt": [1], "max_tokens": 1}, headers=headers) as response:
+            assert response.status == 200
+        async with it.client.get("/metrics", headers=headers) as response:
+            families = parse_text(await response.text())
+        found = [sample for family in families for sample in family.samples]
+        return {one.labels["key"]: one.value for one in found if one.name == "jaxpaged:key_requests_total"}
+
+    write("old", "other")
+    async with served(keys=Keys(file=file)) as it:
+        assert await ask(it, "old") == {"old": 1, "other": 0}
+        write("new", "other")
+        await Server(it.services, None)._reload()
+        assert await ask(it, "new") == {"old": 1, "other": 0, "new": 1}

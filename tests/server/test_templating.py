@@ -6,11 +6,15 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from jaxpaged_server.access.keys import ANONYMOUS
+from jaxpaged_server.children import PYTHON, child_environment
+from jaxpaged_server.parent import PARENT
 from jaxpaged_server.templating.renderer import TemplateRenderer
 
 from jaxpaged.errors import PromptError, TokenizerError
@@ -66,6 +70,75 @@ async def test_hostile_templates_end_in_time_and_the_next_one_is_served() -> Non
         assert await render(renderer, "{{ '{0.__class__}'.format(messages) }}") == ""
     finally:
         await renderer.close()
+
+
+def test_a_template_that_does_not_end_ends_with_a_killed_server() -> None:
+    code = f"""
+import asyncio, os
+from jaxpaged_server.access.keys import ANONYMOUS
+from jaxpaged_server.templating.renderer import TemplateRenderer
+
+async def main():
+    renderer = TemplateRenderer({str(TINY_MODEL)!r}, limit_s=60)
+    asked = dict(messages=[], add_generation_prompt=True, variables={{}}, most=10)
+    await renderer.render(ANONYMOUS, **asked, template="")
+    print(renderer._idle[0].pid, flush=True)
+    await renderer.render(ANONYMOUS, **asked, template={HOSTILE["an endless loop"]!r})
+
+asyncio.run(main())
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=child_environment(), stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        child = int(server.stdout.readline())
+        before = cpu_ticks(child)
+        until = time.monotonic() + 20
+        while cpu_ticks(child) < before + 10:  # 0.1 s within the template
+            assert time.monotonic() < until, "the template does not run"
+            time.sleep(0.02)
+        server.kill()
+    try:
+        until = time.monotonic() + 10
+        while is_there(child):
+            assert time.monotonic() < until, "it goes on without anybody"
+            time.sleep(0.02)
+    finally:
+        if is_there(child):
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_child_that_starts_too_late_ends_at_once() -> None:
+    environment = {**child_environment(), PARENT: "1"}
+    command = [*PYTHON, "-m", "jaxpaged_server.templating.worker", str(TINY_MODEL)]
+    assert subprocess.run(command, env=environment, stdin=subprocess.PIPE, timeout=60).returncode == 1
+
+
+async def test_children_do_not_get_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JAXPAGED_API_KEY", "VLLM_API_KEY"):
+        monkeypatch.setenv(name, "sk-secret")
+    monkeypatch.setenv("JAXPAGED_TEST_OTHER", "kept")
+    renderer = TemplateRenderer(str(TINY_MODEL))
+    try:
+        await render(renderer)
+        given = Path(f"/proc/{renderer._idle[0].pid}/environ").read_bytes()
+    finally:
+        await renderer.close()
+    assert b"sk-secret" not in given
+    assert b"JAXPAGED_TEST_OTHER=kept" in given
+    assert "sk-secret" not in child_environment().values()  # the engine's process has it from there, too
+
+
+def cpu_ticks(pid: int) -> int:
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process lives; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 async def test_crash_what_a_request_holds_does_not_end_the_child(capfd: pytest.CaptureFixture[str]) -> None:

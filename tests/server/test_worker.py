@@ -193,8 +193,8 @@ def test_calls_are_answered_by_their_number(wired: Wired) -> None:
     assert reset == Reply(1, True)
     assert engine.scheduler.resets == 1
     assert isinstance(pool, Reply)
-    expected = PoolMap(b"\5\0\2", [-1, -1, 0], [(12, 3, 2, 1)])
-    assert (pool.call, pool.value) == (2, [expected.classes, expected.owners, [list(expected.requests[0])]])
+    expected = PoolMap([5, 0, 2], [-1, -1, 0], [(12, 3, 2, 1)])
+    assert (pool.call, pool.value) == (2, [expected.classes, [-1, -1, 0], [list(expected.requests[0])]])
     assert isinstance(unknown, Reply)
     assert unknown.error is not None, "no faults without --faults"
     assert unknown.error.kind == "RequestError"

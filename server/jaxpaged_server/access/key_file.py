@@ -8,6 +8,7 @@ keys:
     tokens_per_minute: 1000000
     weight: 2             # share against other keys that wait too
     cache_salt: team-a    # keys with the same one share cached prefixes; else a key has its own
+    admin: true           # sees the figures of all keys in /metrics and /status.json; else its own and totals
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tokens_per_minute: float | None = None
     weight: float = 1.0
     cache_salt: str | None = None
+    admin: bool = False
 
     def __repr__(self) -> str:
         return f"KeyEntry(name={self.name!r})"

@@ -1,14 +1,14 @@
 """The server's API keys, and what each stands for. [no jax]
 
-Only SHA-256 digests are kept; a key itself is forgotten as soon as it is read. Keys come from a file (`key_file.py`),
-from `--api-key`, and, where that flag is absent, from the environment.
+Only SHA-256 digests are kept; a key itself is forgotten as soon as it is read. Keys come from a file (`key_file.py`)
+and from `--api-key`, for which a variable of the environment may stand (`environment.py`).
 """
 
 from __future__ import annotations
 
 import hmac
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -18,8 +18,6 @@ from jaxpaged_server.access.key_file import KeyEntry, read_key_file
 
 MAX_KEYS = 1024
 """All digests are compared for every request, to take the same time whichever is meant: 0.05 ms at this number."""
-ENVIRONMENT = ("JAXPAGED_API_KEY", "VLLM_API_KEY")
-"""Where a key is looked for without `--api-key`; the first that is set counts."""
 _MAX_KEY_LENGTH = 512
 _MAX_NAME_LENGTH = 64
 _MAX_SALT_LENGTH = 128
@@ -54,6 +52,8 @@ class Key:
     weight: float = 1.0
     """Share of the engine against other keys that wait too."""
     limits: KeyLimits = field(default_factory=KeyLimits)
+    admin: bool = False
+    """May see what other keys do: their names, figures and requests, but no text."""
 
     def __post_init__(self) -> None:
         if not (0 < len(self.name) <= _MAX_NAME_LENGTH and self.name.isascii() and self.name.isprintable()):
@@ -67,23 +67,19 @@ class Key:
         return self.salt if cache_salt is None else f"{self.salt}/{cache_salt}"
 
 
-ANONYMOUS = Key(name="anonymous")
+ANONYMOUS = Key(name="anonymous", admin=True)
 """Everybody, where no key is configured."""
 
 
 class Keys:
     """The keys in force. `find` may run while another thread runs `reload`."""
 
-    def __init__(
-        self, *, file: Path | None = None, plain: Sequence[str] = (), environ: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, *, file: Path | None = None, plain: Sequence[str] = ()) -> None:
         """plain: of `--api-key`. Raises ConfigError for a key, a name or a file that cannot be; it shows no key."""
         self._file = file
-        given = list(plain) or [value for name in ENVIRONMENT if (value := (environ or {}).get(name))][:1]
-        source = "--api-key" if plain else "API key in the environment"
         self._plain = [
             (Key(name=f"api-key-{number}", salt=_private_salt(digest)), digest)
-            for number, digest in enumerate((_digest(value, source) for value in given), 1)
+            for number, digest in enumerate((_digest(value, "--api-key") for value in plain), 1)
         ]
         self._table = self._read()
 
@@ -96,6 +92,10 @@ class Keys:
     def required(self) -> bool:
         """Whether a request must bring a key."""
         return bool(self._table)
+
+    def sees_all(self, key: Key) -> bool:
+        """Whether a key may see what all keys do. One that is alone in force sees nothing but its own anyway."""
+        return key.admin or len(self.keys) == 1
 
     def find(self, presented: str) -> Key | None:
         """The key that is `presented`, or None. Compares with all of them, so that time tells nothing."""
@@ -142,7 +142,7 @@ def _key_of(entry: KeyEntry) -> tuple[Key, bytes]:
         tokens_per_minute=entry.tokens_per_minute,
     )
     salt = _private_salt(digest) if entry.cache_salt is None else _named_salt(entry.cache_salt, source)
-    return Key(name=entry.name, weight=entry.weight, limits=limits, salt=salt), digest
+    return Key(name=entry.name, weight=entry.weight, limits=limits, salt=salt, admin=entry.admin), digest
 
 
 def _digest(key: str, source: str) -> bytes:

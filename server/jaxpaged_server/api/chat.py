@@ -23,9 +23,9 @@ class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One message of the conversation. tool_calls, tool_call_id and reasoning go to the chat template as they are; of
-    reasoning, either name does, and templates see both. The last three say nothing: libraries write them as null when
-    they send an answer back.
+    """One message of the conversation. tool_calls, tool_call_id and reasoning go to the chat template, the arguments of
+    a call as an object; of reasoning, either name does, and templates see both. The last three say nothing: libraries
+    write them as null when they send an answer back.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]

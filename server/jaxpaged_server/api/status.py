@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from jaxpaged.kvcache import KVLedger
-from jaxpaged_server.engine_process.wire import EngineInfo, PoolMap, StepRecord
+from jaxpaged_server.engine_process.wire import EngineInfo, PoolMap, Runs, StepRecord
 
 MAX_STEPS = 256
 """Steps in one reply, the newest last."""
@@ -39,13 +39,13 @@ class StatusRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusPool(msgspec.Struct, frozen=True, kw_only=True):
-    """The block pool, one entry per block.
+    """The block pool, one number per block.
 
-    classes: the codes of `PoolMap`, base64 in JSON. owners: index into requests, -1 for none. block_size: tokens.
+    classes: the codes of `PoolMap`. owners: index into requests, -1 for none. block_size: tokens.
     """
 
-    classes: bytes
-    owners: list[int]
+    classes: Runs
+    owners: Runs
     requests: list[StatusRequest]
     block_size: int
 
@@ -81,12 +81,16 @@ class StatusQueue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. info, pool and ledger are None until the engine is ready."""
+    """All of it. info, pool and ledger are None until the engine is ready.
+
+    scope: "all", or "key" where who asks may see totals and its own queue only: pool, steps and latencies are left out.
+    """
 
     at: float
     phase: StatusPhase
     model: str
     uptime_s: float
+    scope: str = "all"
     info: EngineInfo | None = None
     pool: StatusPool | None = None
     running: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -39,7 +38,7 @@ class EngineProcess:
             stack.callback(theirs.close)
             on_failure = stack.enter_context(contextlib.ExitStack())
             on_failure.callback(self.sock.close)
-            arguments = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), *(["--faults"] if faults else [])]
+            arguments = ["--fd", str(theirs.fileno()), *(["--faults"] if faults else [])]
             self._child = subprocess.Popen(
                 [*command, *arguments, *log_arguments(form, output.log)],
                 stdin=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -247,15 +247,19 @@ class CacheEvents(Message, frozen=True):
     events: list[Stored | Removed | Cleared]
 
 
+Runs: TypeAlias = list[int | tuple[int, int]]
+"""Numbers in their order, one that comes more than twice in a row as (number, how often)."""
+
+
 class PoolMap(msgspec.Struct, frozen=True, array_like=True):
-    """The block pool as it is now. One entry per block of the first KV group.
+    """The block pool as it is now. One number per block of the first KV group.
 
     classes: 0 free, 1 cached, 2 live, 3 shared, 4 live with tail slack, 5 null. owners: index into `requests`, -1 for
     none; a shared block shows its first. requests: (id, tokens, computed, blocks).
     """
 
-    classes: bytes
-    owners: list[int]
+    classes: Runs
+    owners: Runs
     requests: list[tuple[int, int, int, int]]
 
 

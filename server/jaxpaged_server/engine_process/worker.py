@@ -8,7 +8,6 @@ nothing to step. One reads the socket, one sends what the socket did not take at
 from __future__ import annotations
 
 import argparse
-import ctypes
 import faulthandler
 import gc
 import logging
@@ -16,7 +15,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +32,7 @@ from jaxpaged_server.engine_process.faults import Faults
 from jaxpaged_server.engine_process.outbox import Outbox
 from jaxpaged_server.engine_process.own_log import add_log_arguments, start_log
 from jaxpaged_server.engine_process.phase_teller import PhaseTeller
+from jaxpaged_server.engine_process.runs import runs_of
 from jaxpaged_server.engine_process.wire import (
     Abort,
     Broken,
@@ -56,6 +55,7 @@ from jaxpaged_server.engine_process.wire import (
     pairs,
     token_messages,
 )
+from jaxpaged_server.parent import end_with_parent
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 
 Inbox = queue.SimpleQueue[ToEngine]
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FLUSH_S = 2.0
 _READ_BYTES = 1 << 18
 _log = logging.getLogger("jaxpaged_server.engine_process.worker")  # not __main__, which is what this is when it runs
@@ -180,7 +179,7 @@ class Worker:
     def _pool_map(self, _: str) -> PoolMap:
         found = self._engine.scheduler.block_map()
         requests = [(int(name), tokens, computed, held) for name, tokens, computed, held in found.requests]
-        return PoolMap(found.classes, list(found.owners), requests)
+        return PoolMap(runs_of(found.classes), runs_of(found.owners), requests)
 
 
 def make_engine(
@@ -275,23 +274,9 @@ def _break(outbox: Outbox, error: BaseException, *, while_starting: bool) -> NoR
     os._exit(1)
 
 
-def _end_with(parent: int) -> None:
-    """See to it that this process ends when the one that started it does, and not before it says so.
-
-    Where the kernel cannot do that (it is Linux's), the socket's end tells.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a whole process group gets them
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before that
-        os._exit(1)
-
-
 def _options(argv: Sequence[str] | None) -> Any:
     parser = argparse.ArgumentParser(prog="engine process", description="Started by the server, not by people.")
     parser.add_argument("--fd", type=int, required=True, help="one end of a Unix socket pair")
-    parser.add_argument("--parent", type=int, required=True, help="the process that has the other end")
     add_log_arguments(parser)
     parser.add_argument("--faults", action="store_true", help="let the other end break this one, for tests")
     return parser.parse_args(argv)
@@ -300,7 +285,7 @@ def _options(argv: Sequence[str] | None) -> Any:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """One engine, from its `Start` message to its end."""
     options = _options(argv)
-    _end_with(options.parent)
+    end_with_parent()
     start_log(options)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)

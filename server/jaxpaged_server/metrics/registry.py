@@ -7,13 +7,14 @@ There is no global registry and no lock: the event loop's thread feeds it and re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 from jaxpaged_server.engine_process.wire import Beat, EngineInfo
 from jaxpaged_server.metrics.engine_counts import EngineCounts
@@ -28,7 +29,7 @@ OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class ServerMetrics:
-    """model_name: what clients call the model. keys: names of the API keys, which become labels.
+    """model_name: what clients call the model. keys: names of the API keys, which become labels; see `use_keys`.
 
     queue: requests that wait before they are given to the engine: (for room in it, since its room is kept for others).
     rejections: requests that were not admitted since the start, by reason. residency, estimates: whether the engine
@@ -61,9 +62,11 @@ class ServerMetrics:
         self._rejections = rejections
         self._clock = clock
         self._wall_clock = wall_clock
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._process = ProcessCollector(registry=None)
+
+    def use_keys(self, keys: Iterable[str]) -> None:
+        """Names of the API keys in force now; see `RequestCounts.use_keys`."""
+        self.requests.use_keys(keys)
 
     def on_beat(self, beat: Beat, info: EngineInfo) -> None:
         """Take in a beat. info: the very object that came with the engine's `Ready`; another one is another engine."""
@@ -146,20 +149,34 @@ class ServerMetrics:
             kv_usage=engine.kv_usage,
         )
 
-    def collect(self) -> Iterator[Metric]:
-        """All families; called by the registry."""
+    def collect(self, *, only: str | None = None) -> Iterator[Metric]:
+        """All families. only: the one API key that is told apart; without, all are."""
         yield from self.engine.families(self._labels, in_front=self._queue(), at=self._wall_clock())
-        yield from self.requests.families(self._labels)
+        yield from self.requests.families(self._labels, only=only)
         yield from self.front.families(self._front_labels, self._rejections())
 
-    def render(self, accept: str | None) -> tuple[bytes, str]:
+    def render(self, accept: str | None, *, only: str | None = None) -> tuple[bytes, str]:
         """The body of /metrics and its content type: OpenMetrics for those who accept it, else Prometheus's text.
 
-        Names are never escaped: colons are allowed in both, but prometheus_client makes underscores of them.
+        only: see `collect`. Names are never escaped: colons are allowed in both, but prometheus_client makes
+        underscores of them.
         """
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_View(self, only))
+        registry.register(self._process)
         if _accepts_open_metrics(accept or ""):
-            return openmetrics.generate_latest(self._registry, escaping=openmetrics.ALLOWUTF8), OPEN_METRICS
-        return generate_latest(self._registry), TEXT
+            return openmetrics.generate_latest(registry, escaping=openmetrics.ALLOWUTF8), OPEN_METRICS
+        return generate_latest(registry), TEXT
+
+
+class _View(Collector):
+    """What one reader may see, as a registry asks for it."""
+
+    def __init__(self, metrics: ServerMetrics, only: str | None) -> None:
+        self._metrics, self._only = metrics, only
+
+    def collect(self) -> Iterator[Metric]:
+        return self._metrics.collect(only=self._only)
 
 
 def _accepts_open_metrics(accept: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client.metrics_core import Metric
 
@@ -27,7 +27,7 @@ _TOKENS = (
 
 
 class RequestCounts:
-    """keys: names of the API keys, the only ones that become labels. longest: see `on_longest`."""
+    """keys: names of the API keys, see `use_keys`. longest: see `on_longest`."""
 
     def __init__(self, keys: Sequence[str] = (), *, longest: int = 10**6) -> None:
         self.gaps = Histogram(buckets.TOKEN_GAP_SECONDS)
@@ -36,8 +36,15 @@ class RequestCounts:
         self._seconds = {name: Histogram(buckets.REQUEST_SECONDS) for name, _, _ in _SECONDS}
         self._per_output_token = Histogram(buckets.TOKEN_GAP_SECONDS)
         self._choices = Histogram(buckets.CHOICES)
-        self._keys = {key: [0, 0, 0] for key in keys}  # requests, prompt tokens, generated tokens
+        self._keys: dict[str, list[int]] = {}  # requests, prompt tokens, generated tokens
+        self.use_keys(keys)
         self._tokens = {name: Histogram(buckets.token_counts(longest)) for name, _, _ in _TOKENS}
+
+    def use_keys(self, keys: Iterable[str]) -> None:
+        """Names of the API keys in force, the only ones that become labels. Those of before stay: no counter goes back,
+        and their requests may still run."""
+        for key in keys:
+            self._keys.setdefault(key, [0, 0, 0])
 
     def on_longest(self, longest: int) -> None:
         """Fit the bounds of token counts to the longest context, as long as nothing has been counted."""
@@ -65,7 +72,9 @@ class RequestCounts:
             totals[1] += figures.prompt_tokens
             totals[2] += figures.generation_tokens
 
-    def families(self, labels: Labels) -> Iterator[Metric]:
+    def families(self, labels: Labels, *, only: str | None = None) -> Iterator[Metric]:
+        """only: the one key that is told apart; without, all are."""
+        shown = self._keys if only is None else {key: self._keys[key] for key in (only,) if key in self._keys}
         yield counters("vllm:request_success", "Requests that ended, by why.", labels, "finished_reason", self._ends)
         yield histogram(
             "vllm:time_to_first_token_seconds", "Time from arrival to the first token.", labels, self.first_tokens
@@ -88,13 +97,13 @@ class RequestCounts:
         for name, title, text in _TOKENS:
             yield histogram(title, text, labels, self._tokens[name])
         yield histogram("vllm:request_params_n", "The parameter n.", labels, self._choices)
-        if self._keys:
+        if shown:
             yield counters(
                 "jaxpaged:key_requests",
                 "Requests that ended, by API key.",
                 labels,
                 "key",
-                {key: requests for key, (requests, _, _) in self._keys.items()},
+                {key: requests for key, (requests, _, _) in shown.items()},
             )
             yield counter_table(
                 "jaxpaged:key_tokens",
@@ -103,7 +112,7 @@ class RequestCounts:
                 ("key", "kind"),
                 [
                     ((key, kind), total)
-                    for key, (_, *totals) in self._keys.items()
+                    for key, (_, *totals) in shown.items()
                     for kind, total in zip(("prompt", "generation"), totals, strict=True)
                 ],
             )

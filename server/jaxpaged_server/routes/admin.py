@@ -8,6 +8,8 @@ from aiohttp import web
 from jaxpaged.errors import ParameterError
 from jaxpaged_server.body import read_struct
 from jaxpaged_server.reply import json_reply
+from jaxpaged_server.routes.info import metrics
+from jaxpaged_server.routes.status import status
 from jaxpaged_server.services import flight_of, services_of
 
 
@@ -81,3 +83,5 @@ ADMIN_ROUTES = (
     ("/stop_profile", stop_profile),
 )
 """All are POST."""
+ADMIN_VIEWS = (("/metrics", metrics), ("/status.json", status))
+"""All are GET: as on the public port, with the figures of all keys."""

@@ -30,6 +30,7 @@ from jaxpaged_server.body import read_struct
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
+from jaxpaged_server.routes.messages import plain_message, text_of
 from jaxpaged_server.routes.sampling import Head, deadline_of, make_head, make_job, num_scores, sampling_params
 from jaxpaged_server.routes.streaming import stream_reply
 from jaxpaged_server.services import Services, key_of, services_of
@@ -42,7 +43,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     services = services_of(request)
     services.check_open(key_of(request))
     body = await read_struct(request, ChatRequest, refused=REFUSED)
-    head = make_head(services, body, "chatcmpl")
+    head = make_head(services, request, body, "chatcmpl")
     params = _params(body, services.info().sampling_defaults)
     deadline = deadline_of(services, request, body.timeout)
     async with services.deadline(deadline):
@@ -215,10 +216,10 @@ async def render_chat(
         limit = "it contradicts continue_final_message"
         raise ParameterError(name="add_generation_prompt", value=True, limit=limit, fix="Set one of the two")
     generation = not continue_final_message if add_generation_prompt is None else add_generation_prompt
-    services.text.check_length(sum(len(_text_of(message)) for message in messages), services.info().max_model_len)
+    services.text.check_length(sum(len(text_of(message)) for message in messages), services.info().max_model_len)
     text = await services.text.render(
         key,
-        [_plain(message) for message in messages],
+        [plain_message(message, f"messages[{i}]") for i, message in enumerate(messages)],
         add_generation_prompt=generation,
         continue_final_message=continue_final_message,
         variables={**services.settings.default_chat_template_kwargs, **(variables or {})},
@@ -228,22 +229,8 @@ async def render_chat(
     return text
 
 
-def _plain(message: ChatMessage) -> dict[str, Any]:
-    """The message as templates know it: content is one text (parts are joined by newlines, as vLLM joins them)."""
-    plain = msgspec.to_builtins(message)
-    plain["content"] = _text_of(message)
-    if (reasoning := message.reasoning or message.reasoning_content) is not None:
-        plain["reasoning"] = plain["reasoning_content"] = reasoning
-    return plain
-
-
-def _text_of(message: ChatMessage) -> str:
-    content = message.content
-    return "\n".join(part.text for part in content) if isinstance(content, list) else content or ""
-
-
 def _echoed(body: ChatRequest, role: str) -> str:
     """What goes before the answer: the last message, where the answer goes on with it or is of the same role."""
     last = body.messages[-1]
     goes_on = body.continue_final_message or body.add_generation_prompt is False
-    return _text_of(last) if body.echo and (goes_on or last.role == role) else ""
+    return text_of(last) if body.echo and (goes_on or last.role == role) else ""

@@ -42,7 +42,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     services = services_of(request)
     services.check_open(key_of(request))
     body = await read_struct(request, CompletionRequest, refused=REFUSED)
-    head = make_head(services, body, "cmpl")
+    head = make_head(services, request, body, "cmpl")
     params = _params(body, services.info().sampling_defaults)
     deadline = deadline_of(services, request, body.timeout)
     async with services.deadline(deadline):

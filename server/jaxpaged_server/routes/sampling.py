@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
 from jaxpaged_server.api.common import MAX_TIMEOUT_S, SamplingFields
 from jaxpaged_server.generation import Answer, Job, Prompt
-from jaxpaged_server.services import Services, flight_of, key_of
+from jaxpaged_server.services import REQUEST_ID, Services, flight_of, key_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +105,15 @@ def num_scores(job: Job, answers: Sequence[Answer]) -> int:
     return job.prompt_scores + (0 if alternatives is None else tokens * (1 + alternatives))
 
 
-def make_head(services: Services, body: SamplingFields, prefix: str) -> Head:
-    """Raises ModelNotFoundError and NotReadyError."""
+def make_head(services: Services, request: web.Request, body: SamplingFields, prefix: str) -> Head:
+    """Raises ModelNotFoundError and NotReadyError.
+
+    The id holds, as in vLLM, the header X-Request-Id, else the field request_id; else the id that the log has. A header
+    of other characters than those of an id counts as none.
+    """
     model, info = services.model(body.model), services.info()
-    name = body.request_id or secrets.token_hex(12)
+    known = request[REQUEST_ID]
+    name = known if request.headers.get("X-Request-Id") == known else body.request_id or known
     return Head(
         id=f"{prefix}-{name}",
         created=services.now(),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 import msgspec
 from aiohttp import web
 
-from jaxpaged.errors import EngineError
 from jaxpaged_server.api.status import (
     StatusCompiles,
     StatusLatency,
@@ -16,34 +16,37 @@ from jaxpaged_server.api.status import (
     StatusQueue,
     StatusReply,
     StatusTotals,
-    status_pool,
 )
 from jaxpaged_server.engine_process.wire import EngineInfo
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.health import health_of
-from jaxpaged_server.services import Services, services_of
-
-_POOL_S = 2.0
-"""Seconds that the engine may take to draw its pool: it does so between two steps."""
+from jaxpaged_server.services import Services, services_of, visible_key
 
 
 async def status(request: web.Request) -> web.Response:
-    """The block pool, requests, steps and latencies now."""
-    services = services_of(request)
+    """The block pool, requests, steps and latencies now.
+
+    An ordinary key among several gets totals and its own queue: a block, a step, a latency is another's request.
+    """
+    services, only = services_of(request), visible_key(request)
     beat, health, snapshot = services.engine.beat, health_of(services), services.metrics.snapshot()
-    latencies = services.metrics.latencies()
+    latencies = services.metrics.latencies() if only is None else None
     reply = StatusReply(
         at=time.time(),
         phase=StatusPhase(name=health.phase, done=health.done, total=health.total, left_s=health.left_s),
         model=services.names[0],
         uptime_s=time.monotonic() - services.began,
         info=_info(services),
-        pool=await _pool(services),
+        scope="all" if only is None else "key",
+        # JSON already
+        pool=cast("StatusPool | None", await services.pool_view.json()) if only is None else None,
         running=snapshot.running,
         waiting=snapshot.waiting,
         ledger=None if beat is None else beat.ledger,
-        steps=list(services.steps),
-        latency=StatusLatency(ttft=latencies["ttft"]["points"], itl=latencies["itl"]["points"]),
+        steps=list(services.steps) if only is None else [],
+        latency=StatusLatency()
+        if latencies is None
+        else StatusLatency(ttft=latencies["ttft"]["points"], itl=latencies["itl"]["points"]),
         compiles=StatusCompiles()
         if beat is None
         else StatusCompiles(at_start=beat.metrics.compiles_at_start, after_ready=beat.metrics.compiles_after_ready),
@@ -53,21 +56,13 @@ async def status(request: web.Request) -> web.Response:
             cached_tokens=snapshot.cached_tokens,
             requests=0 if beat is None else beat.metrics.finished,
         ),
-        queue=[StatusQueue(key=key, waiting=count) for key, count in services.admission.waiting_by_key().items()],
+        queue=[
+            StatusQueue(key=key, waiting=count)
+            for key, count in services.admission.waiting_by_key().items()
+            if only in (None, key)
+        ],
     )
     return json_reply(reply, headers={"Cache-Control": "no-store"})
-
-
-async def _pool(services: Services) -> StatusPool | None:
-    """None where the engine has none to show, or is too busy to."""
-    info = services.engine.info
-    if services.engine.state.phase != "ready" or info is None:
-        return None
-    try:
-        found = await services.engine.call("pool_map", timeout_s=_POOL_S)
-    except EngineError:
-        return None
-    return status_pool(found, block_size=info.block_size)
 
 
 def _info(services: Services) -> EngineInfo | None:

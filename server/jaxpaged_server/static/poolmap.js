@@ -16,8 +16,17 @@ export const CLASSES = [
 const LARGEST = 24; // pixels of a square, gap included
 const SMALLEST = 4;
 
-/** The bytes of base64 text. */
-export const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+/** The numbers that `runs` stand for: a number, or [number, how often]. Kind: of typed array. */
+export function numbersOf(runs, Kind) {
+  const numbers = new Kind(runs.reduce((sum, run) => sum + (run[1] ?? 1), 0));
+  let at = 0;
+  for (const run of runs) {
+    const [number, times] = Array.isArray(run) ? run : [run, 1];
+    numbers.fill(number, at, at + times);
+    at += times;
+  }
+  return numbers;
+}
 
 /** Squares of what size, how many across, and how many blocks each stands for, so that `blocks` fit. */
 export function layout(blocks, width, tallest) {
@@ -56,7 +65,7 @@ export function drawSquare(context, name, x, y, size, { fill, paper }) {
 
 export class PoolMap {
   #sheet;
-  #pool = null; // {classes: Uint8Array, owners, requests, block_size}
+  #pool = null; // {classes: Uint8Array, owners: Int32Array, requests, block_size}
   #grid = { size: LARGEST, across: 1, each: 1 };
   #byRequest = false;
   #chosen = null; // id of the request that is picked out
@@ -76,7 +85,7 @@ export class PoolMap {
   }
 
   show(pool) {
-    this.#pool = pool ? { ...pool, classes: bytesOf(pool.classes) } : null;
+    this.#pool = pool ? { ...pool, classes: numbersOf(pool.classes, Uint8Array), owners: numbersOf(pool.owners, Int32Array) } : null;
     if (this.#sheet.cursor !== null && this.#sheet.cursor >= this.#cells()) this.#sheet.cursor = null;
     this.#sheet.redraw();
     this.#showLegend();

@@ -120,6 +120,7 @@ class StatusPage {
     this.#head(reply);
     this.#plots(reply, at);
     const { pool, ledger } = reply;
+    byId("scope").hidden = reply.scope !== "key";
     byId("main").classList.toggle("starting", !reply.info);
     if (pool || !reply.running) { // the engine may be too busy to draw its pool: what it drew last stays
       this.map.show(pool);

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +17,7 @@ from jaxpaged.chat_template import ChatTemplates
 from jaxpaged.errors import JaxPagedError
 from jaxpaged.tokenize import read_templates
 from jaxpaged_server.engine_process.wire import Frames
+from jaxpaged_server.parent import end_with_parent
 
 MEMORY_CAP = 512 * 1024 * 1024
 """Bytes of address space beyond what the process has when it is ready."""
@@ -45,8 +45,7 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(folder: str) -> int:
     """Serve stdin until its end."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a whole group gets them; the parent still drains
-        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()  # a template need not end by itself
     templates, special = read_templates(Path(folder))
     own = ChatTemplates(templates, special)
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
