@@ -70,7 +70,7 @@ async def _answer(request: web.Request, handler: Handler, services: Services, *,
         raise
     except Exception as error:
         told = failure_of(error)
-        log_failure(request[REQUEST_ID], error, told)
+        log_failure(services, request[REQUEST_ID], error, told)
         if isinstance(error, QueueFullError | RateLimitedError) and (hold_s := services.admission.hold_s(request[KEY])):
             await asyncio.sleep(hold_s)
         response = failure_reply(told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from typing import Any
 
@@ -331,6 +332,25 @@ async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with
         status, reply = await it.post(PATH, prompt=[1])
         assert status == 503
         assert reply["error"]["code"] == "not_ready"
+
+
+async def test_an_engines_end_is_not_logged_by_each_request_that_it_takes_along(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def pace(stream: ScriptedStream) -> int:
+        if len(stream.engine.streams) == 8 and all(one.sent for one in stream.engine.streams):
+            stream.engine.break_down()
+            return 0
+        await asyncio.sleep(0.001)
+        return 0 if stream.sent else 1
+
+    async with served(ScriptedEngine(pace)) as it:
+        streams = [events_of(it, prompt=[1], max_tokens=9) for _ in range(4)]
+        plain = [it.post(PATH, prompt=[1], max_tokens=9) for _ in range(4)]
+        told = await asyncio.gather(*streams, *plain)
+    assert [events[-2]["error"]["code"] for events in told[:4]] == ["engine_stopped"] * 4
+    assert [status for status, _ in told[4:]] == [503] * 4
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_mistake_of_ours_in_the_engine_is_a_500_of_its_request_and_told_by_its_id(

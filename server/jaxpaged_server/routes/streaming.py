@@ -11,7 +11,7 @@ from aiohttp import web
 from jaxpaged_server.errors import failure_of
 from jaxpaged_server.failure_log import log_failure
 from jaxpaged_server.generation import Job
-from jaxpaged_server.services import REQUEST_ID, Services, flight_of
+from jaxpaged_server.services import REQUEST_ID, Services, flight_of, services_of
 from jaxpaged_server.stream import EventStream
 
 
@@ -46,7 +46,7 @@ async def stream_reply(
 
 async def _fail(request: web.Request, events: EventStream, error: Exception) -> None:
     failure = failure_of(error)
-    log_failure(request[REQUEST_ID], error, failure)
+    log_failure(services_of(request), request[REQUEST_ID], error, failure)
     with contextlib.suppress(ConnectionError):  # the reader may be gone by now
         await events.fail(failure.reply)
         await events.response.write_eof()
