@@ -25,6 +25,7 @@ from jaxpaged_server.refusals import (
     AuthenticationError,
     DeadlineError,
     FailedError,
+    InternalError,
     ModelNotFoundError,
     NotReadyError,
     QueueFullError,
@@ -73,6 +74,8 @@ def failure_of(error: BaseException) -> Failure:
             named = error.name if status == 400 and " " not in error.name else None
             param = getattr(error, "param", None) or named
             return failure(status, str(error), kind_name, param=param, code=code, headers=_headers(error))
+    if isinstance(error, InternalError):
+        return failure(500, INTERNAL, "server_error", code="internal_error", expected=False)
     if isinstance(error, EngineError):
         return failure(503, _LOST, "server_error", code="engine_stopped", headers={"Retry-After": "5"}, expected=False)
     if isinstance(error, web.HTTPException):

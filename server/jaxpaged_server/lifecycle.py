@@ -31,6 +31,7 @@ from jaxpaged_server.connections import Connections
 from jaxpaged_server.listening import BACKLOG, close_sockets, listen
 from jaxpaged_server.logs import configure_logging
 from jaxpaged_server.metrics.status_line import report
+from jaxpaged_server.protocol import protocols_of
 from jaxpaged_server.services import Services
 from jaxpaged_server.settings import ServerConfig
 from jaxpaged_server.tls import ServerTls
@@ -267,20 +268,25 @@ def _spawn(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, Any]) -> 
     return task
 
 
-async def set_up(stack: contextlib.AsyncExitStack, app: web.Application, config: ServerConfig) -> web.Server:
-    """aiohttp's factory of protocols for an application, which is set up until the stack's end."""
+async def set_up(
+    stack: contextlib.AsyncExitStack, app: web.Application, config: ServerConfig
+) -> Callable[[], asyncio.BaseProtocol]:
+    """A factory of protocols for an application, which is set up until the stack's end."""
     runner = web.AppRunner(
         app,
         handle_signals=False,
         handler_cancellation=True,  # a client who leaves ends its handler
-        auto_decompress=False,
-        keepalive_timeout=config.keep_alive_s,
         shutdown_timeout=1.0,
         access_log=None,
-        max_line_size=8190,
-        max_field_size=8190,
     )
     stack.push_async_callback(runner.cleanup)
     await runner.setup()
     assert runner.server is not None
-    return runner.server
+    return protocols_of(
+        runner.server,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=config.keep_alive_s,
+        max_line_size=8190,
+        max_field_size=8190,
+    )

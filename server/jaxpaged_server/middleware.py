@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import secrets
 import time
@@ -16,7 +15,8 @@ from aiohttp import web
 from jaxpaged_server.access.auth import authenticate
 from jaxpaged_server.connections import Connections
 from jaxpaged_server.errors import failure, failure_of
-from jaxpaged_server.logs import RequestEntry, access_line, for_request
+from jaxpaged_server.failure_log import log_failure
+from jaxpaged_server.logs import RequestEntry, access_line
 from jaxpaged_server.refusals import AuthenticationError, QueueFullError, RateLimitedError
 from jaxpaged_server.reply import failure_reply
 from jaxpaged_server.services import FLIGHT, KEY, REQUEST_ID, Services, services_of
@@ -27,7 +27,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/ping"})
 """Answered without a key, by exact path; they tell whether the server lives and no more."""
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_log = logging.getLogger(__name__)
 
 
 def make_middleware(connections: Connections, *, guarded: bool) -> Callable[..., Awaitable[web.StreamResponse]]:
@@ -71,8 +70,7 @@ async def _answer(request: web.Request, handler: Handler, services: Services, *,
         raise
     except Exception as error:
         told = failure_of(error)
-        if not told.expected:
-            for_request(_log, request[REQUEST_ID]).error("a request failed", exc_info=error)
+        log_failure(services, request[REQUEST_ID], error, told)
         if isinstance(error, QueueFullError | RateLimitedError) and (hold_s := services.admission.hold_s(request[KEY])):
             await asyncio.sleep(hold_s)
         response = failure_reply(told)

@@ -12,6 +12,7 @@ __all__ = [
     "AuthenticationError",
     "DeadlineError",
     "FailedError",
+    "InternalError",
     "ModelNotFoundError",
     "NotReadyError",
     "QueueFullError",
@@ -71,6 +72,10 @@ class AbortedError(RefusalError):
 
 class FailedError(RefusalError):
     """The model made no number of this request; others go on (HTTP 500)."""
+
+
+class InternalError(RefusalError):
+    """The engine met a mistake of ours at this request; it and all others go on (HTTP 500)."""
 
 
 class ModelNotFoundError(RefusalError):

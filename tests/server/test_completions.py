@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from jaxpaged_server import generation
 from jaxpaged_server import reply as replies
 from jaxpaged_server.api.common import MAX_PROMPT_SCORES
+from jaxpaged_server.engine_process import error_fields
 from jaxpaged_server.engine_process.wire import MAX_FRAME, Item, Tokens, frame
 from jaxpaged_server.routes import completions
 from scripted_engine import INFO, ScriptedEngine, ScriptedStream, next_token
@@ -330,6 +332,46 @@ async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with
         status, reply = await it.post(PATH, prompt=[1])
         assert status == 503
         assert reply["error"]["code"] == "not_ready"
+
+
+async def test_an_engines_end_is_not_logged_by_each_request_that_it_takes_along(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def pace(stream: ScriptedStream) -> int:
+        if len(stream.engine.streams) == 8 and all(one.sent for one in stream.engine.streams):
+            stream.engine.break_down()
+            return 0
+        await asyncio.sleep(0.001)
+        return 0 if stream.sent else 1
+
+    async with served(ScriptedEngine(pace)) as it:
+        streams = [events_of(it, prompt=[1], max_tokens=9) for _ in range(4)]
+        plain = [it.post(PATH, prompt=[1], max_tokens=9) for _ in range(4)]
+        streamed, replies = await asyncio.gather(asyncio.gather(*streams), asyncio.gather(*plain))
+    assert [events[-2]["error"]["code"] for events in streamed] == ["engine_stopped"] * 4
+    assert [status for status, _ in replies] == [503] * 4
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_mistake_of_ours_in_the_engine_is_a_500_of_its_request_and_told_by_its_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fields = error_fields.fields_of(ZeroDivisionError("division by zero"), of_request=True)
+
+    async def pace(stream: ScriptedStream) -> int:
+        stream.failure = error_fields.error_of(fields) if 7 in stream.ids else None
+        await asyncio.sleep(0)
+        return 0 if stream.failure else 1
+
+    async with served(ScriptedEngine(pace)) as it:
+        async with it.client.post(PATH, json={"prompt": [7]}, headers={"X-Request-Id": "mine"}) as response:
+            status, reply = response.status, await response.json()
+        assert (status, reply["error"]["code"]) == (500, "internal_error")
+        assert "zero" not in reply["error"]["message"]
+        assert (await it.post(PATH, prompt=[8], max_tokens=1))[0] == 200
+    (line,) = caplog.records
+    assert "division by zero" in line.getMessage()
+    assert (vars(line)["request_id"], line.exc_info) == ("mine", None), "the engine's process has told the stack"
 
 
 async def test_an_answer_that_the_model_broke_is_an_error_and_no_answer() -> None:

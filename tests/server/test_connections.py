@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import time
 
 import pytest
+from jaxpaged_server.access.keys import Keys
 from scripted_engine import ScriptedEngine, ScriptedStream
 from served import Served, served
 
@@ -61,8 +63,37 @@ async def test_http_malformed_requests_are_refused_and_closed() -> None:
             assert status in (b"", b"400", b"413", b"431"), (name, got[:200])
             assert b"Traceback" not in got, name
             assert b"site-packages" not in got, name
+            if status == b"400":
+                error = json.loads(got.partition(b"\r\n\r\n")[2])["error"]
+                assert error["type"] == "invalid_request_error", name
+                assert re.fullmatch(r"[A-Za-z0-9 '(),./:-]{1,100}", error["message"]), "what was sent is not told back"
         assert not it.engine.streams
         assert (await it.post("/v1/completions", prompt="a", max_tokens=1))[0] == 200
+
+
+async def test_http_what_is_answered_before_any_route_has_openais_form(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(keys=Keys(plain=["sk-the-right-one-0123456789"])) as it:
+        for path in (b"/v1/completions", b"/nothing", b"/health"):
+            head = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nExpect: sk-secret\r\nConnection: close\r\n\r\n"
+            got = await exchange(it, head)
+            assert got.startswith(b"HTTP/1.1 417 "), path
+            assert got.count(b"HTTP/1.1") == 1
+            top, _, body = got.partition(b"\r\n\r\n")
+            error = json.loads(body)["error"]
+            assert error["type"] == "invalid_request_error"
+            assert "100-continue" in error["message"]
+            assert b"Content-Type: application/json" in top
+            assert re.search(rb"X-Request-Id: [0-9a-f]{32}\r\n", top)
+            assert b"secret" not in got
+        got = await exchange(it, MALFORMED["a line of 9 kB"])
+        assert b" 400 " in got.split(b"\r\n")[0]
+        assert json.loads(got.partition(b"\r\n\r\n")[2])["error"] == {
+            "message": "A line of the request's head is too long",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "malformed_request",
+        }
+    assert not caplog.records, "anybody can send such, and as often as they like"
 
 
 async def test_http_unusual_requests_are_served_once_each() -> None:

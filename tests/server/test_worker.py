@@ -170,13 +170,17 @@ def test_log_probabilities_of_prompts_go_in_messages_of_their_own(wired: Wired) 
     ]
 
 
-def test_a_request_that_cannot_be_is_refused_and_others_go_on(wired: Wired) -> None:
+def test_a_request_that_cannot_be_is_refused_and_others_go_on(wired: Wired, caplog: pytest.LogCaptureFixture) -> None:
     engine = ScriptedEngine([TokenEvent("3", 1, FinishReason.LENGTH)])
     bad, broken, good = wired.serve(engine, *(Submit(i + 1, ids, PARAMS) for i, ids in enumerate([[], [99], [4]])))
     assert isinstance(bad, Refused)
     assert (bad.id, bad.error.kind, bad.error.value) == (1, "PromptError", "[]")
     assert isinstance(broken, Refused)
-    assert (broken.id, broken.error.kind, broken.error.limit) == (2, "EngineError", "a mistake of ours")
+    assert (broken.id, broken.error.kind, broken.error.limit) == (2, "InternalError", "a mistake of ours")
+    (line,) = caplog.records
+    assert line.getMessage() == "request 2 failed"
+    assert line.exc_info is not None
+    assert line.exc_info[0] is ZeroDivisionError
     assert isinstance(good, Tokens)
 
 

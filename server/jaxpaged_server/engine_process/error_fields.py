@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jaxpaged import errors
 from jaxpaged.errors import EngineError, JaxPagedError
 from jaxpaged_server.engine_process.wire import ErrorFields
+from jaxpaged_server.refusals import InternalError
 
+_KINDS: Mapping[str, type[JaxPagedError]] = {
+    **{name: getattr(errors, name) for name in errors.__all__},
+    InternalError.__name__: InternalError,
+}
 _MAX_SHOWN = 200  # characters
 _MAX_SAID = 2000
 
@@ -19,11 +26,13 @@ class _Shown(str):
         return str(self)
 
 
-def fields_of(error: BaseException) -> ErrorFields:
-    """An error taken apart. One that is not ours becomes an EngineError that names its type and what it said."""
+def fields_of(error: BaseException, *, of_request: bool = False) -> ErrorFields:
+    """An error taken apart. One that is not ours becomes an EngineError that names its type and what it said, or an
+    InternalError where it is of one request alone."""
     if not isinstance(error, JaxPagedError):
+        kind = InternalError if of_request else EngineError
         said = str(error)[:_MAX_SAID] or "it said nothing more"
-        error = EngineError(name="engine", value=type(error).__name__, limit=said)
+        error = kind(name="request" if of_request else "engine", value=type(error).__name__, limit=said)
     value = repr(error.value)
     return ErrorFields(
         kind=type(error).__name__,
@@ -36,5 +45,5 @@ def fields_of(error: BaseException) -> ErrorFields:
 
 def error_of(fields: ErrorFields) -> JaxPagedError:
     """The error again, a new one each time; an EngineError where its kind is unknown here."""
-    kind = getattr(errors, fields.kind, EngineError) if fields.kind in errors.__all__ else EngineError
+    kind = _KINDS.get(fields.kind, EngineError)
     return kind(name=fields.name, value=_Shown(fields.value), limit=fields.limit, fix=fields.fix)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from jaxpaged.errors import RequestError
+from jaxpaged.errors import JaxPagedError, RequestError
 from jaxpaged.residency import BlockResidency
 from jaxpaged_server.engine_process.beats import StepWatch, beat_for_ever
 from jaxpaged_server.engine_process.cache_journal import CacheJournal
@@ -129,7 +129,8 @@ class Worker:
             ids = self._engine.check(message.ids, message.params)
             self._silent[name] = self._engine.enqueue(ids, message.params, request_id=name, salt=message.salt)
         except Exception as error:  # of this request alone, whatever it is
-            self._outbox.put(Refused(message.id, fields_of(error)))
+            _log_mistake(error, f"request {name}")
+            self._outbox.put(Refused(message.id, fields_of(error, of_request=True)))
 
     def _step(self) -> None:
         self._watch.begin()
@@ -169,7 +170,8 @@ class Worker:
                 raise RequestError(name="call", value=call.name, limit=f"there is no such call. There are: {known}")
             return Reply(call.call, self._calls[call.name](call.argument))
         except Exception as error:  # of this call alone
-            return Reply(call.call, error=fields_of(error))
+            _log_mistake(error, f"the call {call.name!r}")
+            return Reply(call.call, error=fields_of(error, of_request=True))
 
     def _reset_prefix_cache(self, _: str) -> bool:
         self._engine.scheduler.reset_prefix_cache()
@@ -180,6 +182,12 @@ class Worker:
         found = self._engine.scheduler.block_map()
         requests = [(int(name), tokens, computed, held) for name, tokens, computed, held in found.requests]
         return PoolMap(runs_of(found.classes), runs_of(found.owners), requests)
+
+
+def _log_mistake(error: Exception, what: str) -> None:
+    """With its stack, unless it is the caller's."""
+    if not isinstance(error, JaxPagedError):
+        _log.error("%s failed", what, exc_info=error)
 
 
 def make_engine(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from jaxpaged_server.errors import failure_of
+from jaxpaged_server.failure_log import log_failure
 from jaxpaged_server.generation import Job
-from jaxpaged_server.services import Services, flight_of
+from jaxpaged_server.services import REQUEST_ID, Services, flight_of, services_of
 from jaxpaged_server.stream import EventStream
-
-_log = logging.getLogger(__name__)
 
 
 async def stream_reply(
@@ -32,7 +30,7 @@ async def stream_reply(
                 raise
             if not events.begun:
                 raise error from None
-            await _fail(events, error)
+            await _fail(request, events, error)
             return events.response
         except ConnectionError:  # the reader is gone, or too slow: there is nobody to tell
             request.protocol.force_close()
@@ -40,16 +38,15 @@ async def stream_reply(
         except Exception as error:
             if not events.begun:
                 raise
-            await _fail(events, error)
+            await _fail(request, events, error)
             return events.response
         finally:
             services.metrics.on_sse(events.num_bytes)
 
 
-async def _fail(events: EventStream, error: Exception) -> None:
+async def _fail(request: web.Request, events: EventStream, error: Exception) -> None:
     failure = failure_of(error)
-    if not failure.expected:
-        _log.error("a stream ended with an error", exc_info=error)
+    log_failure(services_of(request), request[REQUEST_ID], error, failure)
     with contextlib.suppress(ConnectionError):  # the reader may be gone by now
         await events.fail(failure.reply)
         await events.response.write_eof()
