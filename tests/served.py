@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -92,3 +93,13 @@ async def served(
     assert admission.num_inside == admission.num_waiting == 0, "a place was not given back"
     assert not engine.live, "a stream was not ended"
     assert not len(services.flights)
+
+
+async def events_of(it: Served, path: str = "/v1/completions", **body: Any) -> list[Any]:
+    """The data of a stream's events, [DONE] as a string."""
+    async with it.client.post(path, json={"stream": True, **body}) as response:
+        assert response.status == 200, await response.text()
+        assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        raw = (await response.read()).decode()
+    lines = [block.removeprefix("data: ") for block in raw.split("\n\n") if block and not block.startswith(":")]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]

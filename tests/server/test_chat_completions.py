@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from scripted_engine import next_token
-from served import Served, served
+from served import events_of, served
 
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
@@ -22,14 +21,6 @@ def ids_of(messages: list[dict[str, Any]], **kwargs: Any) -> list[int]:
 
 def text_of(ids: list[int], count: int) -> str:
     return TOKENIZER.decode([next_token(ids, i) for i in range(count)])
-
-
-async def events_of(it: Served, **body: Any) -> list[Any]:
-    async with it.client.post(PATH, json={"stream": True, **body}) as response:
-        assert response.status == 200, await response.text()
-        raw = (await response.read()).decode()
-    lines = [block.removeprefix("data: ") for block in raw.split("\n\n") if block]
-    return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
 async def test_a_reply_has_openais_form() -> None:
@@ -59,7 +50,7 @@ async def test_an_answer_may_be_as_long_as_the_context_allows() -> None:
 
 async def test_a_stream_begins_with_the_role_and_tells_the_same_text() -> None:
     async with served() as it:
-        events = await events_of(it, messages=HELLO, max_tokens=3, n=2, stream_options={"include_usage": True})
+        events = await events_of(it, PATH, messages=HELLO, max_tokens=3, n=2, stream_options={"include_usage": True})
     assert events[-1] == "[DONE]"
     assert events[-2]["usage"]["completion_tokens"] == 6
     for index in (0, 1):
@@ -127,7 +118,7 @@ async def test_an_answer_may_be_sent_back_as_libraries_write_it() -> None:
 
 async def test_a_stream_tells_the_ids_of_the_prompt_once() -> None:
     async with served() as it:
-        events = await events_of(it, messages=HELLO, max_tokens=2, return_token_ids=True)
+        events = await events_of(it, PATH, messages=HELLO, max_tokens=2, return_token_ids=True)
     told = [event.get("prompt_token_ids") for event in events[:-1]]
     assert told == [ids_of(HELLO), None, None]
 

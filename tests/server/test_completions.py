@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import threading
 from typing import Any
 
@@ -13,11 +11,10 @@ import pytest
 from jaxpaged_server import generation
 from jaxpaged_server import reply as replies
 from jaxpaged_server.api.common import MAX_PROMPT_SCORES
-from jaxpaged_server.engine_process import error_fields
 from jaxpaged_server.engine_process.wire import MAX_FRAME, Item, Tokens, frame
 from jaxpaged_server.routes import completions
 from scripted_engine import INFO, ScriptedEngine, ScriptedStream, next_token
-from served import Served, served
+from served import Served, events_of, served
 
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
@@ -28,16 +25,6 @@ PATH = "/v1/completions"
 
 def text_of(ids: list[int], count: int) -> str:
     return TOKENIZER.decode([next_token(ids, i) for i in range(count)])
-
-
-async def events_of(it: Served, path: str = PATH, **body: Any) -> list[Any]:
-    """The data of a stream's events, [DONE] as a string."""
-    async with it.client.post(path, json={"stream": True, **body}) as response:
-        assert response.status == 200, await response.text()
-        assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-        raw = (await response.read()).decode()
-    lines = [block.removeprefix("data: ") for block in raw.split("\n\n") if block and not block.startswith(":")]
-    return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
 async def test_a_reply_has_openais_form() -> None:
@@ -315,112 +302,6 @@ async def test_a_prompts_log_probabilities_are_first_touched_beside_the_event_lo
         events = await events_of(it, prompt=[300] * 2000, max_tokens=3, echo=True, logprobs=20)
         assert len(events[0]["choices"][0]["logprobs"]["tokens"]) == 2001
     assert [thread is threading.main_thread() for thread in told] == [False, True, True]
-
-
-async def test_an_engine_that_is_lost_ends_streams_with_an_event_and_others_with_503() -> None:
-    async def pace(stream: ScriptedStream) -> int:
-        if stream.sent == 2:
-            stream.engine.break_down()
-            return 0
-        await asyncio.sleep(0)
-        return 1
-
-    async with served(ScriptedEngine(pace)) as it:
-        events = await events_of(it, prompt=[1], max_tokens=9)
-        assert [event if event == "[DONE]" else list(event) for event in events][-2:] == [["error"], "[DONE]"]
-        assert events[-2]["error"]["code"] == "engine_stopped"
-        status, reply = await it.post(PATH, prompt=[1])
-        assert status == 503
-        assert reply["error"]["code"] == "not_ready"
-
-
-async def test_an_engines_end_is_not_logged_by_each_request_that_it_takes_along(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def pace(stream: ScriptedStream) -> int:
-        if len(stream.engine.streams) == 8 and all(one.sent for one in stream.engine.streams):
-            stream.engine.break_down()
-            return 0
-        await asyncio.sleep(0.001)
-        return 0 if stream.sent else 1
-
-    async with served(ScriptedEngine(pace)) as it:
-        streams = [events_of(it, prompt=[1], max_tokens=9) for _ in range(4)]
-        plain = [it.post(PATH, prompt=[1], max_tokens=9) for _ in range(4)]
-        streamed, replies = await asyncio.gather(asyncio.gather(*streams), asyncio.gather(*plain))
-    assert [events[-2]["error"]["code"] for events in streamed] == ["engine_stopped"] * 4
-    assert [status for status, _ in replies] == [503] * 4
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
-
-
-async def test_a_mistake_of_ours_in_the_engine_is_a_500_of_its_request_and_told_by_its_id(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    fields = error_fields.fields_of(ZeroDivisionError("division by zero"), of_request=True)
-
-    async def pace(stream: ScriptedStream) -> int:
-        stream.failure = error_fields.error_of(fields) if 7 in stream.ids else None
-        await asyncio.sleep(0)
-        return 0 if stream.failure else 1
-
-    async with served(ScriptedEngine(pace)) as it:
-        async with it.client.post(PATH, json={"prompt": [7]}, headers={"X-Request-Id": "mine"}) as response:
-            status, reply = response.status, await response.json()
-        assert (status, reply["error"]["code"]) == (500, "internal_error")
-        assert "zero" not in reply["error"]["message"]
-        assert (await it.post(PATH, prompt=[8], max_tokens=1))[0] == 200
-    (line,) = caplog.records
-    assert "division by zero" in line.getMessage()
-    assert (vars(line)["request_id"], line.exc_info) == ("mine", None), "the engine's process has told the stack"
-
-
-async def test_an_answer_that_the_model_broke_is_an_error_and_no_answer() -> None:
-    async def pace(stream: ScriptedStream) -> int:
-        stream.broken = stream.sent == 2
-        await asyncio.sleep(0)
-        return 0 if stream.broken else 1
-
-    async with served(ScriptedEngine(pace)) as it:
-        for body in ({}, {"n": 2}):
-            status, reply = await it.post(PATH, prompt=[1], max_tokens=9, **body)
-            assert (status, reply["error"]["code"]) == (500, "generation_failed"), reply
-            assert "position 3 is not finite" in reply["error"]["message"]
-        events = await events_of(it, prompt=[1], max_tokens=9)
-        assert [len(event["choices"]) for event in events[:2]] == [1, 1]
-        assert events[2]["error"]["code"] == "generation_failed"
-        assert events[3:] == ["[DONE]"]
-
-
-async def test_an_abort_is_told_as_the_reason_of_the_end() -> None:
-    async def pace(stream: ScriptedStream) -> int:
-        if stream.sent == 2:
-            stream.engine.abort_all()
-            return 0
-        await asyncio.sleep(0)
-        return 1
-
-    async with served(ScriptedEngine(pace)) as it:
-        events = await events_of(it, prompt=[1], max_tokens=9)
-    assert events[-2]["choices"][0]["finish_reason"] == "abort"
-    assert events[-1] == "[DONE]"
-
-
-async def test_a_request_has_its_time_and_no_more() -> None:
-    async def pace(stream: ScriptedStream) -> int:
-        await asyncio.sleep(0 if stream.sent < 2 else 30)
-        return 1
-
-    async with served(ScriptedEngine(pace)) as it:
-        status, reply = await it.post(PATH, prompt=[1], timeout=0.1)
-        assert (status, reply["error"]["code"]) == (504, "deadline_exceeded")
-        async with it.client.post(PATH, json={"prompt": [1]}, headers={"X-Request-Timeout": "0.1"}) as response:
-            assert response.status == 504
-        for bad in ("0", "nan", "soon", "-1", "86401"):
-            async with it.client.post(PATH, json={"prompt": [1]}, headers={"X-Request-Timeout": bad}) as response:
-                assert response.status == 400
-    async with served(ScriptedEngine(pace), request_timeout_s=0.1) as it:
-        events = await events_of(it, prompt=[1])
-        assert events[-2]["error"]["code"] == "deadline_exceeded"
 
 
 async def test_a_quiet_stream_is_kept_alive_by_comments() -> None:
