@@ -212,6 +212,7 @@ BOUNDS = [
     ("cache_salt", "a b"),
     ("timeout", 0),
     ("timeout", -1),
+    ("timeout", 0.99),
     ("timeout", 86_401),
     ("user", "a" * 513),
     ("stream_options", {"include_usage": 1}),

@@ -15,6 +15,8 @@ MAX_STOP_IDS = 128
 MAX_BIASES = 512
 MAX_LOGPROBS = 20
 MAX_SALT_LENGTH = 128
+MIN_TIMEOUT_S = 1.0
+"""Less is a mistake: milliseconds, or a time that no answer keeps."""
 MAX_TIMEOUT_S = 86_400.0
 MAX_PROMPT_SCORES = 2**19
 """Log probabilities of prompts in one reply: 32 prompts of 8,192 tokens with one alternative each."""
@@ -68,7 +70,7 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     return_token_ids: bool | None = None
     cache_salt: Salt | None = None
     request_id: RequestId | None = None
-    timeout: Annotated[float, Meta(gt=0.0, le=MAX_TIMEOUT_S)] | None = None
+    timeout: Annotated[float, Meta(ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S)] | None = None
     """Seconds until the request is ended, waiting included, as in the header X-Request-Timeout; the server's own limit
     holds beside both."""
     user: Annotated[str, Meta(max_length=512)] | None = None

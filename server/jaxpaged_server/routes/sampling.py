@@ -12,7 +12,7 @@ from jaxpaged.errors import ParameterError
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
-from jaxpaged_server.api.common import MAX_TIMEOUT_S, SamplingFields
+from jaxpaged_server.api.common import MAX_TIMEOUT_S, MIN_TIMEOUT_S, SamplingFields
 from jaxpaged_server.generation import Answer, Job, Prompt
 from jaxpaged_server.services import REQUEST_ID, Services, flight_of, key_of
 
@@ -134,8 +134,8 @@ def deadline_of(services: Services, request: web.Request, timeout: float | None 
             seconds = float(header)
         except ValueError:
             seconds = 0.0
-        if not 0.0 < seconds <= MAX_TIMEOUT_S:
-            limit = f"it must be seconds, above 0 and at most {MAX_TIMEOUT_S:.0f}"
+        if not MIN_TIMEOUT_S <= seconds <= MAX_TIMEOUT_S:
+            limit = f"it must be seconds, at least {MIN_TIMEOUT_S:g} and at most {MAX_TIMEOUT_S:.0f}"
             raise ParameterError(name="X-Request-Timeout", value=header[:64], limit=limit)
         limits.append(seconds)
     return time.monotonic() + min(limits)
