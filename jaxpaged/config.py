@@ -35,9 +35,17 @@ class EngineConfig:
     """
 
     model: str = str(TINY_MODEL)
-    """Folder of the model in Hugging Face layout (default: the bundled one)."""
+    """Folder of the model in Hugging Face layout, or its name on the hub, as in org/name (default: the bundled one)."""
     tokenizer: str | None = None
-    """Folder of the tokenizer (default: the model's)."""
+    """Folder or name of the tokenizer (default: the model's)."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub (default: main)."""
+    tokenizer_revision: str | None = None
+    """The same of a tokenizer that has a name of its own."""
+    hf_token: str | None = field(default=None, repr=False)
+    """Token for the hub; others can read a command line, so better in HF_TOKEN (default: that, or the stored one)."""
+    download_dir: str | None = None
+    """Folder for what is downloaded (default: the cache of huggingface_hub)."""
     dtype: Dtype = "auto"
     """Type of weights; auto: the checkpoint's on a GPU; on CPU bfloat16 only where it multiplies that."""
     quantization: Quantization | None = None
@@ -96,6 +104,7 @@ class EngineConfig:
                 value=self.gpu_memory_utilization,
                 limit="it must be above 0 and at most 1",
             )
+        _check_texts(self)
         for name in ("enable_prefix_caching", "warmup", "early_start", "async_scheduling"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(name=name, value=value, limit="it must be True or False")
@@ -186,6 +195,16 @@ class ResolvedConfig:
 def default_compile_cache() -> Path:
     """`$XDG_CACHE_HOME/jaxpaged/programs`, by default below ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpaged" / "programs"
+
+
+def _check_texts(config: EngineConfig) -> None:
+    """Words for the hub: printable and not empty, since they become part of an address, a header or a path."""
+    for name in ("revision", "tokenizer_revision", "hf_token", "download_dir"):
+        value = getattr(config, name)
+        if value is None or (isinstance(value, str) and value and value.isprintable() and value.strip() == value):
+            continue
+        shown = "(not shown)" if name == "hf_token" else value
+        raise ConfigError(name=name, value=shown, limit="it must be a text without blanks around it, and not empty")
 
 
 def _at_least(name: str, value: int | None, low: int, fix: str = "") -> None:

@@ -48,6 +48,7 @@ from jaxpaged.step_memory import StepMemory, estimate
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
+from jaxpaged.weights.source import localised, shown_name
 
 
 class LLMEngine:
@@ -75,6 +76,7 @@ class LLMEngine:
         bundle = None if asked.bundle is None else read_bundle(asked.bundle)
         if bundle is not None:
             asked = bundle.apply(asked)
+        asked = localised(asked, has_model=model is not None, progress=progress)
         self._clock = clock
         self._make_scheduler = partial(make_scheduler, clock=clock, listener=prefix_listener, residency=residency)
         self._estimates = estimates
@@ -309,7 +311,7 @@ class LLMEngine:
         config, model = self.config, self.model_config
         weight_bytes, dtype_reason = self.weight_bytes, self._dtype_reason
         return [
-            ("model", f"{config.model.name} ({model.architecture})"),
+            ("model", f"{shown_name(config.model)} ({model.architecture})"),
             ("device", f"{self.device.name} ({self.device.platform}, {jax.device_count()} device)"),
             *inventory(config, model, self.buckets, weight_bytes=weight_bytes, dtype_reason=dtype_reason),
             ("step memory", self._step_memory()),

@@ -11,6 +11,7 @@ __all__ = [
     "ConfigError",
     "ContextLengthError",
     "EngineError",
+    "HubError",
     "JaxPagedError",
     "ModelError",
     "OutputError",
@@ -64,6 +65,10 @@ class ModelError(JaxPagedError):
 
 class UnsupportedModelError(ModelError):
     """An architecture, or a config key that changes the maths, which is not implemented."""
+
+
+class HubError(ModelError):
+    """A model that could not be brought here from a hub; what came of it is kept for the next try."""
 
 
 class WeightsError(ModelError):

@@ -15,6 +15,7 @@ from jaxpaged.bench.throughput import serve
 from jaxpaged.bench.trace import TraceRequest
 from jaxpaged.buckets import BucketTable
 from jaxpaged.inventory import inventory, kv_bytes_per_token
+from jaxpaged.weights.source import shown_name
 
 _LEFT_OUT = ("finished", "short", "errors", "compiles_at_start", "compiles_after_ready")
 
@@ -91,7 +92,7 @@ def capacity_table(capacity: Capacity, buckets: BucketTable, trace: Sequence[Tra
     if mean is not None:
         fits = f"{_contexts(capacity, mean):,} of the trace's mean of {mean:,.0f} tokens fit"
         rows = [(name, f"{value}; {fits}" if name == "concurrency" else value) for name, value in rows]
-    return [("model", f"{config.model.name} ({model.architecture})"), ("device", what), *rows]
+    return [("model", f"{shown_name(config.model)} ({model.architecture})"), ("device", what), *rows]
 
 
 def prediction_table(row: Mapping[str, Any]) -> list[tuple[str, str]]:

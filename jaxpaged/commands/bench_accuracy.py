@@ -13,6 +13,7 @@ from jaxpaged.commands.flags import EngineFlags, OptionalPath, Switch, parse
 from jaxpaged.commands.terminal import progress_options, start_engine, write
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
+from jaxpaged.weights.source import localised, shown_name
 
 _CONTEXT = 2048
 _SMALLEST_BLOCK = 16
@@ -66,7 +67,7 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     from jaxpaged.runner import ModelRunner
     from jaxpaged.weights.load import load_model, read_model_config
 
-    asked = options.engine
+    asked = localised(options.engine, progress=not options.quiet)
     context = asked.max_model_len or min(_CONTEXT, read_model_config(asked.model).max_positions)
     blocks = -(-context // (asked.block_size or _SMALLEST_BLOCK)) + 1
     plain = replace(
@@ -91,7 +92,7 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     return {
         "engine": "jaxpaged",
         "mode": "accuracy",
-        "model": engine.config.model.name,
+        "model": shown_name(engine.config.model),
         "text": source,
         "context": context,
         "dtype": engine.config.dtype,

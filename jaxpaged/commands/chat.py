@@ -14,6 +14,7 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.errors import RequestError
 from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import sampling_defaults
+from jaxpaged.weights.source import localised
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine
@@ -39,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(ChatOptions, argv, prog="jaxpaged chat")
     said = given_fields(SamplingParams, argv)
+    options = replace(options, engine=localised(options.engine, progress=not options.quiet))
     options = replace(options, sampling=sampling_defaults(options.engine).fill(options.sampling, said=said))
     system_prompt = None if options.system_prompt is None else checked_text(options.system_prompt, "--system-prompt")
     engine = start_engine(for_few(options.engine, 1), quiet=options.quiet)

@@ -16,6 +16,7 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
 from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import sampling_defaults
+from jaxpaged.weights.source import localised
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine
@@ -64,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(GenerateOptions, argv, prog="jaxpaged generate")
     said = given_fields(SamplingParams, argv)
+    options = replace(options, engine=localised(options.engine, progress=not options.quiet))
     options = replace(options, sampling=sampling_defaults(options.engine).fill(options.sampling, said=said))
     options.check()
     if options.input is not None and options.output is not None:

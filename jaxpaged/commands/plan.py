@@ -19,6 +19,7 @@ from jaxpaged.commands.flags import EngineFlags, OptionalCount, OptionalPath, Sw
 from jaxpaged.commands.terminal import progress_options, say, table, write
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
+from jaxpaged.weights.source import is_hub_name, localised
 
 if TYPE_CHECKING:
     from jaxpaged.bench.capacity import Capacity
@@ -82,6 +83,8 @@ def main(argv: Sequence[str]) -> int:
             limit="only the device that is here can be timed",
             fix="Leave it out",
         )
+    if is_hub_name(options.engine.model) and not Path(options.engine.model).exists():
+        options = replace(options, engine=localised(options.engine, progress=not options.quiet))
     found = capacity(options.engine, options.device)
     from jaxpaged.assembly import make_buckets
     from jaxpaged.bench.prediction import capacity_row, capacity_table, predict, prediction_table

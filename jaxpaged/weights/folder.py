@@ -8,6 +8,11 @@ from pathlib import Path
 from jaxpaged.errors import ModelError
 from jaxpaged.unique_keys import unique_keys
 
+SINGLE = "model.safetensors"
+"""The file that holds all weights, where one does."""
+INDEX = "model.safetensors.index.json"
+"""The file that says which file holds which tensor, where there are several."""
+
 
 def model_folder(folder: str | Path) -> Path:
     """The folder as a path. Raises ModelError where there is none."""

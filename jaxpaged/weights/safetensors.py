@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from jaxpaged.errors import ModelError
-from jaxpaged.weights.folder import read_json
+from jaxpaged.weights.folder import INDEX, SINGLE, read_json
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16")
 """Element types that can be read, in safetensors' own names."""
 _DOWNLOAD = "Download the model again"

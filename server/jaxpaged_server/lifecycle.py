@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from aiohttp import web
 
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import JaxPagedError
+from jaxpaged.weights.source import localised
 from jaxpaged_server.app import make_admin_app, make_app
 from jaxpaged_server.assembly import make_services
 from jaxpaged_server.connections import Connections
@@ -52,9 +54,12 @@ _log = logging.getLogger("jaxpaged")
 def serve(engine_config: EngineConfig, server_config: ServerConfig) -> int:
     """Serve until a signal, or until the engine is given up; returns the exit status.
 
-    Raises JaxPagedError and OSError before it serves: for keys, certificates, a tokenizer or an address that cannot be.
+    A model that the hub has is fetched first. Raises JaxPagedError and OSError before it serves: for keys,
+    certificates, a model, a tokenizer or an address that cannot be.
     """
-    configure_logging(server_config.log_form, secrets=server_config.api_key)
+    token = () if engine_config.hf_token is None else (engine_config.hf_token,)
+    configure_logging(server_config.log_form, secrets=(*server_config.api_key, *token))
+    engine_config = localised(engine_config, progress=sys.stderr.isatty())
     _allow_many_files()
     main = _serve(engine_config, server_config)
     if find_spec("uvloop") is None:

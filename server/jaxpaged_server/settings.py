@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.weights.hub import snapshot_name
 from jaxpaged_server import setting_checks as check
 from jaxpaged_server.kv_events_config import KVEventsConfig, kv_events_config
 from jaxpaged_server.logs import LogForm
@@ -181,13 +182,14 @@ class ServerConfig:
         """Names by which requests may call the model of `EngineConfig.model`; the first is the one shown.
 
         Without names of the user's: the folder's name, so that no path is shown, and the folder as it was given, which
-        is the model's name in vLLM.
+        is the model's name in vLLM; of a model from the hub, its name there.
         """
         if self.served_model_name:
             return self.served_model_name
         if model == str(TINY_MODEL):
             return (BUNDLED_NAME,)
-        return tuple(dict.fromkeys((Path(model).name or model, model)))
+        own = snapshot_name(Path(model))
+        return (own,) if own else tuple(dict.fromkeys((Path(model).name or model, model)))
 
 
 _SWITCHES = (

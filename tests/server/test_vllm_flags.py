@@ -86,8 +86,8 @@ def test_a_flag_is_ours_exactly_where_it_is_supported() -> None:
     ours = {"config", *OURS}
     assert [flag.form.name for flag in FLAGS if (flag.form.name in ours) != (flag.verdict == "supported")] == []
     takes = {flag.form.name: flag.form.takes for flag in of("supported") if flag.form.name != "config"}
-    lists_here = {"allowed-origins": "values"}  # JSON in vLLM
-    assert {name: OURS[name].takes for name in takes} == takes | {"disable-log-stats": "switch"} | lists_here
+    others_here = {"disable-log-stats": "switch", "allowed-origins": "values", "hf-token": "value"}
+    assert {name: OURS[name].takes for name in takes} == takes | others_here
 
 
 @pytest.mark.parametrize("turn", range(3))

@@ -1,0 +1,81 @@
+"""What a user's `model` means: a folder here, or a name on a hub. [no jax]
+
+A folder always wins over a name. Whoever reads files of a model asks `localised` first; from then on there are only
+paths.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from jaxpaged.config import EngineConfig
+from jaxpaged.errors import ConfigError, ModelError
+from jaxpaged.progress import Progress
+from jaxpaged.weights.hub import download, snapshot_name
+
+_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![.-])", re.ASCII)
+"""A name on a hub: owner and model. Names without an owner are not taken: they look like folders."""
+_LONGEST_NAME = 96
+_FIX = "Give the folder that holds config.json and the weights, or a model's name on the hub, as in org/name"
+
+
+def localised(config: EngineConfig, *, has_model: bool = False, progress: Progress | bool = False) -> EngineConfig:
+    """The same engine with paths in place of names: what a hub has is downloaded, unless the cache holds it.
+
+    has_model: a loaded model is given, so that `config.model` is a name of no meaning. What was localised once stays as
+    it is. Raises ModelError for a model that is neither here nor a name, ConfigError for a revision of a folder, and
+    HubError for what cannot be brought here.
+    """
+    model, tokenizer = config.model, config.tokenizer
+    revisions = {"revision": config.revision, "tokenizer_revision": config.tokenizer_revision}
+    if not has_model:
+        model = _path(config, model, "model", revisions, progress=progress)
+    if tokenizer is not None:
+        own = revisions["tokenizer_revision"] is None and config.tokenizer == config.model
+        tokenizer = model if own else _path(config, tokenizer, "tokenizer", revisions, progress=progress)
+    given = next(((name, value) for name, value in revisions.items() if value is not None), None)
+    if given is not None and not has_model:
+        raise ConfigError(
+            name=given[0], value=given[1], limit="what it is of is a folder, and that has none", fix="Leave it out"
+        )
+    return replace(
+        config, model=model, tokenizer=tokenizer, revision=None, tokenizer_revision=None, hf_token=None,
+    )  # fmt: skip
+
+
+def shown_name(model: str | Path) -> str:
+    """What a model's path is called, for people: owner and model where a hub's cache holds it, else its last part."""
+    return snapshot_name(Path(model)) or Path(model).name or str(model)
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether a text has the form owner/model."""
+    return len(model) <= _LONGEST_NAME and _NAME.fullmatch(model) is not None
+
+
+def _path(
+    config: EngineConfig, given: str, option: str, revisions: dict[str, str | None], *, progress: Progress | bool
+) -> str:
+    """Where the files of a model or tokenizer are. The revision that was made use of is taken out of `revisions`."""
+    path = Path(given)
+    if path.is_dir():
+        return given
+    if path.exists():
+        raise ModelError(name=option, value=given, limit="it is a file, not a folder", fix=_FIX)
+    if not is_hub_name(given):
+        limit = "there is no such folder, and a model's name on the hub has the form org/name"
+        raise ModelError(name=option, value=given, limit=limit, fix=_FIX)
+    key = "revision" if option == "model" else "tokenizer_revision"
+    revision, revisions[key] = revisions[key], None
+    folder = download(
+        given,
+        option=option,
+        revision=revision,
+        token=config.hf_token,
+        cache=config.download_dir,
+        weights=option == "model",
+        progress=progress,
+    )
+    return str(folder)
