@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jaxpaged.bundle import BundleSettings
 from jaxpaged.config import ResolvedConfig
+from jaxpaged.weights.manifest import is_converted, read_manifest
 
 _LENGTH = 16  # hex digits
 _SAMPLES = 16
@@ -32,10 +33,13 @@ def weights_identity(folder: Path) -> str:
     """A SHA-256 of what tells the weights of one folder from another's, without reading them all.
 
     Of each safetensors file: name, size, header (names, types, shapes, places) and 16 pieces of 4 KiB, evenly spaced.
-    Two files that differ in none of these but elsewhere, such as one changed number, are taken for the same. A folder
-    without such files has an identity, too.
+    Two files that differ in none of these but elsewhere, such as one changed number, are taken for the same. A
+    converted folder is told by the digests of its leaves in its manifest. A folder without such files has an
+    identity, too.
     """
     found = hashlib.sha256()
+    if is_converted(folder):
+        found.update(read_manifest(folder).identity.encode())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         found.update(f"{path.name}\0{size}\0".encode())

@@ -42,6 +42,11 @@ COMMANDS = (
         module="jaxpaged.commands.compile",
     ),
     Command(
+        words=("convert",),
+        summary="write a model's weights as they are held, for starts that only read them",
+        module="jaxpaged.commands.convert",
+    ),
+    Command(
         words=("plan",),
         summary="say what of a model fits on a device, and how fast it would serve a trace, with no such device here",
         module="jaxpaged.commands.plan",

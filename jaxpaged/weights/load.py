@@ -14,6 +14,7 @@ from jaxpaged.models.decoder import Graph, ParamSpec, build
 from jaxpaged.models.families import read_config
 from jaxpaged.progress import Progress
 from jaxpaged.weights.folder import model_folder, read_json
+from jaxpaged.weights.manifest import is_converted
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
 from jaxpaged.weights.safetensors import DTYPES, INDEX, Checkpoint
 from jaxpaged.weights.store import store, values_dtype
@@ -47,13 +48,18 @@ def load_model(
     quantization: str | None = None,
     progress: Progress | bool = False,
 ) -> LoadedModel:
-    """Read config.json and the safetensors of a folder. dtype, packed, quantization: see `WeightForm`.
+    """Read config.json and the safetensors of a folder, or a converted one. dtype, packed, quantization: see
+    `WeightForm`.
 
     Raises ModelError, UnsupportedModelError, or WeightsError listing every tensor that is missing,
     unknown, doubled, of a wrong shape or of an unsupported type, and every file that is absent or damaged. Nothing is
     half-loaded.
     """
     place = model_folder(folder)
+    if is_converted(place):
+        from jaxpaged.weights.converted import load_converted
+
+        return load_converted(place, dtype=dtype, packed=packed, quantization=quantization, progress=progress)
     config = read_model_config(place)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     targets = expected_tensors(graph.specs)

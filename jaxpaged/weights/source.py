@@ -1,4 +1,4 @@
-"""What a user's `model` means: a folder here, or a name on a hub. [no jax]
+"""What a user's `model` means: a folder here, a converted one, or a name on a hub. [no jax]
 
 A folder always wins over a name. Whoever reads files of a model asks `localised` first; from then on there are only
 paths.
@@ -14,6 +14,7 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError, ModelError
 from jaxpaged.progress import Progress
 from jaxpaged.weights.hub import download, snapshot_name
+from jaxpaged.weights.manifest import is_converted, read_manifest
 
 _NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![.-])", re.ASCII)
 """A name on a hub: owner and model. Names without an owner are not taken: they look like folders."""
@@ -40,9 +41,10 @@ def localised(config: EngineConfig, *, has_model: bool = False, progress: Progre
         raise ConfigError(
             name=given[0], value=given[1], limit="what it is of is a folder, and that has none", fix="Leave it out"
         )
-    return replace(
-        config, model=model, tokenizer=tokenizer, revision=None, tokenizer_revision=None, hf_token=None,
+    found = replace(
+        config, model=model, tokenizer=tokenizer, revision=None, tokenizer_revision=None, hf_token=None
     )  # fmt: skip
+    return found if has_model or not is_converted(Path(model)) else _as_converted(found)
 
 
 def shown_name(model: str | Path) -> str:
@@ -53,6 +55,21 @@ def shown_name(model: str | Path) -> str:
 def is_hub_name(model: str) -> bool:
     """Whether a text has the form owner/model."""
     return len(model) <= _LONGEST_NAME and _NAME.fullmatch(model) is not None
+
+
+def _as_converted(config: EngineConfig) -> EngineConfig:
+    """The same with the form in which the folder holds its weights. Raises ConfigError where another is asked for."""
+    manifest = read_manifest(Path(config.model))
+    held = {"dtype": manifest.dtype, "quantization": manifest.quantization}
+    for name, value in held.items():
+        if (asked := getattr(config, name)) not in (None, "auto", value):
+            raise ConfigError(
+                name=name,
+                value=asked,
+                limit=f"the model in {config.model} was converted with {value}",
+                fix="Leave it out, or convert the model again: jaxpaged convert",
+            )
+    return replace(config, **held)
 
 
 def _path(
