@@ -19,17 +19,26 @@ def read_decoder(
     kv_heads: int,
     default_head_dim: int | None = None,
     default_theta: float = 10_000.0,
+    default_part: float | None = None,
     default_eps: float = 1e-6,
     default_tied: bool = False,
+    default_activation: str = "silu",
+    eps: str = "rms_norm_eps",
     activation: str = "hidden_act",
 ) -> ModelConfig:
     """A decoder in Llama's form, read from Llama's keys; a family replaces what is different.
 
-    Defaults are transformers' own. activation: the key that names it.
+    Defaults are transformers' own; default_part: see `read_rope`. eps, activation: the keys that say them.
     """
     embed, head_dim = config.integer("hidden_size"), read_head_dim(config, default=default_head_dim)
     max_positions = config.integer("max_position_embeddings")
-    rope = read_rope(config, dims=head_dim, max_positions=max_positions, default_theta=default_theta)
+    rope = read_rope(
+        config,
+        head_dim=head_dim,
+        max_positions=max_positions,
+        default_theta=default_theta,
+        default_part=default_part,
+    )
     if rope.kind == "yarn":
         max_positions = max(max_positions, int(rope.original_positions * rope.factor))
     return ModelConfig(
@@ -43,8 +52,8 @@ def read_decoder(
         ffn=config.integer("intermediate_size"),
         layers=tuple(LayerConfig(window=window, rope=rope) for window in windows),
         max_positions=max_positions,
-        norm=NormConfig(eps=config.number("rms_norm_eps", default=default_eps)),
-        activation=config.choice(activation, ACTIVATIONS, default="silu"),
+        norm=NormConfig(eps=config.number(eps, default=default_eps)),
+        activation=config.choice(activation, ACTIVATIONS, default=default_activation),
         scale=head_dim**-0.5,
         tied=config.flag("tie_word_embeddings", default=default_tied),
     )

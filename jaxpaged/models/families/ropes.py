@@ -11,14 +11,18 @@ from jaxpaged.models.rope import FREQUENCIES, yarn_scale
 Value = TypeVar("Value")
 
 
-def read_rope(config: HFConfig, *, dims: int, max_positions: int, default_theta: float) -> RopeConfig:
-    """`rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (earlier)."""
+def read_rope(
+    config: HFConfig, *, head_dim: int, max_positions: int, default_theta: float, default_part: float | None = None
+) -> RopeConfig:
+    """`rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (earlier).
+
+    default_part: the share of a head that is rotated where the config does not say; None: all of it is, always.
+    """
     old, new = config.section("rope_scaling"), config.section("rope_parameters")
     if old and new and config.get("rope_scaling") != config.get("rope_parameters"):
         raise config.refusal("rope_scaling", config.get("rope_scaling"), "rope_parameters says otherwise", "Keep one")
-    config.require_neutral(["partial_rotary_factor"], 1.0)
     section = new or old or HFConfig({}, section="rope_parameters")
-    section.require_neutral(["partial_rotary_factor"], 1.0)
+    dims = _rotated(config, section, head_dim, default_part)
     theta = _agreed(section, "rope_theta", config.optional_number("rope_theta"), section.optional_number("rope_theta"))
     theta = default_theta if theta is None else theta
     kinds = [section.choice(key, FREQUENCIES) for key in ("type", "rope_type") if section.get(key) is not None]
@@ -34,6 +38,22 @@ def read_rope(config: HFConfig, *, dims: int, max_positions: int, default_theta:
         rope = (_llama3_rope if kind == "llama3" else _yarn_rope)(section, theta, dims, original, max_positions)
     section.refuse_unread()
     return rope
+
+
+def _rotated(config: HFConfig, section: HFConfig, head_dim: int, default_part: float | None) -> int:
+    """Leading dimensions of a head that are rotated."""
+    key = "partial_rotary_factor"
+    if default_part is None:
+        config.require_neutral([key], 1.0)
+        section.require_neutral([key], 1.0)
+        return head_dim
+    part = _agreed(section, key, config.optional_number(key), section.optional_number(key)) or default_part
+    dims = int(head_dim * part)
+    if part > 1 or dims < 2 or dims % 2:
+        raise section.refusal(
+            key, part, f"it must make an even number of dimensions of a head of {head_dim}, up to all"
+        )
+    return dims
 
 
 def _llama3_rope(section: HFConfig, theta: float, dims: int, original: int, max_positions: int) -> RopeConfig:
