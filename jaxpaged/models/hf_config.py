@@ -118,6 +118,10 @@ class HFConfig:
             if (found := self.get(key)) is not None and found != value:
                 raise self.unsupported(key, found, f"only {value!r} is implemented")
 
+    def ignore(self, *keys: str) -> None:
+        """Count keys as read that change no logit in this family."""
+        self._read.update(keys)
+
     def refuse_unread(self, harmless: Collection[str] = frozenset()) -> None:
         """Raise UnsupportedModelError naming every key that is neither read, nor harmless, nor null, false or empty."""
         left = {

@@ -70,24 +70,53 @@ class Uninterleaved:
         return np.concatenate([pairs[:, 0::2], pairs[:, 1::2], rest], axis=1).reshape(values.shape)
 
 
-def llama_rules(*, attention_norm: str = "input_layernorm", ffn_norm: str = "post_attention_layernorm") -> Rules:
-    """The names of Llama's checkpoint, which most families have; the norms' places differ."""
+def llama_rules(
+    *,
+    attention_norm: str = "input_layernorm",
+    ffn_norm: str = "post_attention_layernorm",
+    final_norm: str = "norm",
+    o_proj: str = "o_proj",
+    qk_norm: str | None = "{name}_norm",
+    mlp: bool = True,
+) -> Rules:
+    """The names of Llama's checkpoint, which most families have; the parameters: what some call otherwise.
+
+    qk_norm: with {name}, q or k; None, or mlp False: the family has rules of its own for these.
+    """
     layer = "model.layers.{i}"
-    attention = {f"{layer}.self_attn.{name}_proj.{{kind}}": name for name in "qkv"}
     return (
         Rule(source="model.embed_tokens.weight", path="embed_tokens.weight"),
-        Rule(source="model.norm.{kind}", path="norm.{kind}"),
+        Rule(source=f"model.{final_norm}.{{kind}}", path="norm.{kind}"),
         Rule(source="lm_head.weight", path="lm_head.weight"),
         Rule(source=f"{layer}.{attention_norm}.{{kind}}", path="layers.{i}.attention_norm.{kind}"),
         Rule(source=f"{layer}.{ffn_norm}.{{kind}}", path="layers.{i}.ffn_norm.{kind}"),
         *(
-            Rule(source=source, path="layers.{i}.self_attn.qkv_proj.{kind}", place=place)
-            for source, place in attention.items()
+            Rule(
+                source=f"{layer}.self_attn.{name}_proj.{{kind}}",
+                path="layers.{i}.self_attn.qkv_proj.{kind}",
+                place=name,
+            )
+            for name in ("q", "k", "v")
         ),
-        Rule(source=f"{layer}.self_attn.o_proj.{{kind}}", path="layers.{i}.self_attn.o_proj.{kind}"),
-        Rule(source=f"{layer}.self_attn.q_norm.weight", path="layers.{i}.self_attn.q_norm.weight"),
-        Rule(source=f"{layer}.self_attn.k_norm.weight", path="layers.{i}.self_attn.k_norm.weight"),
-        *gated_rules(f"{layer}.mlp", "layers.{i}.mlp"),
+        Rule(source=f"{layer}.self_attn.{o_proj}.{{kind}}", path="layers.{i}.self_attn.o_proj.{kind}"),
+        *(
+            Rule(
+                source=f"{layer}.self_attn.{qk_norm.format(name=name)}.{{kind}}",
+                path=f"layers.{{i}}.self_attn.{name}_norm.{{kind}}",
+            )
+            for name in ("q", "k")
+            if qk_norm is not None
+        ),
+        *(gated_rules(f"{layer}.mlp", "layers.{i}.mlp") if mlp else ()),
+    )
+
+
+def plain_rules(source: str, *, up: str, down: str) -> Rules:
+    """A network without a gate. up, down: what its products are called."""
+    path = "layers.{i}.mlp"
+    return (
+        Rule(source=f"{source}.{up}.{{kind}}", path=f"{path}.up_proj.{{kind}}"),
+        Rule(source=f"{source}.{down}.{{kind}}", path=f"{path}.down_proj.{{kind}}"),
     )
 
 
