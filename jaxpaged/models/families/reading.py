@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from jaxpaged.models.config import LayerConfig, ModelConfig, NormConfig
-from jaxpaged.models.families.ropes import read_rope
+from collections.abc import Callable
+
+from jaxpaged.models.config import LayerConfig, ModelConfig, NormConfig, RopeConfig
+from jaxpaged.models.families.ropes import longest_context, read_rope
 from jaxpaged.models.families.windows import Windows
 from jaxpaged.models.hf_config import HFConfig
 from pallas_kernels.activations import ACTIVATIONS
@@ -22,16 +24,16 @@ def read_decoder(
     default_eps: float = 1e-6,
     default_tied: bool = False,
     activation: str = "hidden_act",
+    default_activation: str = "silu",
+    rope: Callable[..., RopeConfig] = read_rope,
 ) -> ModelConfig:
     """A decoder in Llama's form, read from Llama's keys; a family replaces what is different.
 
-    Defaults are transformers' own. activation: the key that names it.
+    Defaults are transformers' own. activation: the key that names it. rope: reads that of all layers, as `read_rope`.
     """
     embed, head_dim = config.integer("hidden_size"), read_head_dim(config, default=default_head_dim)
     max_positions = config.integer("max_position_embeddings")
-    rope = read_rope(config, dims=head_dim, max_positions=max_positions, default_theta=default_theta)
-    if rope.kind == "yarn":
-        max_positions = max(max_positions, int(rope.original_positions * rope.factor))
+    layer_rope = rope(config, dims=head_dim, max_positions=max_positions, default_theta=default_theta)
     return ModelConfig(
         architecture=name,
         dtype=checkpoint_dtype(config),
@@ -41,10 +43,10 @@ def read_decoder(
         kv_heads=kv_heads,
         head_dim=head_dim,
         ffn=config.integer("intermediate_size"),
-        layers=tuple(LayerConfig(window=window, rope=rope) for window in windows),
-        max_positions=max_positions,
+        layers=tuple(LayerConfig(window=window, rope=layer_rope) for window in windows),
+        max_positions=longest_context(layer_rope, max_positions, config.context),
         norm=NormConfig(eps=config.number("rms_norm_eps", default=default_eps)),
-        activation=config.choice(activation, ACTIVATIONS, default="silu"),
+        activation=config.choice(activation, ACTIVATIONS, default=default_activation),
         scale=head_dim**-0.5,
         tied=config.flag("tie_word_embeddings", default=default_tied),
     )
