@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from jaxpaged.models.config import Arrangement, ModelConfig
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.families.reading import read_decoder, read_layer_norm
+from jaxpaged.models.families.ropes import read_rope
 from jaxpaged.models.families.windows import same_windows
 from jaxpaged.models.hf_config import HFConfig
 from jaxpaged.models.tensors import Rule, Rules, plain_rules
@@ -38,7 +40,7 @@ def _gpt2(config: HFConfig, name: str) -> ModelConfig:
         default_tied=True,
         default_activation="gelu_new",
         norm=read_layer_norm(config, "layer_norm_epsilon"),
-        rotary=False,
+        rope=None,
     )
     return replace(model, gated=False, qkv_bias=True, o_bias=True, mlp_bias=True, positions=model.max_positions)
 
@@ -84,7 +86,7 @@ def _gpt_neox(config: HFConfig, name: str) -> ModelConfig:
         name,
         windows=same_windows(config, None),
         kv_heads=config.integer("num_attention_heads"),
-        default_part=0.25,
+        rope=partial(read_rope, partial=0.25),
         default_activation="gelu",
         norm=read_layer_norm(config, "layer_norm_eps"),
     )

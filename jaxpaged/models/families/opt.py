@@ -32,7 +32,7 @@ def _opt(config: HFConfig, name: str) -> ModelConfig:
         default_tied=True,
         default_activation="relu",
         norm=NormConfig(kind="layer", eps=1e-5, bias=True),
-        rotary=False,
+        rope=None,
     )
     return replace(
         model,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from jaxpaged.models.config import Arrangement, ModelConfig, QKNormConfig
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.families.reading import read_decoder, read_kv_heads, read_layer_norm
+from jaxpaged.models.families.ropes import read_rope
 from jaxpaged.models.families.windows import same_windows
 from jaxpaged.models.hf_config import HFConfig
 from jaxpaged.models.tensors import Rule, Rules, llama_rules, plain_rules
@@ -21,7 +23,7 @@ def _phi(config: HFConfig, name: str) -> ModelConfig:
         name,
         windows=same_windows(config, None),
         kv_heads=read_kv_heads(config, default="num_attention_heads"),
-        default_part=0.5,
+        rope=partial(read_rope, partial=0.5),
         default_activation="gelu_new",
         norm=norm,
     )

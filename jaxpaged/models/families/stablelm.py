@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from jaxpaged.models.config import Arrangement, ModelConfig, QKNormConfig
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.families.reading import read_decoder, read_kv_heads, read_layer_norm
+from jaxpaged.models.families.ropes import read_rope
 from jaxpaged.models.families.windows import same_windows
 from jaxpaged.models.hf_config import HFConfig
 from jaxpaged.models.tensors import Rule, Rules, llama_rules
@@ -24,7 +26,7 @@ def _stablelm(config: HFConfig, name: str) -> ModelConfig:
         name,
         windows=same_windows(config, None),
         kv_heads=read_kv_heads(config),
-        default_part=0.25,
+        rope=partial(read_rope, partial=0.25),
         norm=norm,
     )
     return replace(
