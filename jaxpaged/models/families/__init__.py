@@ -10,11 +10,43 @@ from types import MappingProxyType
 
 from jaxpaged.errors import UnsupportedModelError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.families import falcon, gpt, llama, mixtral, opt, phi, qwen, stablelm, starcoder2
+from jaxpaged.models.families import (
+    cohere,
+    exaone,
+    falcon,
+    glm,
+    gpt,
+    granite,
+    llama,
+    mixtral,
+    olmo,
+    opt,
+    phi,
+    qwen,
+    smollm,
+    stablelm,
+    starcoder2,
+)
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.hf_config import HARMLESS, HFConfig
 
-_KINS = (falcon, gpt, llama, mixtral, opt, phi, qwen, stablelm, starcoder2)
+_KINS = (
+    cohere,
+    exaone,
+    falcon,
+    glm,
+    gpt,
+    granite,
+    llama,
+    mixtral,
+    olmo,
+    opt,
+    phi,
+    qwen,
+    smollm,
+    stablelm,
+    starcoder2,
+)
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {name: family for kin in _KINS for name, family in kin.FAMILIES.items()}
 )

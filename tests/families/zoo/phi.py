@@ -16,7 +16,6 @@ CASES = (
             "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
         },
         features=("attention and network side by side, one norm", "partial rope", "bias of the head"),
-        unseen={},
     ),
     Case(
         name="phi_normed",
