@@ -35,7 +35,7 @@ class EngineConfig:
     """
 
     model: str = str(TINY_MODEL)
-    """Folder of the model in Hugging Face layout, or its name on the hub, as in org/name (default: the bundled one)."""
+    """Folder of the model, its name on the hub (org/name), a converted folder or a GGUF file (default: the bundled)."""
     tokenizer: str | None = None
     """Folder or name of the tokenizer (default: the model's)."""
     revision: str | None = None

@@ -30,22 +30,23 @@ def fingerprint_of_engine(config: ResolvedConfig, programs: Mapping[str, str]) -
 
 
 def weights_identity(folder: Path) -> str:
-    """A SHA-256 of what tells the weights of one folder from another's, without reading them all.
+    """A SHA-256 of what tells the weights of one folder, or GGUF file, from another's, without reading them all.
 
     Of each safetensors file: name, size, header (names, types, shapes, places) and 16 pieces of 4 KiB, evenly spaced.
     Two files that differ in none of these but elsewhere, such as one changed number, are taken for the same. A
-    converted folder is told by the digests of its leaves in its manifest. A folder without such files has an
-    identity, too.
+    converted folder is told by the digests of its leaves in its manifest, a GGUF file by its size and pieces. A folder
+    without such files has an identity, too.
     """
     found = hashlib.sha256()
     if is_converted(folder):
         found.update(read_manifest(folder).identity.encode())
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in [folder] if folder.is_file() else sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         found.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
-            length = file.read(_HEADER_BYTES)
-            found.update(length + file.read(min(size, int.from_bytes(length, "little"))))
+            if path != folder:
+                length = file.read(_HEADER_BYTES)
+                found.update(length + file.read(min(size, int.from_bytes(length, "little"))))
             start = file.tell()
             for i in range(_SAMPLES):
                 file.seek(start + (size - start) * i // _SAMPLES)

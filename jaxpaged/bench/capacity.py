@@ -13,6 +13,7 @@ from jaxpaged.memory import Device, claim_share, gib, resolve, resolve_dtype, th
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
+from jaxpaged.weights.folder import is_gguf
 from jaxpaged.weights.load import read_model_config
 from pallas_kernels.target import Target, assume_target, current_target
 
@@ -55,7 +56,10 @@ def capacity(options: EngineConfig, device: str) -> Capacity:
 
 
 def read_shape(model: str) -> ModelConfig:
-    """The model of a named shape, a config.json or a folder. Raises ConfigError or ModelError for what is none."""
+    """The model of a named shape, a config.json, a GGUF file or a folder. Raises ConfigError or ModelError for what is
+    none."""
+    if is_gguf(Path(model)):
+        return read_model_config(model)
     if model in SHAPES or Path(model).is_file():
         return read_config(shape_config(model))
     if not Path(model).is_dir():

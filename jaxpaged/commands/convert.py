@@ -24,11 +24,13 @@ class ConvertOptions:
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Folder of the model in Hugging Face layout, or its name on the hub."""
+    """Folder of the model in Hugging Face layout, its name on the hub, or a GGUF file."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; a converted model that is there is replaced."""
     dtype: Annotated[str, tyro.conf.arg(metavar="{auto,float32,bfloat16}")] = "auto"
     """Type of the weights; auto: float32 where the model has that, else bfloat16."""
+    tokenizer: OptionalText = None
+    """Folder or name of the tokenizer (default: the model's)."""
     quantization: Annotated[str | None, tyro.conf.arg(metavar="{int8}")] = None
     """int8: matrices of 8 bits with a scale per output."""
     revision: OptionalText = None
@@ -44,8 +46,9 @@ class ConvertOptions:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(ConvertOptions, argv, prog="jaxpaged convert")
-    asked = {name: getattr(options, name) for name in ("model", "dtype", "quantization", "revision", "hf_token")}
-    config = localised(EngineConfig(**asked, download_dir=options.download_dir), progress=not options.quiet)
+    names = ("model", "tokenizer", "dtype", "quantization", "revision", "hf_token", "download_dir")
+    asked = EngineConfig(**{name: getattr(options, name) for name in names})
+    config = localised(asked, progress=not options.quiet)
     from jaxpaged.weights.converted import write_converted  # starts jax
     from jaxpaged.weights.load import load_model, read_model_config
 
@@ -55,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
     began_s = perf_counter()
     model = load_model(config.model, dtype=dtype, quantization=config.quantization, progress=not options.quiet)
     read_s = perf_counter() - began_s
-    num_bytes = write_converted(options.out, model, source=Path(config.model), progress=not options.quiet)
+    texts = None if config.tokenizer is None else Path(config.tokenizer)
+    num_bytes = write_converted(options.out, model, source=Path(config.model), texts=texts, progress=not options.quiet)
     write_s = perf_counter() - began_s - read_s
     if not options.quiet:
         held, rates = config.quantization or dtype, [num_bytes / 1e9 / max(each, 1e-9) for each in (read_s, write_s)]

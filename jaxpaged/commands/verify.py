@@ -15,6 +15,9 @@ from jaxpaged.commands.flags import EngineFlags, OptionalPath, Switch, parse
 from jaxpaged.commands.terminal import progress_options, table, write
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError, OutputError
+from jaxpaged.weights.folder import is_gguf
+from jaxpaged.weights.manifest import is_converted
+from jaxpaged.weights.source import localised
 
 DIFFERENT = 1
 """Exit status of a model that is not the one transformers computes."""
@@ -72,7 +75,10 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(VerifyOptions, argv, prog="jaxpaged verify")
     options.check()
-    config = options.config()
+    config = localised(options.config(), progress=not options.quiet)
+    if is_converted(Path(config.model)) or is_gguf(Path(config.model)):
+        limit = "transformers has to read the same files, and it reads folders in Hugging Face layout"
+        raise ConfigError(name="MODEL", value=config.model, limit=limit, fix="Give the folder that it was made of")
     from jaxpaged.verify.verification import Verification  # starts jax
 
     certificate = Verification(

@@ -7,6 +7,7 @@ beside the leaves themselves the host never holds more than a part, and progress
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -25,6 +26,7 @@ from jaxpaged.errors import ModelError, OutputError, WeightsError
 from jaxpaged.fingerprint import weights_identity
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.progress import Progress, progress_of
+from jaxpaged.weights.gguf_file import GGUFFile
 from jaxpaged.weights.hub import TEXT
 from jaxpaged.weights.load import LoadedModel, read_model_config
 from jaxpaged.weights.manifest import (
@@ -50,18 +52,25 @@ _SMALL_BYTES = 2**16
 
 
 def write_converted(
-    folder: Path, model: LoadedModel, *, source: Path, part_bytes: int = PART_BYTES, progress: Progress | bool = False
+    folder: Path,
+    model: LoadedModel,
+    *,
+    source: Path,
+    texts: Path | None = None,
+    part_bytes: int = PART_BYTES,
+    progress: Progress | bool = False,
 ) -> int:
     """Write a model whose leaves are not packed, in whole or not at all, over a converted folder that may be there.
 
-    source: the folder or file it was loaded from, whose text files go along. Returns the bytes of the leaves. Raises
-    OutputError where the folder cannot be written, or holds anything else.
+    source: the folder or GGUF file it was loaded from. texts: folder of the tokenizer (default: source). Returns the
+    bytes of the leaves. Raises OutputError where the folder cannot be written, or holds anything else.
     """
     specs = model.graphdef.specs
     assert not any(spec.packed for spec in specs), "leaves are stored in plain form"
     total = sum(leaf.nbytes for leaf in model.leaves)
     with _whole_or_nothing(folder, total) as part:
-        _copy_texts(source, part)
+        _copy_texts(texts or source, part)
+        _copy_config(source, part)
         stored: list[StoredLeaf] = []
         with progress_of(progress).track("writing", total=total, unit="B") as advance:
             for number, indices in enumerate(_parts([leaf.nbytes for leaf in model.leaves], part_bytes)):
@@ -71,14 +80,14 @@ def write_converted(
                 stored += [_leaf(specs[i], values[specs[i].path], name) for i in indices]
                 advance(sum(array.nbytes for array in values.values()))
         sizes = {path.relative_to(part).as_posix(): path.stat().st_size for path in part.rglob("*") if path.is_file()}
-        texts = set(sizes) - {name for name in sizes if name.startswith(f"{_LEAVES}/") and sizes[name] > _SMALL_BYTES}
+        small = set(sizes) - {name for name in sizes if name.startswith(f"{_LEAVES}/") and sizes[name] > _SMALL_BYTES}
         Manifest(
             dtype=model.dtype,
             quantization=model.quantization,
             source=weights_identity(source),
             source_name=shown_name(source),
-            files={name: digest_of_file(part / name) for name in sorted(texts)},
-            sizes={name: size for name, size in sorted(sizes.items()) if name not in texts},
+            files={name: digest_of_file(part / name) for name in sorted(small)},
+            sizes={name: size for name, size in sorted(sizes.items()) if name not in small},
             leaves=tuple(stored),
         ).write(part)
     return total
@@ -129,6 +138,15 @@ def _copy_texts(source: Path, target: Path) -> None:
         place = target / path.relative_to(source)
         place.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, place)
+
+
+def _copy_config(source: Path, target: Path) -> None:
+    """The config is the model's, wherever the tokenizer comes from; that of a GGUF file is written here."""
+    if source.is_file():
+        text = json.dumps(GGUFFile(source).config(), indent=2) + "\n"
+        (target / "config.json").write_text(text, encoding="utf-8")
+    else:
+        shutil.copyfile(source / "config.json", target / "config.json")
 
 
 def _parts(sizes: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""A model folder and the JSON files in it."""
+"""A model folder, the names and JSON files in it; and whether a file is one that holds a model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ SINGLE = "model.safetensors"
 """The file that holds all weights, where one does."""
 INDEX = "model.safetensors.index.json"
 """The file that says which file holds which tensor, where there are several."""
+
+_GGUF_MAGIC = b"GGUF"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether it is a file that begins as a GGUF file does. Raises OSError."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
 
 
 def model_folder(folder: str | Path) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -13,7 +15,8 @@ from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, ParamSpec, build
 from jaxpaged.models.families import FAMILIES, read_config
 from jaxpaged.progress import Progress
-from jaxpaged.weights.folder import model_folder, read_json
+from jaxpaged.weights.folder import is_gguf, model_folder, read_json
+from jaxpaged.weights.gguf_file import GGUFFile
 from jaxpaged.weights.manifest import is_converted
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
 from jaxpaged.weights.safetensors import DTYPES, INDEX, Checkpoint
@@ -35,7 +38,10 @@ class LoadedModel:
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
-    """The model that the folder's config.json describes. Raises ModelError or UnsupportedModelError."""
+    """The model that the folder's config.json, or a GGUF file's metadata, describes. Raises ModelError or
+    UnsupportedModelError."""
+    if is_gguf(Path(folder)):
+        return read_config(GGUFFile(Path(folder)).config())
     path = model_folder(folder) / "config.json"
     return read_config(read_json(path, fix="Give the folder of a model in Hugging Face layout"))
 
@@ -48,18 +54,23 @@ def load_model(
     quantization: str | None = None,
     progress: Progress | bool = False,
 ) -> LoadedModel:
-    """Read config.json and the safetensors of a folder, or a converted one. dtype, packed, quantization: see
-    `WeightForm`.
+    """Read config.json and the safetensors of a folder, a converted one, or a GGUF file. dtype, packed, quantization:
+    see `WeightForm`.
 
     Raises ModelError, UnsupportedModelError, or WeightsError listing every tensor that is missing,
     unknown, doubled, of a wrong shape or of an unsupported type, and every file that is absent or damaged. Nothing is
     half-loaded.
     """
+    form: Mapping[str, Any] = {"dtype": dtype, "packed": packed, "quantization": quantization}
+    if is_gguf(Path(folder)):
+        from jaxpaged.weights.gguf import load_gguf
+
+        return load_gguf(Path(folder), **form, progress=progress)
     place = model_folder(folder)
     if is_converted(place):
         from jaxpaged.weights.converted import load_converted
 
-        return load_converted(place, dtype=dtype, packed=packed, quantization=quantization, progress=progress)
+        return load_converted(place, **form, progress=progress)
     config = read_model_config(place)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     family = FAMILIES[config.architecture]

@@ -1,4 +1,4 @@
-"""What a user's `model` means: a folder here, a converted one, or a name on a hub. [no jax]
+"""What a user's `model` means: a folder here, a converted one, a GGUF file, or a name on a hub. [no jax]
 
 A folder always wins over a name. Whoever reads files of a model asks `localised` first; from then on there are only
 paths.
@@ -13,6 +13,7 @@ from pathlib import Path
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError, ModelError
 from jaxpaged.progress import Progress
+from jaxpaged.weights.folder import is_gguf
 from jaxpaged.weights.hub import download, snapshot_name
 from jaxpaged.weights.manifest import is_converted, read_manifest
 
@@ -26,8 +27,10 @@ def localised(config: EngineConfig, *, has_model: bool = False, progress: Progre
     """The same engine with paths in place of names: what a hub has is downloaded, unless the cache holds it.
 
     has_model: a loaded model is given, so that `config.model` is a name of no meaning. What was localised once stays as
-    it is. Raises ModelError for a model that is neither here nor a name, ConfigError for a revision of a folder, and
-    HubError for what cannot be brought here.
+    it is. A GGUF file gets its tokenizer out of its metadata, unless one is named; a converted folder says dtype and
+    quantization. Raises ModelError for a model that is neither here nor a name, or cannot be read, ConfigError for
+    a revision of a folder and for another form than a converted folder has, and HubError for what cannot be brought
+    here.
     """
     model, tokenizer = config.model, config.tokenizer
     revisions = {"revision": config.revision, "tokenizer_revision": config.tokenizer_revision}
@@ -41,6 +44,10 @@ def localised(config: EngineConfig, *, has_model: bool = False, progress: Progre
         raise ConfigError(
             name=given[0], value=given[1], limit="what it is of is a folder, and that has none", fix="Leave it out"
         )
+    if tokenizer is None and not has_model and is_gguf(Path(model)):
+        from jaxpaged.weights.gguf_text import text_folder  # with numpy
+
+        tokenizer = str(text_folder(Path(model)))
     found = replace(
         config, model=model, tokenizer=tokenizer, revision=None, tokenizer_revision=None, hf_token=None
     )  # fmt: skip
@@ -77,8 +84,11 @@ def _path(
 ) -> str:
     """Where the files of a model or tokenizer are. The revision that was made use of is taken out of `revisions`."""
     path = Path(given)
-    if path.is_dir():
+    if path.is_dir() or (option == "model" and is_gguf(path)):
         return given
+    if path.exists() and path.suffix == ".gguf" and option == "model":
+        limit = "it is no GGUF file: it does not begin as one"
+        raise ModelError(name=option, value=given, limit=limit, fix="Download it again")
     if path.exists():
         raise ModelError(name=option, value=given, limit="it is a file, not a folder", fix=_FIX)
     if not is_hub_name(given):

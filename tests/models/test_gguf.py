@@ -1,0 +1,290 @@
+"""GGUF files: the model of the folder that they were made of, and all that is wrong with one said at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+from gguf_files import Weights, write_both
+from tokenizers import normalizers, pre_tokenizers
+
+from jaxpaged.bench.capacity import read_shape
+from jaxpaged.commands import convert
+from jaxpaged.config import EngineConfig
+from jaxpaged.errors import ModelError, TokenizerError, UnsupportedModelError, WeightsError
+from jaxpaged.fingerprint import weights_identity
+from jaxpaged.models.config import ModelConfig
+from jaxpaged.models.rope import frequencies
+from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.tokenize import Tokenizer
+from jaxpaged.weights.gguf_text import _WORDS, text_folder
+from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
+from jaxpaged.weights.source import localised
+
+KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K")
+
+
+def same(one: LoadedModel, other: LoadedModel) -> bool:
+    """Of the same parameters and bits."""
+    assert one.graphdef.specs == other.graphdef.specs
+    return all(
+        np.array_equal(np.asarray(a).view(np.uint8), np.asarray(b).view(np.uint8))
+        for a, b in zip(jax.tree.leaves(one.leaves), jax.tree.leaves(other.leaves), strict=True)
+    )
+
+
+def plain(config: ModelConfig) -> str:
+    """All that is computed: without the type of the checkpoint."""
+    return repr(config).replace(f"dtype='{config.dtype}'", "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_the_model_is_that_of_the_folder(tmp_path: Path, architecture: str, kind: str) -> None:
+    path, folder = write_both(tmp_path, architecture, kind)
+    assert plain(read_model_config(path)) == plain(read_model_config(folder))
+    assert read_shape(str(path)) == read_model_config(path)
+    assert same(load_model(path, dtype="float32"), load_model(folder, dtype="float32"))
+
+
+@pytest.mark.parametrize(("dtype", "packed", "quantization"), [("bfloat16", True, None), ("float32", True, "int8")])
+def test_every_form_is_that_of_the_folder(tmp_path: Path, dtype: str, packed: bool, quantization: str | None) -> None:
+    path, folder = write_both(tmp_path, "llama", "Q8_0")
+    form: dict[str, Any] = {"dtype": dtype, "packed": packed, "quantization": quantization}
+    assert same(load_model(path, **form), load_model(folder, **form))
+
+
+def test_a_file_without_an_output_has_its_table_there(tmp_path: Path) -> None:
+    path, folder = write_both(tmp_path, "qwen2", "F16", tied=True)
+    assert read_model_config(path).tied
+    assert same(load_model(path, dtype="float32"), load_model(folder, dtype="float32"))
+
+
+def test_what_the_metadata_leaves_out_is_as_in_llama_cpp(tmp_path: Path) -> None:
+    def forget(metadata: dict[str, Any], tensors: object) -> None:
+        for key in ("attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.freq_base"):
+            del metadata[key]
+        del metadata["rope.dimension_count"]
+
+    path, _ = write_both(tmp_path, "llama", change=forget)
+    model = read_model_config(path)
+    assert (model.kv_heads, model.head_dim, model.layers[0].rope.theta) == (4, 64, 10_000.0)  # type: ignore[union-attr]
+
+
+SCALINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "linear": (
+        {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+        {"rope_type": "linear", "factor": 4.0},
+    ),
+    "as older files say it": ({"rope.scale_linear": 2.0}, {"rope_type": "linear", "factor": 2.0}),
+    "yarn": (
+        {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 32,
+            "rope.scaling.yarn_beta_fast": 16.0,
+        },
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 16.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_rope_scaling_is_that_of_the_folder(tmp_path: Path, name: str) -> None:
+    told, meant = SCALINGS[name]
+    path, folder = write_both(tmp_path, "qwen3", change=lambda metadata, tensors: metadata.update(told))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rope_scaling": meant}))
+    assert plain(read_model_config(path)) == plain(read_model_config(folder))
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def test_divisors_of_frequencies_are_llama_3s_scaling(tmp_path: Path) -> None:
+    path, folder = write_both(tmp_path, "llama")
+    config = json.loads((folder / "config.json").read_text())
+    plain_rope = read_model_config(folder).layers[0].rope
+    (folder / "config.json").write_text(json.dumps(config | {"rope_scaling": LLAMA3}))
+    scaled_rope = read_model_config(folder).layers[0].rope
+    assert plain_rope is not None
+    assert scaled_rope is not None
+    divisors = frequencies(plain_rope) / frequencies(scaled_rope)
+    (tmp_path / "2").mkdir()
+    path, _ = write_both(
+        tmp_path / "2", "llama", change=lambda _, tensors: tensors.update({"rope_freqs.weight": (divisors, "F32")})
+    )
+    assert plain(read_model_config(path)) == plain(read_model_config(folder))
+    (tmp_path / "3").mkdir()
+    other = np.linspace(1, 3, 32, dtype=np.float32)
+    path, _ = write_both(
+        tmp_path / "3", "llama", change=lambda _, tensors: tensors.update({"rope_freqs.weight": (other, "F32")})
+    )
+    with pytest.raises(UnsupportedModelError, match="it is not Llama 3's scaling"):
+        read_model_config(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"architecture": "mamba"}, r"general\.architecture of model\.gguf is 'mamba': .*llama, qwen2, qwen3"),
+        ({"expert_count": 8}, r"expert_count of model\.gguf is 8: only 0 is implemented"),
+        ({"rope.dimension_count": 32}, "only 64 is implemented"),
+        ({"attention.sliding_window": 64}, "windows are not read from GGUF files"),
+        ({"rope.scaling.type": "longrope", "rope.scaling.factor": 2.0}, "implemented are none, linear, yarn"),
+        ({"feed_forward_length": [256, 128]}, "it must be one whole number"),
+        ({"block_count": None}, r"llama\.block_count of model\.gguf is None: it is missing"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    def change(metadata: dict[str, Any], tensors: object) -> None:
+        metadata.update(changes)
+        for key in [key for key, value in metadata.items() if value is None]:
+            del metadata[key]
+
+    path, _ = write_both(tmp_path, "llama", change=change)
+    with pytest.raises(ModelError, match=told):
+        read_model_config(path)
+
+
+def test_everything_wrong_with_the_tensors_is_told_at_once(tmp_path: Path) -> None:
+    def spoil(metadata: object, tensors: dict[str, tuple[Weights, str]]) -> None:
+        tensors["blk.0.ffn_gate_shexp.weight"] = (np.zeros((4, 4), np.float32), "F32")
+        tensors["blk.9.ffn_up.weight"] = (np.zeros((4, 4), np.float32), "F32")
+        del tensors["blk.1.ffn_norm.weight"]
+        tensors["output_norm.weight"] = (np.zeros(128, np.float32), "F32")
+        tensors["blk.0.ffn_up.weight"] = (np.zeros((256, 256 // 256 * 210), np.uint8), "Q6_K")
+
+    path, _ = write_both(tmp_path, "llama", change=spoil)
+    with pytest.raises(WeightsError) as refused:
+        load_model(path, dtype="float32")
+    told = str(refused.value)
+    assert "weights of model.gguf is '5 problems'" in told
+    for line in (
+        "unknown: 'blk.0.ffn_gate_shexp.weight'",
+        "unknown: 'model.layers.9.mlp.up_proj.weight'",
+        "missing: 'model.layers.1.post_attention_layernorm.weight' [256]",
+        "wrong shape: 'model.norm.weight' is [128], the metadata makes it [256]",
+        "unsupported type: 'blk.0.ffn_up.weight' is Q6_K, not one of F32, F16, BF16, Q8_0, Q4_0, Q4_K",
+    ):
+        assert line in told
+
+
+@pytest.mark.parametrize("kept", [8, 60, 400, 0.5, 0.99])
+def test_a_file_that_was_cut_is_refused(tmp_path: Path, kept: float) -> None:
+    path, _ = write_both(tmp_path, "llama")
+    data = path.read_bytes()
+    path.write_bytes(data[: kept if isinstance(kept, int) else int(len(data) * kept)])
+    with pytest.raises(ModelError, match="it is cut short or damaged"):
+        load_model(path, dtype="float32")
+
+
+def test_what_is_no_gguf_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"<html>")
+    with pytest.raises(ModelError, match="it is no GGUF file"):
+        localised(EngineConfig(model=str(tmp_path / "x.gguf")))
+
+
+def test_the_extra_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = write_both(tmp_path, "llama")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ModelError, match=r"a GGUF file needs the package gguf\. pip install 'jaxpaged\[gguf\]'"):
+        read_model_config(path)
+
+
+def bundled() -> dict[str, Any]:
+    return json.loads((TINY_MODEL / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+def with_tokenizer(pre: str, **more: Any) -> Any:
+    """Puts the bundled tokens into a file, under another rule for words."""
+    told = bundled()
+    special = {token["id"]: token["content"] for token in told["added_tokens"]}
+    by_id = {i: token for token, i in told["model"]["vocab"].items()} | special
+    tokens = [by_id.get(i, f"[unused {i}]") for i in range(max(by_id) + 1)]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in told["model"]["merges"]]
+
+    def change(metadata: dict[str, Any], tensors: object) -> None:
+        metadata |= {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": pre,
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [3 if i in special else 1 for i in range(len(tokens))],
+            "tokenizer.ggml.merges": merges,
+            "tokenizer.ggml.bos_token_id": min(special),
+            "tokenizer.ggml.eos_token_id": max(special),
+        } | more
+
+    return change
+
+
+@pytest.mark.parametrize("pre", ["qwen2", "llama-bpe"])
+def test_the_tokenizer_comes_out_of_the_metadata(tmp_path: Path, pre: str) -> None:
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    change = with_tokenizer(pre, **{"tokenizer.chat_template": template})
+    path, _ = write_both(tmp_path, "llama", change=change)
+    folder = text_folder(path, cache=tmp_path / "cache")
+    assert text_folder(path, cache=tmp_path / "cache") == folder
+    found = Tokenizer.load(folder)
+    oracle = tokenizers.Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
+    split = pre_tokenizers.Split(tokenizers.Regex(_WORDS[pre]), "isolated")
+    oracle.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    if pre == "qwen2":
+        oracle.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
+    first = [min(token["id"] for token in bundled()["added_tokens"])] if pre == "llama-bpe" else []
+    special = max(bundled()["added_tokens"], key=lambda token: token["id"])
+    for text in (
+        f"a{special['content']}b",
+        "def f(x):\n    return x + 12345",
+        "It's  naïve\t\r\n\n  e\u0301 日本",
+        "",
+        " a",
+    ):
+        ids = oracle.encode(text, add_special_tokens=False).ids
+        assert found.encode(text, add_special_tokens=False) == ids
+        assert found.encode(text) == first + ids
+        assert found.decode(ids) == oracle.decode(ids)
+    assert found.eos_ids == (special["id"],)
+    assert found.apply_chat_template([{"role": "user", "content": "hi"}]) == "hi"
+
+
+@pytest.mark.parametrize("change", [with_tokenizer("default"), lambda metadata, tensors: None])
+def test_a_tokenizer_that_cannot_be_read_must_be_named(tmp_path: Path, change: Any) -> None:
+    path, _ = write_both(tmp_path, "llama", change=change)
+    with pytest.raises(
+        TokenizerError, match=r"gpt2 with llama-bpe or qwen2 can be read\. Give --tokenizer: the folder"
+    ):
+        localised(EngineConfig(model=str(path)))
+    found = localised(EngineConfig(model=str(path), tokenizer=str(TINY_MODEL)))
+    assert (found.model, found.tokenizer) == (str(path), str(TINY_MODEL))
+
+
+def test_a_converted_file_is_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = write_both(tmp_path, "llama", "Q4_0")
+    out = tmp_path / "out"
+    assert convert.main([str(path), str(out), "--tokenizer", str(TINY_MODEL), "--quiet"]) == 0
+    assert plain(read_model_config(out)) == plain(read_model_config(path))
+    assert same(load_model(out, dtype="bfloat16"), load_model(path, dtype="bfloat16"))
+    assert Tokenizer.load(out).encode("def") == Tokenizer.load(TINY_MODEL).encode("def")
+
+
+def test_its_identity_follows_its_contents(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    one, _ = write_both(tmp_path / "a", "llama")
+    other, _ = write_both(tmp_path / "b", "llama", change=lambda metadata, _: metadata.update({"rope.freq_base": 1e6}))
+    assert weights_identity(one) == weights_identity(one) != weights_identity(other)
