@@ -98,8 +98,9 @@ def _cache(error: BaseException, *, offline: bool, endpoint: str) -> tuple[str, 
     if isinstance(error, absent) and offline:
         if isinstance(error, errors.IncompleteSnapshotError):
             return f"HF_HUB_OFFLINE is set, and files of it are missing: {_line(error)}", GO_ONLINE
-        what = "such revision" if isinstance(error, errors.RevisionResolutionError) else "file"
-        return not_cached([what]), GO_ONLINE
+        if isinstance(error, errors.RevisionResolutionError):
+            return "there is no such folder, HF_HUB_OFFLINE is set, and the cache has not this revision of it", GO_ONLINE
+        return not_cached(["file"]), GO_ONLINE
     if isinstance(error, absent):
         return f"{endpoint} could not be asked: {_line(error)}", _NETWORK
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
