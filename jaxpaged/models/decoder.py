@@ -59,12 +59,13 @@ class Decoder(nnx.Module):
         config = self.config
         tables = {rope: rope_table(rope, context.positions) for rope in config.ropes()}
         works = dict(zip(config.attention_kinds(), context.works, strict=True))
+        kinds, places = config.layer_kinds(), config.kv_places()
         x = self.embed_tokens.rows(token_ids)
         pools = list(pool)
         for i, layer in enumerate(self.layers):
-            kind = config.attention_kind(i)
+            kind, place = kinds[i], places[i]
             table, slots = tables[config.layers[i].rope], context.slots[kind.group]
-            x, pools[i] = layer(x, table, pools[i], context, slots=slots, work=works[kind])
+            x, pools[place] = layer(x, table, pools[place], context, slots=slots, work=works[kind])
         return x, tuple(pools)
 
     def logits(self, hidden: Array) -> Array:

@@ -75,7 +75,7 @@ def compile_step(model: LoadedModel, backend: Backend, block_size: int) -> Calla
         context = make_context(
             cu_q_lens,
             kv_lens,
-            (tables,),
+            tables,
             config=model.config,
             num_tokens=num_tokens,
             block_size=block_size,
@@ -89,11 +89,13 @@ def compile_step(model: LoadedModel, backend: Backend, block_size: int) -> Calla
 
 
 def paged_logits(oracle: Oracle, backend: Backend, block_size: int, *, dtype: str = "float32") -> list[np.ndarray]:
-    """Logits of every position of every prompt, from steps over one pool whose unused slots hold NaN."""
+    """Logits of every position of every prompt, from steps over one pool whose unused slots hold NaN, and so does the
+    null block, to which tables lead behind a window."""
     model = oracle.loaded
+    windows = model.config.kv_windows()
     rng = np.random.default_rng(2)
-    blocks = 1 + len(oracle.prompts) * WIDTH
-    tables = rng.permutation(np.arange(1, blocks, dtype=np.int32)).reshape(len(oracle.prompts), WIDTH)
+    blocks = 1 + len(windows) * len(oracle.prompts) * WIDTH
+    tables = rng.permutation(np.arange(1, blocks, dtype=np.int32)).reshape(len(windows), len(oracle.prompts), WIDTH)
     pool = make_pool(model.config, backend, num_blocks=blocks, block_size=block_size, dtype=dtype)
     pool = jax.tree.map(poisoned, pool)
     step = compile_step(model, backend, block_size)
@@ -104,7 +106,7 @@ def paged_logits(oracle: Oracle, backend: Backend, block_size: int, *, dtype: st
         num_tokens = ROWS if decode else MIXED
         token_ids = np.zeros(num_tokens, np.int32)
         cu_q_lens, kv_lens = np.zeros(ROWS + 1, np.int32), np.zeros(ROWS, np.int32)
-        step_tables = np.zeros((ROWS, WIDTH), np.int32)
+        step_tables = np.zeros((len(windows), ROWS, WIDTH), np.int32)
         start = 0
         for i, (row, count) in enumerate(plan):
             token_ids[start : start + count] = oracle.prompts[row][done[row] : done[row] + count]
@@ -112,7 +114,9 @@ def paged_logits(oracle: Oracle, backend: Backend, block_size: int, *, dtype: st
             start += count
             cu_q_lens[i + 1 :], kv_lens[i] = start, done[row]
             used = -(-done[row] // block_size)
-            step_tables[i, :used] = tables[row, :used]
+            for group, window in enumerate(windows):
+                first = 0 if window is None else max(0, done[row] - count - window + 1) // block_size
+                step_tables[group, i, first:used] = tables[group, row, first:used]
         logits, pool = step(pool, token_ids, cu_q_lens, kv_lens, step_tables, num_tokens)
         for i, (row, _) in enumerate(plan):
             found[row].append(np.asarray(logits[cu_q_lens[i] : cu_q_lens[i + 1]]))
