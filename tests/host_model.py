@@ -20,7 +20,7 @@ from jaxpaged.request import PENDING, FinishReason, Logprob, Request, SamplingPa
 from jaxpaged.scheduler import Scheduler
 
 VOCAB = 7
-SPOILT = (-1, -1)  # what is in a slot that nobody may read
+SPOILT: tuple[int, int] = (-1, -1)  # what is in a slot that nobody may read
 
 
 def advance(state: int, token: int) -> int:
@@ -109,7 +109,9 @@ class ShadowModel:
         self.windows = cache.demand.windows
         self.max_model_len = max_model_len
         self.table_width = -(-max_model_len // block_size)
-        self.slots = [[SPOILT] * block_size for _ in range(cache.pool.num_blocks)]  # [block][offset]
+        self.slots: list[list[tuple[int, int]]] = [
+            [SPOILT] * block_size for _ in range(cache.pool.num_blocks)
+        ]  # [block][offset]
         self._packer = Packer(
             num_seats=scheduler.config.num_seats,
             table_width=self.table_width,

@@ -35,7 +35,7 @@ class StepContext:
 def make_context(
     cu_q_lens: Array,
     kv_lens: Array,
-    block_tables: Sequence[Array],
+    block_tables: Sequence[Array] | Array,
     *,
     config: ModelConfig,
     num_tokens: int,

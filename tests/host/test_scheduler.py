@@ -362,7 +362,7 @@ def test_limits_that_cannot_be(options: dict[str, int], told: str) -> None:
 )
 def test_pools_that_cannot_be(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        KVPoolSpec(**({"block_size": 4, "num_blocks": 9} | options))
+        KVPoolSpec(**{"block_size": 4, "num_blocks": 9, **options})
 
 
 def test_a_hit_counts_only_where_all_groups_hit() -> None:
