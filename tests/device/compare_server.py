@@ -1,9 +1,12 @@
 """The same weights and requests by the engine alone and through the HTTP server, in turn.
 
 Two engines, each in a process of its own, as people run them: the server's is a child of its front end. One engine
-behind both would share Python's lock with the front end, and something else would be measured. One after the other would
-compare two minutes of a GPU that is not equally warm; so each may take two fifths of its memory, and has nothing to do
-while the other is measured. The client is in the process of the engine alone.
+behind both would share Python's lock with the front end, and something else would be measured. One engine after the
+other would be measured on a GPU that is warmer by then; so each may take two fifths of its memory, and has nothing to
+do while the other is measured. The client is in the process of the engine alone.
+
+A small model makes more tokens a second than a large one, at the same work for the server: who keeps the floor with
+it does so with Llama-8B.
 """
 
 from __future__ import annotations

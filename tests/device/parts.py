@@ -175,6 +175,7 @@ def _device() -> dict[str, str]:
 
 def _shown(row: dict[str, Any]) -> str:
     names = ("id", "value", "op", "case", "time_us", "share_sheet", "share_measured", "error", "measured", "note")
+    names += ("out_tok_s", "front_core_share")
     shown = {name: row[name] for name in names if name in row} or row
     return " ".join(f"{name}={value}" for name, value in shown.items())
 
