@@ -130,7 +130,8 @@ def _rounds(
         return asyncio.run(_serve(server, endpoint, jobs, tokens))
 
     same = same_beginning(_answer_through(server, endpoint, trace[0]), answer_ids(engine, trace[0]))
-    alone(), behind()  # what is slow only once
+    alone()  # what is slow only once
+    behind()
     gc.collect()
     gc.freeze()  # as the server does
     offline: list[float] = []

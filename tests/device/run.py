@@ -17,7 +17,7 @@ Where there is no package index, wheels of the missing ones are brought along, a
 For a machine with Python 3.12 on x86-64, jax 0.11.2 with CUDA, flax, torch, transformers, pytest, aiohttp,
 prometheus_client and uvloop (3.1 MiB together, KiB of each):
 
-    every part    flax 0.12.10 (520): 0.12.9 cannot be imported beside jax 0.11.2
+    every part    flax 0.12.12 (521): 0.12.9 cannot be imported beside jax 0.11.2
     server        msgspec 0.22.0 (225), tyro 1.0.17 (212), docstring_parser 0.18.0 (22), typeguard 4.6.1 (36),
                   typing_extensions 4.16.0 (45); unless they are as new: aiohttp 3.14.5 (1,875), yarl 1.25.1 (114),
                   aiohappyeyeballs 2.7.1 (15), prometheus_client 0.26.0 (63)
