@@ -75,6 +75,7 @@ def main() -> int:
         sys.exit(f"packages are missing: {missing}")
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to stop"))  # a part is in a process group of its own
     deadline_s = time.monotonic() + TOTAL_S
     failures = {}
     names = list(arguments.parts or PARTS)

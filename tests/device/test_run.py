@@ -65,17 +65,41 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def with_child(file: Path, trap: str = "") -> list[str]:
+    """A command with a child that heeds no interrupt and whose number comes into the file."""
+    return ["bash", "-c", f"{trap}(trap '' INT; exec sleep 60) & echo $! >{file}; wait; wait"]
+
+
+def expect_end(file: Path) -> None:
+    until_s = time.monotonic() + 5
+    while is_alive(int(file.read_text())):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("reaction", "status"), [("default", -signal.SIGINT), ("ignore", -signal.SIGKILL)])
 def test_what_a_part_started_ends_with_it(
     run: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reaction: str, status: int
 ) -> None:
-    """Interrupted and then killed, with a child that heeds no interrupt."""
+    """Interrupted, and killed where it does not heed that."""
     monkeypatch.setattr(run, "LAST_S", 0.1)
-    child = tmp_path / "child"
     trap = "" if reaction == "default" else "trap '' INT; "
-    command = ["bash", "-c", f"{trap}(trap '' INT; exec sleep 60) & echo $! >{child}; wait; wait"]
-    assert run._limited(command, dict(os.environ), 0.8) == status
-    until_s = time.monotonic() + 5
-    while is_alive(int(child.read_text())):
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
+    assert run._limited(with_child(tmp_path / "child", trap), dict(os.environ), 0.8) == status
+    expect_end(tmp_path / "child")
+
+
+def test_what_a_part_started_ends_with_the_run(run: ModuleType, tmp_path: Path) -> None:
+    """Which a tool ends that limits its time, say: the part is in a process group of its own."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(SystemExit):
+            run._limited(with_child(tmp_path / "child"), dict(os.environ), 60)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    expect_end(tmp_path / "child")
