@@ -28,6 +28,7 @@ from jaxpaged.verify.oracle import Oracle, package_versions, require_packages
 from jaxpaged.verify.replay import Replay, greedy_answers
 from jaxpaged.verify.sample_text import SampleText, sample_text
 from jaxpaged.weights.load import load_model, read_model_config
+from jaxpaged.weights.source import shown_name
 from pallas_kernels.backend import Backend
 
 CONTEXT = 2048
@@ -81,7 +82,7 @@ class Verification:
         oracle = Oracle(asked.model)
         found = self._compare(oracle, ours, contexts, sample)
         return Certificate(
-            model=Path(asked.model).resolve().name,
+            model=shown_name(Path(asked.model).resolve()),
             architecture=model.architecture,
             config_sha256=hashlib.sha256((Path(asked.model) / "config.json").read_bytes()).hexdigest(),
             tolerance=self.tolerance,

@@ -99,7 +99,8 @@ def _cache(error: BaseException, *, offline: bool, endpoint: str) -> tuple[str, 
         if isinstance(error, errors.IncompleteSnapshotError):
             return f"HF_HUB_OFFLINE is set, and files of it are missing: {_line(error)}", GO_ONLINE
         if isinstance(error, errors.RevisionResolutionError):
-            return "there is no such folder, HF_HUB_OFFLINE is set, and the cache has not this revision of it", GO_ONLINE
+            limit = "there is no such folder, HF_HUB_OFFLINE is set, and the cache has not this revision of it"
+            return limit, GO_ONLINE
         return not_cached(["file"]), GO_ONLINE
     if isinstance(error, absent):
         return f"{endpoint} could not be asked: {_line(error)}", _NETWORK

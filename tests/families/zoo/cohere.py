@@ -36,5 +36,6 @@ CASES = (
             "rope_parameters": {"rope_type": "default", "rope_theta": 50_000.0},
         },
         features=("positions where there is a window", "biases", "untied head"),
+        unseen={r".*layers\.0\..*k_proj\.bias": "no positions: a constant added to all scores of a query"},
     ),
 )
