@@ -12,9 +12,10 @@ from hub_stand_in import COMMITS, StandIn, standing_in
 from jaxpaged_server import lifecycle
 from jaxpaged_server.settings import ServerConfig
 
-from jaxpaged.commands import chat, generate, guarded, plan
+from jaxpaged.commands import chat, generate, guarded, plan, verify
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
+from jaxpaged.errors import ConfigError
 from jaxpaged.tiny import TINY_MODEL
 
 NAME = "org/tiny"
@@ -80,6 +81,12 @@ def test_a_server_fetches_before_it_listens(hub: StandIn, tmp_path: Path, monkey
         logging.getLogger().handlers[:] = handlers
     assert ServerConfig().model_names(given[0].model) == (NAME,)
     assert given[0].hf_token is None
+
+
+def test_verify_takes_what_transformers_can_read(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match=r"MODEL is '.*x\.gguf': transformers has to read the same files"):
+        verify.main([str(tmp_path / "x.gguf"), "--tokenizer", str(TINY_MODEL)])
 
 
 def test_a_refusal_is_one_line(hub: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def test_a_child_that_starts_too_late_ends_at_once() -> None:
 
 
 async def test_children_do_not_get_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("JAXPAGED_API_KEY", "VLLM_API_KEY"):
+    for name in ("JAXPAGED_API_KEY", "VLLM_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(name, "sk-secret")
     monkeypatch.setenv("JAXPAGED_TEST_OTHER", "kept")
     renderer = TemplateRenderer(str(TINY_MODEL))
