@@ -33,10 +33,13 @@ class LoadedModel:
     quantization: str | None = None
 
 
-def read_model_config(folder: str | Path) -> ModelConfig:
-    """The model that the folder's config.json describes. Raises ModelError or UnsupportedModelError."""
+def read_model_config(folder: str | Path, *, context: int | None = None) -> ModelConfig:
+    """The model that the folder's config.json describes. context: see `read_config`.
+
+    Raises ModelError or UnsupportedModelError.
+    """
     path = model_folder(folder) / "config.json"
-    return read_config(read_json(path, fix="Give the folder of a model in Hugging Face layout"))
+    return read_config(read_json(path, fix="Give the folder of a model in Hugging Face layout"), context=context)
 
 
 def load_model(
@@ -45,16 +48,18 @@ def load_model(
     dtype: str,
     packed: bool = False,
     quantization: str | None = None,
+    context: int | None = None,
     progress: Progress | bool = False,
 ) -> LoadedModel:
-    """Read config.json and the safetensors of a folder. dtype, packed, quantization: see `WeightForm`.
+    """Read config.json and the safetensors of a folder. dtype, packed, quantization: see `WeightForm`; context: see
+    `read_config`.
 
     Raises ModelError, UnsupportedModelError, or WeightsError listing every tensor that is missing,
     unknown, doubled, of a wrong shape or of an unsupported type, and every file that is absent or damaged. Nothing is
     half-loaded.
     """
     place = model_folder(folder)
-    config = read_model_config(place)
+    config = read_model_config(place, context=context)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     family = FAMILIES[config.architecture]
     with Checkpoint(place) as checkpoint:

@@ -10,11 +10,13 @@ from types import MappingProxyType
 
 from jaxpaged.errors import UnsupportedModelError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.families import llama, mixtral, qwen
+from jaxpaged.models.families import gemma, llama, mixtral, qwen
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.hf_config import HARMLESS, HFConfig
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({**llama.FAMILIES, **mixtral.FAMILIES, **qwen.FAMILIES})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {**gemma.FAMILIES, **llama.FAMILIES, **mixtral.FAMILIES, **qwen.FAMILIES}
+)
 """By the name in a config's `architectures`."""
 
 
