@@ -22,8 +22,7 @@ CASES = (
         name="mixtral",
         architecture="MixtralForCausalLM",
         old_style=True,
-        config=SIZES
-        | {"hidden_size": 128, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
+        config=SIZES | {"hidden_size": 128, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
         features=("experts",),
     ),
     Case(
