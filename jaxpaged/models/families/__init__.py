@@ -10,12 +10,19 @@ from types import MappingProxyType
 
 from jaxpaged.errors import UnsupportedModelError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.families import gemma, llama, mixtral, qwen
+from jaxpaged.models.families import gemma, gpt_oss, llama, mixtral, qwen, qwen_moe
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.hf_config import HARMLESS, HFConfig
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {**gemma.FAMILIES, **llama.FAMILIES, **mixtral.FAMILIES, **qwen.FAMILIES}
+    {
+        **gemma.FAMILIES,
+        **gpt_oss.FAMILIES,
+        **llama.FAMILIES,
+        **mixtral.FAMILIES,
+        **qwen.FAMILIES,
+        **qwen_moe.FAMILIES,
+    }
 )
 """By the name in a config's `architectures`."""
 

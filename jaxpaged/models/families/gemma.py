@@ -39,6 +39,7 @@ def _gemma2(config: HFConfig, name: str) -> ModelConfig:
 def _gemma3(config: HFConfig, name: str) -> ModelConfig:
     config.require_neutral(["attn_logit_softcapping"], None)  # transformers reads it and does nothing
     windows = _turns(config, config.integer("sliding_window_pattern", default=6))
+    config.get("_sliding_window_pattern")  # what layer_types came from: transformers 5 writes it and never reads it
     model = _read(config, name, windows=windows, activation=_activation(config), rope=_global_rope)
     local = _local_rope(config, dims=model.head_dim, max_positions=model.max_positions)
     return replace(

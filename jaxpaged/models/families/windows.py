@@ -37,6 +37,12 @@ def late_windows(config: HFConfig) -> Windows:
     return layer_types(config, size) or by_rule
 
 
+def alternating_windows(config: HFConfig, size: int | None) -> Windows:
+    """Windows by `layer_types`; in older configs every other layer has one, from the first on."""
+    by_rule = tuple(None if layer % 2 else size for layer in range(num_layers(config)))
+    return layer_types(config, size) or by_rule
+
+
 def layer_types(config: HFConfig, size: int | None) -> Windows | None:
     """The window of every layer as `layer_types` states it; None where it does not."""
     types, layers = config.get("layer_types"), num_layers(config)
