@@ -10,6 +10,7 @@ import numpy as np
 from jaxpaged.models.tensors import Weights
 
 _BLOCK = 32  # values that share a scale
+_LAST = 255
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -19,8 +20,8 @@ class MXFP4:
     bits, and `_scales` u8[*outs, A / 32].
 
     A value is e2m1 times 2 ** (scale - 127): OCP Microscaling Formats (MX) 1.0, sections 5.3.3 and 5.4.1. All products
-    are exact in float32, and in bfloat16 where they do not overflow. Of scale 255, which the format calls no number,
-    they are infinite or NaN.
+    are exact in float32 and in bfloat16, or infinite where they are too large. Scale 255, no number to the format, is
+    another power of two here, as it is to transformers.
     """
 
     def shapes(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
@@ -36,13 +37,15 @@ class MXFP4:
         codes = np.concatenate([magnitudes, -magnitudes])
         pairs = np.stack([np.tile(codes, 16), np.repeat(codes, 16)], axis=-1)  # [256, 2], by byte
         found = pairs[blocks].reshape(*scales.shape, _BLOCK)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(over="ignore"):
             found *= _powers()[scales][..., None]
+            found[scales == _LAST] *= 2
         return found.reshape(*scales.shape[:-1], -1)
 
 
 def _powers() -> Weights:
-    """f32[256]: by scale, 2 ** (scale - 127). A scale is float32's own exponent, but that 0 is no zero."""
+    """f32[256]: by scale, 2 ** (scale - 127); of the last, half. A scale is float32's own exponent, but 0 is no zero."""
     bits = np.arange(256, dtype=np.uint32) << 23
     bits[0] = 1 << 22  # 2 ** -127 is subnormal
+    bits[_LAST] = bits[_LAST - 1]  # half of what it stands for: 2 ** 128 is infinite, half of it is not
     return bits.view(np.float32)

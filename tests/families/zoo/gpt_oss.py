@@ -32,6 +32,8 @@ CASES = (
         old_style=True,
         config=_SIZES
         | {
+            "head_dim": 64,
+            "intermediate_size": 128,
             "num_experts_per_tok": 4,
             "sliding_window": 70,
             "attention_bias": False,
