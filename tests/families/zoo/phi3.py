@@ -53,7 +53,7 @@ CASES = (
                 "attention_factor": 1.2,
             },
         },
-        keys={"rope_scaling": {"type": "su", "short_factor": _SHORT, "long_factor": _LONG, "attention_factor": 1.2}},
+        keys={"rope_scaling": {"type": "longrope", "short_factor": _SHORT, "long_factor": _LONG, "attention_factor": 1.2}},
         features=("longrope, short factors",),
     ),
     Case(
@@ -67,6 +67,7 @@ CASES = (
                 "rope_theta": 10_000.0,
                 "short_factor": _SHORT[:9],
                 "long_factor": _LONG[:9],
+                "attention_factor": 1.3,
                 "partial_rotary_factor": 0.75,
             },
         },
