@@ -100,16 +100,9 @@ def first_divergence(
     The first layer is found by halving, for what has diverged stays so: a decoder is compiled for each cut. Whether it
     is attention: the layer's other half is compared with attention left out on both sides.
     """
-    plain = oracle(None)
-    errors: dict[int, float] = {}
-
-    def is_off(layers: int) -> bool:
-        if layers not in errors:
-            errors[layers] = residual_error(cut.residual(layers).stream, plain[layers])
-        return not errors[layers] <= tolerance  # NaN is off
-
-    if not is_off(num_layers):
-        end = cut.residual(num_layers)
+    plain, end = oracle(None), cut.residual(num_layers)
+    errors = {num_layers: residual_error(end.stream, plain[num_layers])}
+    if errors[num_layers] <= tolerance:  # NaN is not
         if not residual_error(end.normed, plain[-1]) <= tolerance:
             return Divergence(part="final norm", branch="", errors=errors)
         off = np.abs(end.last_logits - last_logits).max() / np.abs(last_logits).max()
@@ -117,7 +110,8 @@ def first_divergence(
     low, high = 0, num_layers  # after `low` layers all is well, after `high` it is not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if is_off(middle) else (middle, high)
+        errors[middle] = residual_error(cut.residual(middle).stream, plain[middle])
+        low, high = (middle, high) if errors[middle] <= tolerance else (low, middle)
     layer = high - 1
     if layer == 0:
         errors[0] = residual_error(cut.residual(1, without=_BRANCHES).stream, plain[0])
