@@ -88,7 +88,10 @@ class FakeCut:
         value = 1.0 + layers if without is None else 100.0
         ends = np.ones((1, 1), np.float32)
         return Residual(
-            stream=np.array([[value + off]], np.float32), normed=ends + self.normed, last_logits=ends[0] + self.logits
+            embedded=ends,
+            stream=np.array([[value + off]], np.float32),
+            normed=ends + self.normed,
+            last_logits=ends[0] + self.logits,
         )
 
 

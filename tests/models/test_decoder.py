@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxpaged.models.attention
 import jaxpaged.models.decoder
+import jaxpaged.models.feed_forward
 import jaxpaged.models.layers
+import jaxpaged.models.moe
 from jaxpaged.models.decoder import StepContext, build, flatten, make_context, unflatten
 from jaxpaged.models.families import read_config
 from jaxpaged.models.kv import KVPool, bytes_per_block, make_pool
@@ -40,7 +43,7 @@ def context_of(
     return make_context(
         jnp.asarray(np.cumsum([0, *q_lens]), jnp.int32),
         jnp.asarray(kv_lens, jnp.int32),
-        (jnp.asarray(tables, jnp.int32),),
+        (jnp.asarray(tables, jnp.int32),) * len(read_config(config).kv_groups()),
         config=read_config(config),
         num_tokens=tokens,
         block_size=4,
@@ -98,8 +101,8 @@ def test_vectors_and_routers_stay_float32() -> None:
     specs = build(read_config(EXPERTS), dtype="bfloat16").specs
     exact = {re.sub(r"\d+", "0", spec.path) for spec in specs if spec.dtype == np.float32}
     assert exact == {
-        "layers.0.input_layernorm.weight",
-        "layers.0.post_attention_layernorm.weight",
+        "layers.0.attention_norm.weight",
+        "layers.0.ffn_norm.weight",
         "layers.0.moe.router.weight",
         "norm.weight",
     }
@@ -144,13 +147,13 @@ def lower(model: LoadedModel, pool: KVPool, *, tokens: int, rows: int, width: in
         leaves: tuple[jax.Array, ...], pool: KVPool, ids: jax.Array, cu: jax.Array, lens: jax.Array, tables: jax.Array
     ) -> tuple[jax.Array, KVPool]:
         context = make_context(
-            cu, lens, (tables,), config=model.config, num_tokens=tokens, block_size=block_size, backend=Backend.XLA
+            cu, lens, tables, config=model.config, num_tokens=tokens, block_size=block_size, backend=Backend.XLA
         )
         decoder = unflatten(model.graphdef, leaves)
         hidden, pool = decoder(ids, context, pool)
         return decoder.logits(hidden[:rows]), pool
 
-    shapes = ((tokens,), (rows + 1,), (rows,), (rows, width))
+    shapes = ((tokens,), (rows + 1,), (rows,), (len(model.config.kv_groups()), rows, width))
     inputs = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes]
     return jax.jit(step, donate_argnums=1).lower(model.leaves, pool, *inputs).compile()
 
@@ -170,6 +173,20 @@ def test_a_step_copies_neither_the_tables_nor_the_pool(dtype: str, tied: bool) -
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_of_two_groups_write_to_one_array_without_a_copy(dtype: str) -> None:
+    windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+    model = random_model(BIASED | windows | {"num_hidden_layers": 4, "hidden_size": 128}, dtype=dtype)
+    assert (len(model.config.kv_groups()), model.config.kv_arrays()) == (2, 2)
+    pool = make_pool(model.config, Backend.XLA, num_blocks=2000, block_size=64, dtype=dtype)
+    pool_bytes = sum(layer.nbytes for layer in pool)
+    assert pool_bytes == 2000 * bytes_per_block(model.config, Backend.XLA, block_size=64, dtype=dtype)
+    for tokens in (8, 64):
+        memory = lower(model, pool, tokens=tokens, rows=8, width=4, block_size=64).memory_analysis()
+        assert memory.alias_size_in_bytes >= pool_bytes
+        assert memory.temp_size_in_bytes < 2**22  # an array of the pool is 16 MiB in bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_step_copies_no_experts(dtype: str) -> None:
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_local_experts": 16, "num_hidden_layers": 1}
     model = random_model(EXPERTS | sizes, dtype=dtype)
@@ -181,13 +198,13 @@ def test_a_step_copies_no_experts(dtype: str) -> None:
 
 def test_experts_get_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes_seen: list[np.ndarray] = []
-    original = jaxpaged.models.layers.grouped_matmul
+    original = jaxpaged.models.moe.grouped_matmul
 
     def spy(x: jax.Array, w: jax.Array, sizes: jax.Array, **options: Any) -> jax.Array:
         sizes_seen.append(np.asarray(sizes))
         return original(x, w, sizes, **options)
 
-    monkeypatch.setattr(jaxpaged.models.layers, "grouped_matmul", spy)
+    monkeypatch.setattr(jaxpaged.models.moe, "grouped_matmul", spy)
     model = random_model(EXPERTS)
     context = context_of([5], [5], [[1, 2]], tokens=12, config=EXPERTS)
     moe = unflatten(model.graphdef, model.leaves).layers[0].moe
@@ -199,6 +216,7 @@ def test_experts_get_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_decoder_knows_no_family() -> None:
-    for module in (jaxpaged.models.decoder, jaxpaged.models.layers):
+    models = jaxpaged.models
+    for module in (models.decoder, models.layers, models.attention, models.feed_forward, models.moe):
         source = Path(str(module.__file__)).read_text(encoding="utf-8")
         assert not re.search(r"llama|qwen|mi[sx]tral|gemma|phi", source, re.IGNORECASE)
