@@ -22,7 +22,8 @@ from jaxpaged.weights.load import LoadedModel
 from pallas_kernels.backend import Backend
 
 _ALIGN = 64  # the number of tokens is padded to a multiple
-_ATTENTION = re.compile(r"\.self_attn\.o_proj\b")
+ATTENTION = re.compile(r"\.self_attn\.o_proj\b")
+"""The parameters of a layer without which its attention adds nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +80,8 @@ class CutDecoder:
             for leaf in [self._leaves[spec.path]]
         )
         blocks, groups = -(-self._tokens // self._block_size), len(config.kv_groups())
-        pool = make_pool(
-            config, self._backend, num_blocks=groups * blocks + 1, block_size=self._block_size, dtype=model.dtype
-        )
+        sizes = {"num_blocks": groups * blocks + 1, "block_size": self._block_size}
+        pool = make_pool(config, self._backend, **sizes, dtype=model.dtype)
         tables = np.arange(1, groups * blocks + 1, dtype=np.int32).reshape(groups, 1, blocks)
         step = partial(_residual, graph=graph, config=config, backend=self._backend, block_size=self._block_size)
         ends, kv_lens = np.array([0, self._count], np.int32), np.array([self._count], np.int32)
@@ -121,7 +121,7 @@ def first_divergence(
         errors[0] = residual_error(end.embedded, plain[0])
         if not errors[0] <= tolerance:
             return Divergence(part="embedding", branch="", errors=errors)
-    rest = residual_error(cut.residual(high, without=_ATTENTION).stream, oracle(layer)[high])
+    rest = residual_error(cut.residual(high, without=ATTENTION).stream, oracle(layer)[high])
     branch = "attention" if rest <= tolerance else "feed-forward"
     return Divergence(part=f"layer {layer}", branch=branch, errors=errors)
 
@@ -149,8 +149,8 @@ def _residual(
     backend: Backend,
     block_size: int,
 ) -> tuple[Array, Array, Array, Array]:
-    """Of one row's tokens i32[T] what goes into the first layer and what comes out of the last, its final norm, f32[T, E]
-    all, and the logits f32[1, V] of the row's last token; tables i32[groups, 1, W]."""
+    """Of one row's tokens i32[T]: what goes into the first layer, what comes out of the last, and its final norm, all
+    f32[T, E], and the logits f32[1, V] of the row's last token; tables i32[groups, 1, W]."""
     context = make_context(
         cu_q_lens,
         kv_lens,

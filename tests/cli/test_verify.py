@@ -78,8 +78,10 @@ def test_a_tie_is_what_two_logits_may_be_off_by() -> None:
 class FakeCut:
     """Residuals [[layers]] up to a layer, and off by one from then on."""
 
-    def __init__(self, off_from: int, *, attention: bool, normed: float = 0.0, logits: float = 0.0) -> None:
-        self.off_from, self.attention = off_from, attention
+    def __init__(
+        self, off_from: int, *, attention: bool, embedded: float = 0.0, normed: float = 0.0, logits: float = 0.0
+    ) -> None:
+        self.off_from, self.attention, self.embedded = off_from, attention, embedded
         self.normed, self.logits, self.asked = normed, logits, []
 
     def residual(self, layers: int, *, without: Any = None) -> Residual:
@@ -88,7 +90,7 @@ class FakeCut:
         value = 1.0 + layers if without is None else 100.0
         ends = np.ones((1, 1), np.float32)
         return Residual(
-            embedded=ends,
+            embedded=ends + self.embedded,
             stream=np.array([[value + off]], np.float32),
             normed=ends + self.normed,
             last_logits=ends[0] + self.logits,
@@ -119,6 +121,11 @@ def test_the_first_layer_is_found_by_halving(layer: int, attention: bool) -> Non
 )
 def test_what_follows_the_layers_is_told_apart(ends: dict[str, float], part: str) -> None:
     assert str(search(FakeCut(99, attention=False, **ends), 4)) == part
+
+
+@pytest.mark.parametrize(("embedded", "part"), [(0.0, "layer 0, attention"), (1.0, "embedding")])
+def test_the_embedding_is_looked_at_where_the_first_layer_is_off(embedded: float, part: str) -> None:
+    assert str(search(FakeCut(1, attention=True, embedded=embedded), 8)) == part
 
 
 def test_text_is_the_passage_a_file_or_random_ids(tmp_path: Path) -> None:

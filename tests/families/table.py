@@ -1,4 +1,5 @@
-"""The table of docs/FAMILIES.md: how near every family is to transformers. `python -m families.table` writes it.
+"""The table of docs/FAMILIES.md: how near every family is to transformers. `python -m families.table` writes it, or,
+with names of architectures, their rows.
 
 Errors are told as bounds, with room for another machine's arithmetic, so that the file changes when something does.
 """
@@ -147,31 +148,36 @@ def render(rows: Iterable[tuple[str, ...]], *, transformers: str) -> str:
     return _HEAD.format(transformers=transformers) + "\n" + "\n".join(lines) + "\n"
 
 
-def rows_of(proofs: Mapping[str, Proof]) -> list[tuple[str, ...]]:
-    """proofs: by name of the case."""
+def rows_of(proofs: Mapping[str, Proof], *, kept: Mapping[str, dict[str, str]]) -> list[tuple[str, ...]]:
+    """proofs: by name of the case. kept: rows of architectures that were not computed, see `written`."""
     return [
         row_of(cases, Proof.worst([proofs[case.name] for case in cases]))
-        for _, cases in sorted(by_architecture(CASES.values()).items())
+        if all(case.name in proofs for case in cases)
+        else tuple(kept[architecture].values())
+        for architecture, cases in sorted(by_architecture(CASES.values()).items())
+        if architecture in kept or cases[0].name in proofs
     ]
 
 
-def main() -> None:
-    """Compute everything, two cases at a time, and write the file."""
+def main(architectures: Sequence[str]) -> None:
+    """Compute these architectures, or all, two cases at a time, and write the file; other rows stay as they are."""
     from importlib.metadata import version
 
     for name, value in {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}.items():
         os.environ.setdefault(name, value)
+    wanted = [name for name, case in CASES.items() if not architectures or case.architecture in architectures]
+    kept = written(FILE.read_text(encoding="utf-8")) if architectures and FILE.exists() else {}
     with (
         tempfile.TemporaryDirectory() as cache,
         ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool,
     ):
-        started = {name: pool.submit(prove, name, Path(cache)) for name in CASES}
+        started = {name: pool.submit(prove, name, Path(cache)) for name in wanted}
         proofs = {}
         for name, result in started.items():
             proofs[name] = result.result()
             sys.stderr.write(f"{name}: {proofs[name]}\n")
-    FILE.write_text(render(rows_of(proofs), transformers=version("transformers")), encoding="utf-8")
+    FILE.write_text(render(rows_of(proofs, kept=kept), transformers=version("transformers")), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

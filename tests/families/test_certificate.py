@@ -1,4 +1,5 @@
-"""`jaxpaged verify` on small random models: one that passes, and ones that differ from the oracle's in one tensor."""
+"""`jaxpaged verify` on small random models: one that passes, ones that differ from the oracle's in one tensor; and the
+residual streams of every architecture, which the search for a divergence compares."""
 
 from __future__ import annotations
 
@@ -10,15 +11,22 @@ from typing import Any
 
 import pytest
 from families.case import SIZES, Case
+from families.evidence import TOLERANCE
 from families.folder import make_folder
+from families.table import by_architecture
+from families.zoo import CASES
+from native_backend import backends_here
 from safetensors.numpy import load_file, save_file
 
 from jaxpaged.commands.verify import main
 from jaxpaged.verify import verification
+from jaxpaged.verify.layers import ATTENTION, CutDecoder, residual_error
 from jaxpaged.verify.oracle import Oracle
+from jaxpaged.weights.load import load_model
 
-pytestmark = [pytest.mark.families, pytest.mark.xdist_group("certificate")]
+pytestmark = pytest.mark.families
 
+WHOLE = pytest.mark.xdist_group("certificate")
 LAYERS = 4
 CASE = Case(
     name="certified",
@@ -26,6 +34,34 @@ CASE = Case(
     config=SIZES | {"hidden_size": 64, "num_hidden_layers": LAYERS, "sliding_window": 40},
 )
 FLAGS = ["--tokens", "100", "--greedy", "6", "--quiet"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(cases[0], id=name, marks=pytest.mark.xdist_group(cases[0].name))
+        for name, cases in by_architecture(CASES.values()).items()
+    ],
+)
+def test_residual_streams_are_those_of_transformers(case: Case, tmp_path: Path) -> None:
+    make_folder(tmp_path, case)
+    oracle, model = Oracle(tmp_path), load_model(tmp_path, dtype="float32")
+    ids = [(11 * i + 5 * i * i) % case.vocab for i in range(150)]
+    cut = CutDecoder(model, backends_here()[-1], ids, block_size=16)
+    layers = oracle.num_layers
+    assert layers == len(model.config.layers)
+    plain, end = oracle.residuals(ids), cut.residual(layers)
+    assert len(plain) == layers + 2
+    errors = [
+        residual_error(end.embedded, plain[0]),
+        residual_error(cut.residual(1).stream, plain[1]),
+        residual_error(end.stream, plain[layers]),
+        residual_error(end.normed, plain[-1]),
+    ]
+    assert max(errors) < TOLERANCE, errors
+    rest = oracle.residuals(ids, without_attention=layers - 1)[layers]
+    assert residual_error(rest, plain[layers]) > 100 * TOLERANCE, "attention is not left out"
+    assert residual_error(cut.residual(layers, without=ATTENTION).stream, rest) < TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +92,7 @@ def edited(folder: Path, target: Path, tensor: str) -> Path:
     return target
 
 
+@WHOLE
 def test_a_faithful_model_passes(certify: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     status, told = certify()
     assert status == 0
@@ -77,6 +114,7 @@ def test_a_faithful_model_passes(certify: Callable[..., Any], capsys: pytest.Cap
     assert len(told["config_sha256"]) == 64
 
 
+@WHOLE
 def test_the_serving_types_are_told_and_not_judged(certify: Callable[..., Any]) -> None:
     status, told = certify("--dtype", "bfloat16", "--kv-cache-dtype", "int8")
     serving = told["serving"]
@@ -87,6 +125,7 @@ def test_the_serving_types_are_told_and_not_judged(certify: Callable[..., Any]) 
     assert status == 0
 
 
+@WHOLE
 @pytest.mark.parametrize(
     ("tensor", "part", "branch"),
     [
@@ -117,6 +156,7 @@ def test_the_first_divergence_is_named(
     assert (told["divergence"]["part"], told["divergence"]["branch"]) == (part, branch)
 
 
+@WHOLE
 def test_steps_are_named_where_the_layers_agree(
     folder: Path, certify: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
