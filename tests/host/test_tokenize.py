@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from jaxpaged.detokenize import Detokenizer
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.tiny import TINY_MODEL
-from jaxpaged.tokenize import Detokenizer, Tokenizer
+from jaxpaged.tokenize import Tokenizer
 
 SPECIAL = ["<s>", "</s>", "<|end of turn|>"]  # the last one has characters that byte-level BPE cannot spell
 
