@@ -31,6 +31,7 @@ from jaxpaged.tokenizer_files.folder import (
     read_json,
 )
 from jaxpaged.tokenizer_files.source import put_around
+from jaxpaged.tokenizer_files.splitting import splitting
 
 _LONG = 1024
 """Characters, or token ids, from which on the library's form for batches is used: that one lets other threads run."""
@@ -115,9 +116,7 @@ class Tokenizer:
     @cached_property
     def _splitting(self) -> tokenizers.Tokenizer:
         """A copy of the backend, made when it is first needed, for which special tokens are text."""
-        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
-        copy.encode_special_tokens = True
-        return copy
+        return splitting(self._backend, self.special_ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids. Unknown ids give no text, bytes that are no UTF-8 give U+FFFD.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ def read_sentence_piece(path: Path, *, config: Mapping[str, Any], declared: Mapp
     proto = _parse(path)
     with reading(path):
         model, special = _model(proto, config, declared), _special(proto)
+        if is_t5 := made_for == "T5Tokenizer":
+            model = replace(model, pieces=[*model.pieces, *_sentinels(int(config.get("extra_ids", 100)))])
         backend = sentence_pieces(model)
-    ends = made_for == "T5Tokenizer"
-    return Source(backend=backend, special_tokens=special, adds_bos=not ends, adds_eos=ends)
+    return Source(backend=backend, special_tokens=special, adds_bos=not is_t5, adds_eos=is_t5)
 
 
 def _parse(path: Path) -> Any:
@@ -71,6 +73,11 @@ def _model(proto: Any, config: Mapping[str, Any], declared: Mapping[int, str]) -
         prefixed=bool(config.get("add_prefix_space", text.add_dummy_prefix)) and text.add_dummy_prefix,
         prefix_each=bool(config.get("legacy", True)),
     )
+
+
+def _sentinels(count: int) -> list[Piece]:
+    """The tokens that T5 has after its pieces, the last one first."""
+    return [Piece(text=f"<extra_id_{i}>", score=0.0, kind=Kind.CONTROL) for i in reversed(range(min(count, 2**16)))]
 
 
 def _special(proto: Any) -> dict[str, str]:
