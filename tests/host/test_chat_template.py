@@ -133,7 +133,7 @@ def test_what_a_template_refuses_is_told() -> None:
         tokenizer(INST).apply_chat_template([{"role": "assistant", "content": "hi"}])
 
 
-@pytest.mark.parametrize("content", [None, 3, ["x"]])
+@pytest.mark.parametrize("content", [3, ["x"]])
 def test_what_a_template_trips_over_is_told(content: object) -> None:
     with pytest.raises(PromptError, match="chat template fails with TypeError"):
         tokenizer(CHATML).apply_chat_template([{"role": "user", "content": content}])
@@ -155,6 +155,8 @@ def test_only_json_values_reach_a_template() -> None:
 def test_a_missing_or_damaged_template_is_named() -> None:
     with pytest.raises(TokenizerError, match="has none"):
         Tokenizer(backend()).apply_chat_template([])
+    with pytest.raises(PromptError, match="there is none"):
+        tokenizer(CHATML).apply_chat_template([])
     with pytest.raises(TokenizerError, match=r"does not parse.*line 2"):
         tokenizer("\n{% if %}").apply_chat_template([])
     with pytest.raises(PromptError, match="'default', 'a'"):
