@@ -15,7 +15,7 @@ from jaxpaged.chat_messages import cut_at_mark, mark_end, plain, plain_messages
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.template_sandbox import template_sandbox
 
-_DEFAULT = "default"
+DEFAULT = "default"
 _TOOL_USE = "tool_use"
 
 
@@ -29,7 +29,7 @@ def read_chat_templates(folder: Path, declared: object) -> dict[str, str]:
     """
     files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
     if (folder / "chat_template.jinja").is_file():
-        files[_DEFAULT] = folder / "chat_template.jinja"
+        files[DEFAULT] = folder / "chat_template.jinja"
     try:
         from_files = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
     except (OSError, ValueError) as error:
@@ -39,7 +39,7 @@ def read_chat_templates(folder: Path, declared: object) -> dict[str, str]:
     if from_files or declared is None:
         return from_files
     if isinstance(declared, str):
-        return {_DEFAULT: declared}
+        return {DEFAULT: declared}
     if isinstance(declared, Mapping) and "template" not in declared:
         declared = [{"name": name, "template": template} for name, template in declared.items()]
     named: dict[str, str] = {}
@@ -70,7 +70,7 @@ class ChatTemplates:
     @property
     def source(self) -> str | None:
         """The default template's text."""
-        return self._sources.get(_DEFAULT)
+        return self._sources.get(DEFAULT)
 
     def render(
         self,
@@ -103,6 +103,9 @@ class ChatTemplates:
             )
         except jinja2.TemplateError as error:
             raise PromptError(name="messages", value=messages, limit=f"the chat template refuses: {error}") from error
+        except MemoryError as error:
+            limit = "the chat template takes too much memory"
+            raise PromptError(name="messages", value=messages, limit=limit) from error
         except Exception as error:  # a template is a program: whatever it trips over is about these messages
             limit = f"the chat template fails with {type(error).__name__}: {error}"
             raise PromptError(name="messages", value=messages, limit=limit) from error
@@ -116,7 +119,7 @@ class ChatTemplates:
                 limit="the model has none",
                 fix="Send a plain prompt, or put a chat_template.jinja into its folder",
             )
-        chosen = name or (_TOOL_USE if has_tools and _TOOL_USE in self._sources else _DEFAULT)
+        chosen = name or (_TOOL_USE if has_tools and _TOOL_USE in self._sources else DEFAULT)
         if chosen not in self._sources:
             limit = f"the model's templates are {', '.join(map(repr, self._sources))}"
             raise PromptError(name="chat_template", value=chosen, limit=limit, fix="Name one of them")

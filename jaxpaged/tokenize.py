@@ -19,6 +19,7 @@ from tokenizers import AddedToken
 from jaxpaged.chat_template import ChatTemplates, read_chat_templates
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.generation_config import read_generation_config
+from jaxpaged.templating.process import CappedTemplates
 from jaxpaged.token_span import longest_token
 from jaxpaged.tokenizer_files import FAST, Source, read_source
 from jaxpaged.tokenizer_files.byte_level import alphabet
@@ -41,6 +42,7 @@ _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 class Tokenizer:
     """A model folder's tokenizer. Immutable after loading; calls may come from several threads.
 
+    trusted: whether its chat templates are known to end; those of a folder run in a process that is ended if need be.
     `eos_ids`: every token id that ends a text, by generation_config.json, config.json and tokenizer_config.json.
     `longest_token`: characters that one token stands for at most, None where there is no bound.
     `special_ids`: ids that `decode` leaves out by default. `special_tokens`: the named ones ("bos_token": "<s>", ...).
@@ -53,6 +55,7 @@ class Tokenizer:
         special_tokens: Mapping[str, str] | None = None,
         eos_ids: Iterable[int] = (),
         chat_templates: Mapping[str, str] | None = None,
+        trusted: bool = True,
     ) -> None:
         # some tokenizer.json files keep the truncation and padding of their training
         backend.no_truncation()
@@ -64,7 +67,8 @@ class Tokenizer:
         self.special_ids = frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
         self.eos_ids = tuple(sorted(set(eos_ids)))
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self._templates = ChatTemplates(chat_templates or {}, self.special_tokens)
+        made = ChatTemplates if trusted else CappedTemplates
+        self._templates = made(chat_templates or {}, self.special_tokens)
         decoders = _decoder_types(backend)
         self._spells_all = "ByteLevel" in decoders
         self._spells_bytes = "ByteFallback" in decoders
@@ -92,7 +96,7 @@ class Tokenizer:
         if "eos_token" in special and (named := backend.token_to_id(special["eos_token"])) is not None:
             eos_ids.add(named)
         templates = read_chat_templates(folder, config.get("chat_template"))
-        return cls(backend, special_tokens=special, eos_ids=eos_ids, chat_templates=templates)
+        return cls(backend, special_tokens=special, eos_ids=eos_ids, chat_templates=templates, trusted=False)
 
     @property
     def has_chat_template(self) -> bool:
