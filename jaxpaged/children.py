@@ -8,7 +8,6 @@ import sys
 import sysconfig
 from collections.abc import Collection
 from pathlib import Path
-from types import ModuleType
 
 from jaxpaged.parent import PARENT
 
@@ -16,13 +15,13 @@ PYTHON = (sys.executable, "-P")
 """-P: what lies in the current folder, which may be a stranger's model, is not imported."""
 
 
-def environment_of(*packages: ModuleType, without: Collection[str] = ()) -> dict[str, str]:
-    """This process's environment; and who that is, and where these packages are found though no fresh Python would look
-    there. without: variables that the child does not get."""
+def environment_of(*homes: Path, without: Collection[str] = ()) -> dict[str, str]:
+    """This process's environment, and who that is. homes: folders of packages, which are found though no fresh Python
+    would look there. without: variables that the child does not get.
+    """
     folders = [*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))]
     looked_at = {Path(folder) for folder in folders}
-    homes = {Path(str(package.__file__)).parents[1] for package in packages} - looked_at
     given = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([*sorted(map(str, homes)), *([given] if given else [])])
+    path = os.pathsep.join([*sorted(map(str, {*homes} - looked_at)), *([given] if given else [])])
     kept = {name: value for name, value in os.environ.items() if name not in without}
     return {**kept, PARENT: str(os.getpid()), **({"PYTHONPATH": path} if path else {})}

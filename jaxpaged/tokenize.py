@@ -43,7 +43,8 @@ class Tokenizer:
     """A model folder's tokenizer. Immutable after loading; calls may come from several threads.
 
     trusted: whether its chat templates are known to end; those of a folder run in a process that is ended if need be.
-    `eos_ids`: every token id that ends a text, by generation_config.json, config.json and tokenizer_config.json.
+    `eos_ids`: every token id that ends a text, by generation_config.json (or, where it is silent, config.json) and by
+    tokenizer_config.json: as in vLLM.
     `longest_token`: characters that one token stands for at most, None where there is no bound.
     `special_ids`: ids that `decode` leaves out by default. `special_tokens`: the named ones ("bos_token": "<s>", ...).
     """
@@ -77,12 +78,15 @@ class Tokenizer:
         self._spelled: dict[int, bytes | None] = {}  # at most the vocabulary
 
     @classmethod
-    def load(cls, folder: str | Path, *, generation_config: str | Path | None = None) -> Tokenizer:
+    def load(
+        cls, folder: str | Path, *, model: str | Path | None = None, generation_config: str | Path | None = None
+    ) -> Tokenizer:
         """Read a folder's tokens, tokenizer.json or an older form (`tokenizer_files`), and what lies beside them:
         tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.jinja, generation_config.json,
         config.json (all optional).
 
-        generation_config: another folder whose generation_config.json names end tokens, in place of this one's.
+        model: the folder whose generation_config.json and config.json name end tokens, where it is another one.
+        generation_config: a folder whose generation_config.json names them, in place of the model's.
         Raises TokenizerError naming the file that is missing or damaged, or the package that reading it needs, and
         ModelError for a generation_config.json.
         """
@@ -91,8 +95,7 @@ class Tokenizer:
         source, special = _source(folder, config)
         backend = source.backend
         _put_around(source, config, special)
-        generation, model = read_generation_config(generation_config or folder), read_json(folder / "config.json")
-        eos_ids = {*end_ids(generation, "generation_config.json"), *end_ids(model, "config.json")}
+        eos_ids = set(_end_ids(Path(model or folder), Path(generation_config or model or folder)))
         if "eos_token" in special and (named := backend.token_to_id(special["eos_token"])) is not None:
             eos_ids.add(named)
         templates = read_chat_templates(folder, config.get("chat_template"))
@@ -197,6 +200,12 @@ def _source(folder: Path, config: Mapping[str, Any]) -> tuple[Source, dict[str, 
     add_declared(source.backend, declared)
     own = {name: text for name, text in source.special_tokens.items() if name not in config}
     return source, {**own, **named_tokens(config, folder)}
+
+
+def _end_ids(model: Path, generation: Path) -> list[int]:
+    """The end tokens of a model; config.json, which is often stale, counts where generation_config.json has none."""
+    ids = end_ids(read_generation_config(generation), "generation_config.json")
+    return ids or end_ids(read_json(model / "config.json"), "config.json")
 
 
 def _put_around(source: Source, config: Mapping[str, Any], special: Mapping[str, str]) -> None:

@@ -93,33 +93,33 @@ def by_pieces(folder: Path, *, name: str = "tokenizer.model", config: Any = None
 
 
 def llama(folder: Path) -> Folder:
-    options = {"vocab_size": 500, "byte_fallback": True, "normalization_rule_name": "identity"}
+    options: dict[str, Any] = {"vocab_size": 500, "byte_fallback": True, "normalization_rule_name": "identity"}
     return by_pieces(folder, model_type="bpe", remove_extra_whitespaces=False, **options)
 
 
 def gemma(folder: Path) -> Folder:
     defined = ["\n", "\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<start_of_turn>"]
-    options = {"vocab_size": 500, "byte_fallback": True, "normalization_rule_name": "identity"}
-    ids = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
-    spaces = {"add_dummy_prefix": False, "remove_extra_whitespaces": False}
+    options: dict[str, Any] = {"vocab_size": 500, "byte_fallback": True, "normalization_rule_name": "identity"}
+    ids: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
+    spaces: dict[str, Any] = {"add_dummy_prefix": False, "remove_extra_whitespaces": False}
     return by_pieces(folder, model_type="bpe", user_defined_symbols=defined, **options, **ids, **spaces)
 
 
 def defined(folder: Path) -> Folder:
     """User-defined pieces in a model whose texts begin with a space."""
-    options = {"vocab_size": 500, "byte_fallback": True, "normalization_rule_name": "identity"}
+    options: dict[str, Any] = {"vocab_size": 500, "byte_fallback": True, "normalization_rule_name": "identity"}
     symbols = ["<sep>", "[a]", "\n"]
     return by_pieces(folder, model_type="bpe", user_defined_symbols=symbols, remove_extra_whitespaces=False, **options)
 
 
 def t5(folder: Path) -> Folder:
     config = {"tokenizer_class": "T5Tokenizer"}
-    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    ids: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     return by_pieces(folder, name="spiece.model", config=config, model_type="unigram", vocab_size=300, **ids)
 
 
 def unigram_of_bytes(folder: Path) -> Folder:
-    options = {"vocab_size": 500, "byte_fallback": True, "normalization_rule_name": "identity"}
+    options: dict[str, Any] = {"vocab_size": 500, "byte_fallback": True, "normalization_rule_name": "identity"}
     return by_pieces(folder, model_type="unigram", **options)
 
 

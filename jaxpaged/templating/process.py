@@ -10,11 +10,11 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-import jaxpaged
 from jaxpaged.chat_messages import plain, plain_messages
 from jaxpaged.chat_template import DEFAULT, ChatTemplates
 from jaxpaged.children import PYTHON, environment_of
@@ -123,7 +123,7 @@ class CappedTemplates:
             [*PYTHON, *COMMAND],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment_of(jaxpaged),
+            env=environment_of(Path(__file__).parents[2]),
             start_new_session=True,
         )
         self._end = weakref.finalize(self, _end, child)

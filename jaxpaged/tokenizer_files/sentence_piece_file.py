@@ -47,7 +47,8 @@ def _parse(path: Path) -> Any:
             fix="pip install 'jaxpaged[sentencepiece]' (sentencepiece and protobuf), or save it as tokenizer.json",
         ) from error
     with reading(path):
-        return sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+        # protobuf makes its classes when it is imported
+        return vars(sentencepiece_model_pb2)["ModelProto"].FromString(path.read_bytes())
 
 
 def _model(proto: Any, config: Mapping[str, Any], declared: Mapping[int, str]) -> PieceModel:

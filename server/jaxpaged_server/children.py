@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jaxpaged
 import jaxpaged_server
 from jaxpaged.children import environment_of
@@ -10,4 +12,5 @@ from jaxpaged_server.environment import KEY_VARIABLES
 
 def child_environment() -> dict[str, str]:
     """This process's without its keys (`environment_of`)."""
-    return environment_of(jaxpaged, jaxpaged_server, without=KEY_VARIABLES)
+    homes = [Path(str(package.__file__)).parents[1] for package in (jaxpaged, jaxpaged_server)]
+    return environment_of(*homes, without=KEY_VARIABLES)

@@ -24,7 +24,7 @@ class TextWorker:
     """A model's tokenizer and chat templates, for handlers. Keys take turns at what is not done at once (`Turns`).
 
     template: a chat template in place of the model's own; most_characters: of a rendered conversation.
-    generation_config: see `Tokenizer.load`. shared: whether there are several keys.
+    model, generation_config: see `Tokenizer.load`. shared: whether there are several keys.
     """
 
     def __init__(
@@ -33,12 +33,13 @@ class TextWorker:
         *,
         template: str | None = None,
         most_characters: int,
+        model: str | None = None,
         generation_config: str | None = None,
         threads: int = 2,
         shared: Callable[[], bool] = lambda: False,
     ) -> None:
         """Reads the tokenizer. Raises TokenizerError and ModelError."""
-        self.tokenizer = Tokenizer.load(folder, generation_config=generation_config)
+        self.tokenizer = Tokenizer.load(folder, model=model, generation_config=generation_config)
         self.renderer = TemplateRenderer(folder, shared=shared)
         self._template = template
         self._most = most_characters

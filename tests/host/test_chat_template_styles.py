@@ -126,12 +126,13 @@ def check_texts(style: str, texts: list[str]) -> None:
 
 def both(style: str, messages: list[dict[str, Any]], **asked: Any) -> tuple[str | None, str | None]:
     """What transformers makes of a conversation, and what is made here; None where it is refused."""
+    theirs: Any = None
     try:
         theirs = oracle().apply_chat_template(
             copy.deepcopy(messages), chat_template=STYLES[style], tokenize=False, **copy.deepcopy(asked)
         )
     except Exception:  # jinja2's errors, and whatever Python raises in a template
-        theirs = None
+        assert theirs is None
     try:
         return theirs, templates(style).render(messages, **asked)
     except PromptError:
@@ -234,7 +235,10 @@ def test_several_templates_are_chosen_from_as_transformers_does(tmp_path: Path) 
             for name in ("tool_use", "rag"):
                 (folder / "additional_chat_templates" / f"{name}.jinja").write_text(sources[name])
         theirs, ours = PreTrainedTokenizerFast.from_pretrained(folder), Tokenizer.load(folder)
-        for asked in ({}, {"tools": [WEATHER]}, {"documents": DOCUMENTS, "chat_template": "rag"}):
+        several: list[dict[str, Any]] = [
+            *({}, {"tools": [WEATHER]}, {"documents": DOCUMENTS, "chat_template": "rag"}),
+        ]
+        for asked in several:
             expected = theirs.apply_chat_template(
                 CONVERSATIONS["turns"], tokenize=False, add_generation_prompt=True, **asked
             )

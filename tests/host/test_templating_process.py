@@ -37,9 +37,9 @@ def good(capped: CappedTemplates, **asked: Any) -> str:
 
 def test_the_text_is_that_of_this_process(capped: CappedTemplates) -> None:
     here = ChatTemplates({"default": GOOD}, {"eos_token": "</s>"})
-    for asked in ({}, {"tools": [{"a": "ü"}], "mode": 3}, {"continue_final_message": True}):
-        expected = here.render(MESSAGES, **{"add_generation_prompt": False, **asked})
-        assert good(capped, **asked) == expected
+    given: list[dict[str, Any]] = [{}, {"tools": [{"a": "ü"}], "mode": 3}, {"continue_final_message": True}]
+    for asked in given:
+        assert good(capped, **asked) == here.render(MESSAGES, add_generation_prompt=False, **asked)
     assert good(capped, continue_final_message=True) == "<user>hello</><assistant>so 🙂 >"
 
 

@@ -12,10 +12,12 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_folders import KINDS, Folder, by_pieces, gpt2, llama, llama_3, ranks, tekken, write
-from transformers import AutoTokenizer
+from tokenizers import models, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from jaxpaged.detokenize import Detokenizer
 from jaxpaged.errors import TokenizerError
@@ -141,6 +143,22 @@ def test_what_is_put_around_a_text(tmp_path: Path) -> None:
         assert Tokenizer.load(folder).encode("the") == [1] * bos + plain + [2] * eos
     ranked = llama_3(tmp_path / "ranks")
     assert Tokenizer.load(ranked.path).encode("the") == [len(ranks()), *ranked.encode("the")]
+
+
+@pytest.mark.parametrize("flags", [{}, {"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True}])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_what_is_put_around_a_text_by_tokenizer_json_is_that_of_transformers(
+    flags: dict[str, bool], in_file: bool, tmp_path: Path
+) -> None:
+    backend = tokenizers.Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "the": 2, "?": 3}, unk_token="?"))
+    if in_file:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, tokenizer_config={"bos_token": "<s>", "eos_token": "</s>", **flags})
+    expected = PreTrainedTokenizerFast.from_pretrained(tmp_path).encode("the")
+    assert Tokenizer.load(tmp_path).encode("the") == expected
 
 
 def test_added_tokens_of_older_folders(tmp_path: Path) -> None:
