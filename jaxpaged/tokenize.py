@@ -209,11 +209,14 @@ def _end_ids(model: Path, generation: Path) -> list[int]:
 
 
 def _put_around(source: Source, config: Mapping[str, Any], special: Mapping[str, str]) -> None:
-    """Let the tokenizer put those tokens around a text that the configuration asks for, or else its kind."""
-    asked = {name: config[f"add_{name}"] for name in ("bos_token", "eos_token") if f"add_{name}" in config}
-    if asked or not source.is_whole:
-        wanted = {"bos_token": source.adds_bos, "eos_token": source.adds_eos} | asked
-        put_around(source.backend, **{name[:3]: special.get(name) for name, wants in wanted.items() if wants})
+    """Let the tokenizer put those tokens around a text that the configuration asks for, or else its kind.
+
+    tokenizer.json tells itself what it does, and is believed: as transformers does.
+    """
+    if not source.is_whole:
+        own = {"bos_token": source.adds_bos, "eos_token": source.adds_eos}
+        wanted = [name for name, wants in own.items() if config.get(f"add_{name}", wants)]
+        put_around(source.backend, **{name[:3]: special.get(name) for name in wanted})
 
 
 class NoTokenizer:
