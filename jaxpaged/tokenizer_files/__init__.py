@@ -24,6 +24,12 @@ FAST = "tokenizer.json"
 _MODELS = ("tokenizer.model", "spiece.model", "qwen.tiktoken")
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is a file that `read_source` would read."""
+    alone = any((folder / name).is_file() for name in (FAST, TEKKEN, *_MODELS))
+    return alone or all((folder / name).is_file() for name in (VOCAB, MERGES))
+
+
 def read_source(folder: Path, *, config: Mapping[str, Any], declared: Mapping[int, str]) -> Source:
     """The tokens of a folder. config: tokenizer_config.json; declared: the tokens that it adds, by id.
 
@@ -40,7 +46,7 @@ def read_source(folder: Path, *, config: Mapping[str, Any], declared: Mapping[in
             if is_tiktoken(path):
                 return read_tiktoken(path, model_type=model_type, declared=declared)
             return read_sentence_piece(path, config=config, declared=declared)
-    if (folder / VOCAB).is_file() and (folder / MERGES).is_file():
+    if has_tokenizer(folder):
         return read_vocab_merges(folder, config=config, model_type=model_type)
     raise TokenizerError(
         name="tokenizer",

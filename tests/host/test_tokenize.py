@@ -129,6 +129,10 @@ def test_spaces_of_sentence_pieces() -> None:
     backend = sentence_piece_backend()
     ids = [id_of(backend, word) for word in ("▁a", "b", "▁", "▁b", "<0xE6>", "<0x97>", "<0xA5>", "▁a", "<0xE6>", "▁a")]
     assert pieces(sentence_piece(), ids) == ["a", "b", " ", " b", "", "", "日", " a", "", "� a", ""]
+    # a byte that is a space may be the one that is taken off the beginning, too
+    space = id_of(backend, "<0x20>")
+    for said in ([space, ids[0]], [ids[0], space, ids[3]], [space, space], [2, space, ids[0]]):
+        assert "".join(pieces(sentence_piece(), said)) == sentence_piece().decode(said)
     # a skipped token between two words takes no space away
     assert pieces(sentence_piece(), [1, ids[0], 2, ids[3], 2]) == ["", "a", "", " b", "", ""]
     assert pieces(sentence_piece(), [ids[0], 2, ids[3]], skip_special_tokens=False) == ["a", "</s>", " b", ""]

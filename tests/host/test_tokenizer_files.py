@@ -15,13 +15,16 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
 from tokenizer_folders import KINDS, Folder, by_pieces, gpt2, llama, llama_3, ranks, tekken, write
 from tokenizers import models, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from jaxpaged.detokenize import Detokenizer
 from jaxpaged.errors import TokenizerError
+from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer, read_templates
+from jaxpaged.tokenizer_files.token_list import from_token_list
 
 NASTY = (
     *("", " ", "a", " a", "  two", "end ", "\n", "\n\n\n x", "\t\ttab \r\n", "日本語", "👨‍👩‍👧 and 🙂", "e\u0301 é Å"),
@@ -143,6 +146,30 @@ def test_what_is_put_around_a_text(tmp_path: Path) -> None:
         assert Tokenizer.load(folder).encode("the") == [1] * bos + plain + [2] * eos
     ranked = llama_3(tmp_path / "ranks")
     assert Tokenizer.load(ranked.path).encode("the") == [len(ranks()), *ranked.encode("the")]
+
+
+def test_a_tokenizer_of_lists() -> None:
+    """As of a GGUF file: the ids are those of the file that the lists come from."""
+    file = json.loads((TINY_MODEL / "tokenizer.json").read_text())
+    special = {token["content"] for token in file["added_tokens"]}
+    backend = tokenizers.Tokenizer.from_str(json.dumps(file))
+    tokens = [backend.id_to_token(i) or "" for i in range(backend.get_vocab_size())]
+    merges = [" ".join(merge) for merge in file["model"]["merges"]]
+    kinds = [3 if token in special else 1 for token in tokens]
+    listed = Tokenizer(from_token_list(tokens, kinds, merges=merges))
+    for text in (*NASTY, *special):
+        assert listed.encode(text) == backend.encode(text, add_special_tokens=False).ids, text
+    folder = made("llama")[0]
+    pieces = (
+        vars(sentencepiece_model_pb2)["ModelProto"].FromString((folder.path / "tokenizer.model").read_bytes()).pieces
+    )
+    kinds, scores = [piece.type for piece in pieces], [piece.score for piece in pieces]
+    scored = Tokenizer(from_token_list([piece.piece for piece in pieces], kinds, scores=scores))
+    for text in NASTY:
+        assert scored.encode(text, split_special_tokens=True) == folder.encode(text), text
+    for wrong in ({"kinds": kinds[1:]}, {"scores": scores[1:]}, {"merges": ["▁ absent"]}, {"kinds": [9] * len(kinds)}):
+        with pytest.raises(TokenizerError):
+            from_token_list([piece.piece for piece in pieces], **{"kinds": kinds, "scores": scores, **wrong})
 
 
 @pytest.mark.parametrize("flags", [{}, {"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True}])
