@@ -67,7 +67,7 @@ def test_ids_are_those_of_the_kinds_own_library(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(text=texts)
 def test_ids_of_any_text_are_those_of_the_kinds_own_library(kind: str, text: str) -> None:
     check(kind, text)
@@ -80,7 +80,7 @@ def no_bytes(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(ids=st.lists(st.integers(0, 400), max_size=30), skip=st.booleans())
 def test_pieces_of_any_tokens_join_to_the_whole(kind: str, ids: list[int], skip: bool) -> None:
     _, tokenizer = made(kind)
