@@ -68,19 +68,22 @@ class Decoder(nnx.Module):
         config = self.config
         tables = {rope: rope_table(rope, context.positions) for rope in config.ropes()}
         works = dict(zip(config.attention_kinds(), context.works, strict=True))
+        kinds, places = config.layer_kinds(), config.kv_places()
         x = self.embed(token_ids, context.positions)
         pools = list(pool)
         for i, layer in enumerate(self.layers):
-            kind, rope = config.attention_kind(i), config.layers[i].rope
+            kind, place, rope = kinds[i], places[i], config.layers[i].rope
             table, slots = None if rope is None else tables[rope], context.slots[kind.group]
-            x, pools[i] = layer(x, table, pools[i], context, slots=slots, work=works[kind])
+            x, pools[place] = layer(x, table, pools[place], context, slots=slots, work=works[kind])
         return x, tuple(pools)
 
     def embed(self, token_ids: Array, positions: Array) -> Array:
         """f32[T, E]: what goes into the first layer, of token_ids and positions i32[T]."""
-        x = self.embed_tokens.rows(token_ids)
-        if self.config.embed_scale != 1.0:
-            x = x * self.config.embed_scale
+        x, scale = self.embed_tokens.rows(token_ids), self.config.embed_scale
+        if self.config.round_embed_scale:
+            scale = float(np.asarray(scale, jnp.dtype(self.embed_tokens.form.dtype)))
+        if scale != 1.0:
+            x = x * scale
         if self.project_in is not None:
             x = self.project_in(x)
         if self.embed_positions is not None:
