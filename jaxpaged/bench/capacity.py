@@ -47,7 +47,7 @@ def capacity(options: EngineConfig, device: str) -> Capacity:
             name="--device", value=device, limit=f"it is neither {' nor '.join(HERE)} nor one of "
             f"{', '.join(DEVICE_SHEETS)}", fix="Name one of these",
         )  # fmt: skip
-    model = read_shape(options.model)
+    model = read_shape(options.model, context=options.max_model_len)
     if is_here:
         return _resolved(options, model, _own_device(device, options.memory_share), None, is_here=True)
     sheet = DEVICE_SHEETS[device]
@@ -55,13 +55,15 @@ def capacity(options: EngineConfig, device: str) -> Capacity:
         return _resolved(options, model, _absent_device(sheet, options.memory_share), sheet, is_here=False)
 
 
-def read_shape(model: str) -> ModelConfig:
-    """The model of a named shape, a config.json, a GGUF file or a folder. Raises ConfigError or ModelError for what is
-    none."""
+def read_shape(model: str, *, context: int | None = None) -> ModelConfig:
+    """The model of a named shape, a config.json, a GGUF file or a folder. context: see `read_config`.
+
+    Raises ConfigError or ModelError for what is none.
+    """
     if is_gguf(Path(model)):
-        return read_model_config(model)
+        return read_model_config(model, context=context)
     if model in SHAPES or Path(model).is_file():
-        return read_config(shape_config(model))
+        return read_config(shape_config(model), context=context)
     if not Path(model).is_dir():
         raise ConfigError(
             name="--model",
@@ -69,7 +71,7 @@ def read_shape(model: str) -> ModelConfig:
             limit=f"it is no folder, no config.json and none of {', '.join(SHAPES)}",
             fix="Name a shape, or give the folder of a model in Hugging Face layout",
         )
-    return read_model_config(model)
+    return read_model_config(model, context=context)
 
 
 def _resolved(

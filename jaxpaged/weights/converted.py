@@ -27,7 +27,7 @@ from jaxpaged.fingerprint import weights_identity
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.progress import Progress, progress_of
 from jaxpaged.weights.gguf_file import GGUFFile
-from jaxpaged.weights.hub import TEXT
+from jaxpaged.weights.hub import OLDER_TEXT, TEXT
 from jaxpaged.weights.load import LoadedModel, read_model_config
 from jaxpaged.weights.manifest import (
     AGAIN,
@@ -94,9 +94,16 @@ def write_converted(
 
 
 def load_converted(
-    folder: Path, *, dtype: str, packed: bool, quantization: str | None, progress: Progress | bool = False
+    folder: Path,
+    *,
+    dtype: str,
+    packed: bool,
+    quantization: str | None,
+    context: int | None = None,
+    progress: Progress | bool = False,
 ) -> LoadedModel:
-    """The model of a converted folder; nothing is fused or cast. dtype, packed, quantization: see `WeightForm`.
+    """The model of a converted folder; nothing is fused or cast. dtype, packed, quantization: see `WeightForm`;
+    context: see `read_config`.
 
     Raises ModelError for another form than the folder's and for files that were changed, WeightsError listing the
     leaves that are missing, unknown, of another shape or type, or damaged.
@@ -107,7 +114,7 @@ def load_converted(
             limit = f"the model in {folder} was converted with {held}"
             raise ModelError(name=name, value=asked, limit=limit, fix=f"Leave it out, or {AGAIN[0].lower()}{AGAIN[1:]}")
     check_files(folder, manifest)
-    config = read_model_config(folder)
+    config = read_model_config(folder, context=context)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     if problems := _differences(graph.specs, manifest.leaves):
         raise _refusal(folder, problems)
@@ -134,7 +141,7 @@ def load_converted(
 
 def _copy_texts(source: Path, target: Path) -> None:
     """Config, tokenizer and their companions."""
-    for path in (path for pattern in TEXT for path in source.glob(pattern)):
+    for path in (path for pattern in (*TEXT, *OLDER_TEXT) for path in source.glob(pattern)):
         place = target / path.relative_to(source)
         place.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, place)

@@ -18,15 +18,22 @@ from jaxpaged.weights.store import store, values_dtype
 
 
 def load_gguf(
-    path: Path, *, dtype: str, packed: bool, quantization: str | None, progress: Progress | bool = False
+    path: Path,
+    *,
+    dtype: str,
+    packed: bool,
+    quantization: str | None,
+    context: int | None = None,
+    progress: Progress | bool = False,
 ) -> LoadedModel:
     """The model of a file. dtype, packed, quantization: see `WeightForm`; blocks become float32 and then this type.
+    context: see `read_config`.
 
     Raises ModelError and UnsupportedModelError as `GGUFFile` does, WeightsError listing every tensor that is missing,
     unknown, of another shape or of a type that cannot be read.
     """
     file = GGUFFile(path)
-    config = read_config(file.config())
+    config = read_config(file.config(), context=context)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     targets = expected_tensors(graph.specs, FAMILIES[config.architecture].rules(config))
     if problems := _differences(file, targets):

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +30,13 @@ TEXT = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("chat_template.jinja", "additional_chat_templates/*.jinja"),
 )
-"""Patterns of all that is read beside weights. No code and no pickle is ever fetched."""
+"""Patterns of what is read beside weights. No code and no pickle is ever fetched."""
+OLDER_TEXT = (
+    *("tekken.json", "tokenizer.model", "spiece.model", "qwen.tiktoken"),
+    *("vocab.json", "merges.txt", "added_tokens.json"),
+)
+"""Tokenizers of models that have no tokenizer.json, in the order in which they are read."""
+FAST = "tokenizer.json"
 _AT_ONCE = 4
 """Files that are fetched side by side."""
 _LOOK_S = 0.1
@@ -81,8 +87,10 @@ def download(
     api = HfApi(endpoint=endpoint, token=token, library_name="jaxpaged")
     with _told(place, api.endpoint):
         commit = api.resolve_revision(name, revision=revision, cache_dir=cache, local_files_only=place.offline).resolved
-        folder = _fetch_text(place, commit, weights=weights)
+        folder = _fetch_text(place, commit, [*TEXT, INDEX] if weights else TEXT)
         sizes = _sizes(place, commit, folder)
+        if FAST not in sizes:
+            _fetch_text(place, commit, OLDER_TEXT)
         if weights:
             _fetch_weights(place, commit, folder, sizes, progress=progress)
     return folder
@@ -95,15 +103,14 @@ def snapshot_name(path: Path) -> str | None:
     return "/".join(path.parent.parent.name.removeprefix("models--").split("--"))
 
 
-def _fetch_text(place: Place, commit: str, *, weights: bool) -> Path:
-    """Config, tokenizer and the index of the weights: small files. Also has the list of all files kept in the cache."""
+def _fetch_text(place: Place, commit: str, patterns: Sequence[str]) -> Path:
+    """Small files: config, tokenizer, index of the weights. Also has the list of all files kept in the cache."""
     from huggingface_hub import snapshot_download
 
-    wanted = [*TEXT, INDEX] if weights else list(TEXT)
     folder = snapshot_download(
         place.name,
         revision=commit,
-        allow_patterns=wanted,
+        allow_patterns=list(patterns),
         local_files_only=place.offline,
         tqdm_class=cast(Any, _Hidden),  # it asks for tqdm's asyncio form, and uses none of it
         **place.asked,

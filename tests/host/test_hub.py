@@ -111,6 +111,18 @@ def test_a_tokenizer_alone_brings_no_weights(hub: StandIn, fetch: Download) -> N
     assert sorted(hub.files_asked) == sorted(TEXTS)
 
 
+def test_an_older_tokenizer_is_fetched_where_there_is_no_newer_one(hub: StandIn, fetch: Download) -> None:
+    old = {"tokenizer.model": b"pieces", "vocab.json": b"{}"}
+    hub.models[NAME][MAIN] |= old
+    fetch()
+    assert not old.keys() & set(hub.files_asked)
+    del hub.models[NAME][V2]["tokenizer.json"]
+    hub.models[NAME][V2] |= old
+    folder = fetch(revision="v2")
+    assert (folder / "tokenizer.model").read_bytes() == b"pieces"
+    assert old.keys() < set(hub.files_asked)
+
+
 def test_shards_are_those_of_the_index(hub: StandIn, fetch: Download) -> None:
     hub.models["org/sharded"][MAIN] = sharded() | {"consolidated.safetensors": b"the same again"}
     folder = fetch("org/sharded")

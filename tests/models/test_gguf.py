@@ -23,7 +23,7 @@ from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.rope import frequencies
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
-from jaxpaged.weights.gguf_text import _WORDS, text_folder
+from jaxpaged.weights.gguf_text import WORDS, text_folder
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from jaxpaged.weights.source import localised
 
@@ -239,7 +239,7 @@ def test_the_tokenizer_comes_out_of_the_metadata(tmp_path: Path, pre: str) -> No
     assert text_folder(path, cache=tmp_path / "cache") == folder
     found = Tokenizer.load(folder)
     oracle = tokenizers.Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
-    split = pre_tokenizers.Split(tokenizers.Regex(_WORDS[pre]), "isolated")
+    split = pre_tokenizers.Split(tokenizers.Regex(WORDS[pre]), "isolated")
     oracle.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
@@ -262,11 +262,33 @@ def test_the_tokenizer_comes_out_of_the_metadata(tmp_path: Path, pre: str) -> No
     assert found.apply_chat_template([{"role": "user", "content": "hi"}]) == "hi"
 
 
+def test_sentencepiece_comes_out_of_the_metadata_too(tmp_path: Path) -> None:
+    pieces = [*(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcé", "▁a", "▁ab", "bc"]
+    kinds = [6] * 256 + [1] * 8
+    scores = [0.0] * 261 + [-1.0, -2.0, -3.0]
+    told = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *pieces],
+        "tokenizer.ggml.token_type": [2, 3, 3, *kinds],
+        "tokenizer.ggml.scores": [0.0, 0.0, 0.0, *scores],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    path, _ = write_both(tmp_path, "llama", change=lambda metadata, tensors: metadata.update(told))
+    found = Tokenizer.load(text_folder(path, cache=tmp_path / "cache"))
+    names = found.token_strings(found.encode("abc ab é ñ"))
+    # the likeliest merge first: ▁a, then ▁ab; letters without a piece are bytes
+    assert names == ["<s>", "▁ab", "c", "▁ab", "▁", "é", "▁", "<0xC3>", "<0xB1>"]
+    assert found.decode(found.encode("abc ab é ñ")) == "abc ab é ñ"
+    assert found.eos_ids == (2,)
+
+
 @pytest.mark.parametrize("change", [with_tokenizer("default"), lambda metadata, tensors: None])
 def test_a_tokenizer_that_cannot_be_read_must_be_named(tmp_path: Path, change: Any) -> None:
     path, _ = write_both(tmp_path, "llama", change=change)
     with pytest.raises(
-        TokenizerError, match=r"gpt2 with llama-bpe or qwen2 can be read\. Give --tokenizer: the folder"
+        TokenizerError, match=r"gpt2 with llama-bpe or qwen2, can be read\. Give --tokenizer: the folder"
     ):
         localised(EngineConfig(model=str(path)))
     found = localised(EngineConfig(model=str(path), tokenizer=str(TINY_MODEL)))
