@@ -19,6 +19,7 @@ from jaxpaged.commands.flags import EngineFlags, OptionalCount, OptionalPath, Sw
 from jaxpaged.commands.terminal import progress_options, say, table, write
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
+from jaxpaged.weights.folder import is_gguf
 from jaxpaged.weights.source import is_hub_name, localised
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _measure(options: PlanOptions, found: Capacity) -> None:
     from jaxpaged.bench.step_times import time_steps
 
     asked, shape = options.engine, None
-    if asked.model in SHAPES or Path(asked.model).is_file():
+    if asked.model in SHAPES or (Path(asked.model).is_file() and not is_gguf(Path(asked.model))):
         asked, shape = replace(asked, model=EngineConfig().model), asked.model
     engine = bench_engine(asked, shape, quiet=options.quiet)
     busy = busyness()["busy_before"]
