@@ -107,7 +107,7 @@ def test_a_faithful_model_passes(certify: Callable[..., Any], capsys: pytest.Cap
     assert exact["top1_agreement"] == 1.0
     assert exact["mean_kl_nats"] < 1e-9
     assert abs(exact["perplexity_difference"]) < 1e-3 * exact["oracle_perplexity"]
-    assert exact["greedy"] == {"tokens": 24, "equal": 24, "wrong": 0, "differences": []}
+    assert exact["greedy"] == {"tokens": 24, "equal": 24, "ties": 0, "wrong": 0, "differences": []}
     assert exact["steps"] == {"chunks": 1, "single tokens": 32}
     assert told["serving"] == exact, "the checkpoint is float32, and so is what serves"
     assert set(told["versions"]) >= {"jaxpaged", "jax", "torch", "transformers"}
