@@ -14,6 +14,7 @@ from families.case import SIZES, Case
 from families.evidence import TOLERANCE
 from families.folder import make_folder
 from families.table import by_architecture
+from families.test_longrope import CASE as BY_LENGTH
 from families.zoo import CASES
 from native_backend import backends_here
 from safetensors.numpy import load_file, save_file
@@ -169,3 +170,14 @@ def test_steps_are_named_where_the_layers_agree(
     monkeypatch.setattr(verification.Replay, "logits", off)
     status, told = certify()
     assert (status, told["divergence"]["part"]) == (1, "steps")
+
+
+@WHOLE
+@pytest.mark.parametrize("tokens", [90, 200])
+def test_a_rope_chosen_by_length_is_the_same_on_both_sides(
+    certify: Callable[..., Any], tmp_path: Path, tokens: int
+) -> None:
+    """Answers of 30 tokens, beside a text that is shorter or longer than the 128 of the rope's training."""
+    make_folder(tmp_path, BY_LENGTH)
+    status, told = certify("--tokens", str(tokens), model=tmp_path)
+    assert (status, told["float32"]["greedy"]["wrong"]) == (0, 0)
