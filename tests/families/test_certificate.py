@@ -149,7 +149,7 @@ def test_the_first_divergence_is_named(
     branch: str | None,
 ) -> None:
     other = edited(folder, tmp_path, tensor)
-    monkeypatch.setattr(verification, "Oracle", lambda _: Oracle(other))
+    monkeypatch.setattr(verification, "Oracle", lambda _, **options: Oracle(other, **options))
     status, told = certify()
     assert status == 1
     assert told["passed"] is False
