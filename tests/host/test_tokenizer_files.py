@@ -144,6 +144,9 @@ def test_what_is_put_around_a_text(tmp_path: Path) -> None:
     for bos, eos in ((True, True), (False, True), (False, False)):
         write(folder, tokenizer_config={"add_bos_token": bos, "add_eos_token": eos})
         assert Tokenizer.load(folder).encode("the") == [1] * bos + plain + [2] * eos
+    write(folder, tokenizer_config={"bos_token": "", "eos_token": None})  # as the first LLaMA's
+    assert Tokenizer.load(folder).encode("the") == [1, *plain]
+    assert Tokenizer.load(folder).eos_ids == ()
     ranked = llama_3(tmp_path / "ranks")
     assert Tokenizer.load(ranked.path).encode("the") == [len(ranks()), *ranked.encode("the")]
 
