@@ -281,6 +281,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an unknown model": (with_bytes("tokenizer.model", b"YQ== 0\n", config={"model_type": "dbrx"}), "dbrx"),
     "merges that make nothing": (with_bytes("merges.txt", b"#version: 0.2\na b\n", vocab={"a": 0}), "merges"),
     "a vocabulary that is no object": (with_bytes("merges.txt", b"a b\n", vocab=[1]), "merges"),
+    "two tokens of one id": (with_bytes("merges.txt", b"#version: 0.2\n", vocab={"a": 0, "b": 0}), "id of another"),
     "tekken that is no JSON": (with_bytes("tekken.json", b"{"), r"tekken\.json"),
     "tekken without a vocabulary": (broken(vocab=[]), "cannot make a vocabulary"),
     "tekken of no tokens": (broken(vocab=None), r"tekken\.json"),
