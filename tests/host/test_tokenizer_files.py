@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -49,11 +50,18 @@ def streamed(tokenizer: Tokenizer, ids: list[int], *, skip_special_tokens: bool 
     return [*(detokenizer.push(i) for i in ids), detokenizer.flush()]
 
 
+def differs_in_the_library(kind: str, text: str) -> bool:
+    """Whether `tokenizers` itself may read a text otherwise than SentencePiece: it finds the spelling of a byte among
+    unigrams, and of a character with marks it may normalise the first alone and drop the marks."""
+    if kind == "t5":
+        return text not in NASTY and any(unicodedata.category(one) in ("Mn", "Mc", "Me", "Cf", "Sk") for one in text)
+    return kind == "unigram_of_bytes" and "<0x" in text
+
+
 def check(kind: str, text: str) -> None:
     folder, tokenizer = made(kind)
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    # `tokenizers` finds the spelling of a byte among unigrams, which SentencePiece does not
-    assert (kind == "unigram_of_bytes" and "<0x" in text) or ids == folder.encode(text), text
+    assert differs_in_the_library(kind, text) or ids == folder.encode(text), text
     pieces = streamed(tokenizer, ids, skip_special_tokens=False)
     assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=False)
     assert pieces[-1] == ""
