@@ -124,6 +124,7 @@ def test_an_import_does_not_bring(statement: str, absent: tuple[str, ...]) -> No
         ["generate"],
         ["chat"],
         ["plan"],
+        ["verify"],
         ["bench"],
         ["bench", "throughput"],
         ["bench", "kernels"],
