@@ -42,7 +42,5 @@ def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) 
         )
     choice = resolve_combination(options, model, device, dtype=dtype)
     form = {"dtype": dtype, "packed": choice.packed, "quantization": choice.quantization}
-    weights = random_model(
-        config, seed=options.seed, **form, context=options.max_model_len, progress=progress
-    )
+    weights = random_model(config, seed=options.seed, **form, context=options.max_model_len, progress=progress)
     return LLMEngine(replace(options, model=shape), model=weights, progress=progress)

@@ -114,7 +114,9 @@ def _differences(targets: dict[str, Target], checkpoint: Checkpoint, config: Mod
 def _packed_names(name: str, target: Target, checkpoint: Checkpoint) -> dict[str, str]:
     """The tensors that hold this one in its packed form, by the ends of their names; none where it is held plainly."""
     names = {end: name + end for end in target.packed_shapes()}
-    return {} if name in checkpoint.tensors or not any(checkpoint.is_there(other) for other in names.values()) else names
+    return (
+        {} if name in checkpoint.tensors or not any(checkpoint.is_there(other) for other in names.values()) else names
+    )
 
 
 def _read_leaves(

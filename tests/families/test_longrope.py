@@ -75,7 +75,9 @@ def test_the_engine_reads_the_model_for_its_longest_context(
     oracle: Any, folder: Path, asked: int | None, factors: list[float], longest: int
 ) -> None:
     assert oracle is not None  # with it, the folder
-    config = EngineConfig(model=str(folder), tokenizer=str(TINY_MODEL), max_model_len=asked, max_num_seqs=8, warmup=False)
+    config = EngineConfig(
+        model=str(folder), tokenizer=str(TINY_MODEL), max_model_len=asked, max_num_seqs=8, warmup=False
+    )
     engine = LLMEngine(config)
     assert engine.config.max_model_len == longest
     for model in (engine.model_config, engine.runner.model.config):

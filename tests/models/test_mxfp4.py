@@ -124,7 +124,9 @@ def test_what_is_wrong_with_packed_tensors_is_named(packed: Path) -> None:
     with pytest.raises(WeightsError) as refusal:
         load_model(packed, dtype="float32")
     assert f"missing: '{EXPERTS}.down_proj_scales' [3, 64, 1]" in str(refusal.value)
-    assert f"'{EXPERTS}.gate_up_proj_blocks' is [3, 64, 1, 16], the config makes it [3, 64, 2, 16]" in str(refusal.value)
+    assert f"'{EXPERTS}.gate_up_proj_blocks' is [3, 64, 1, 16], the config makes it [3, 64, 2, 16]" in str(
+        refusal.value
+    )
     assert f"'{EXPERTS}.gate_up_proj_scales' is F32, not one of U8" in str(refusal.value)
 
 

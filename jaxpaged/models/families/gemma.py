@@ -122,7 +122,9 @@ def _layer_rope(
         by_kind.refuse_unread()
     if kind == "full_attention" and (old := config.section("rope_scaling")) is not None:
         if by_kind is not None:
-            raise config.refusal("rope_scaling", config.get("rope_scaling"), "there is rope_parameters, too", "Keep one")
+            raise config.refusal(
+                "rope_scaling", config.get("rope_scaling"), "there is rope_parameters, too", "Keep one"
+            )
         section = old
     section = section or HFConfig({}, section=f"rope_parameters.{kind}")
     inner = section.optional_number("rope_theta")
