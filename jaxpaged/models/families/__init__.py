@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from jaxpaged.errors import UnsupportedModelError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.families import gemma, gpt_oss, granitemoe, llama, mixtral, phi3, qwen, qwen_moe
+from jaxpaged.models.families import gemma, gpt_oss, granitemoe, llama, mixtral, olmoe, phi3, qwen, qwen_moe
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.hf_config import HARMLESS, HFConfig
 
@@ -21,6 +21,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         **granitemoe.FAMILIES,
         **llama.FAMILIES,
         **mixtral.FAMILIES,
+        **olmoe.FAMILIES,
         **phi3.FAMILIES,
         **qwen.FAMILIES,
         **qwen_moe.FAMILIES,
