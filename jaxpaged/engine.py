@@ -87,8 +87,8 @@ class LLMEngine:
         self.sampling_defaults = sampling_defaults(asked, has_folder=model is None)
         self.sampling_defaults.warn()
         self.default_params = self.sampling_defaults.fill(SamplingParams())
-        generation = asked.generation_folder
-        self.tokenizer = Tokenizer.load(text_from, generation_config=generation) if text_from else NoTokenizer()
+        ends = {"model": None if model else asked.model, "generation_config": asked.generation_folder}
+        self.tokenizer = Tokenizer.load(text_from, **ends) if text_from else NoTokenizer()
         dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
         if model is not None:
             dtype, why = model.dtype, "the given model's"
@@ -137,7 +137,7 @@ class LLMEngine:
         self.model_config = model.config
         self._dtype_reason = dtype_reason
         self.buckets = make_buckets(config)
-        windows = [group.window for group in model.config.kv_groups()]
+        windows = model.config.kv_windows()
         self.scheduler = self._make_scheduler(config, windows, self.buckets)
         self.ledger = self.scheduler.ledger()
         """Of the pool as the last step left it; any thread may read it."""

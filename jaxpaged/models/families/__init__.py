@@ -10,22 +10,57 @@ from types import MappingProxyType
 
 from jaxpaged.errors import UnsupportedModelError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.families import gemma, gpt_oss, granitemoe, llama, mixtral, olmoe, phi3, qwen, qwen_moe
+from jaxpaged.models.families import (
+    cohere,
+    exaone,
+    falcon,
+    gemma,
+    glm,
+    gpt,
+    gpt_oss,
+    granite,
+    granitemoe,
+    llama,
+    mixtral,
+    olmo,
+    olmoe,
+    opt,
+    phi,
+    phi3,
+    qwen,
+    qwen_moe,
+    smollm,
+    stablelm,
+    starcoder2,
+)
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.hf_config import HARMLESS, HFConfig
 
+_KINS = (
+    cohere,
+    exaone,
+    falcon,
+    gemma,
+    glm,
+    gpt,
+    gpt_oss,
+    granite,
+    granitemoe,
+    llama,
+    mixtral,
+    olmo,
+    olmoe,
+    opt,
+    phi,
+    phi3,
+    qwen,
+    qwen_moe,
+    smollm,
+    stablelm,
+    starcoder2,
+)
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        **gemma.FAMILIES,
-        **gpt_oss.FAMILIES,
-        **granitemoe.FAMILIES,
-        **llama.FAMILIES,
-        **mixtral.FAMILIES,
-        **olmoe.FAMILIES,
-        **phi3.FAMILIES,
-        **qwen.FAMILIES,
-        **qwen_moe.FAMILIES,
-    }
+    {name: family for kin in _KINS for name, family in kin.FAMILIES.items()}
 )
 """By the name in a config's `architectures`."""
 

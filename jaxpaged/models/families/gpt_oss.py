@@ -11,7 +11,7 @@ from jaxpaged.models.config import ModelConfig, MoEConfig
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.families.reading import read_decoder, read_experts, read_kv_heads
 from jaxpaged.models.families.ropes import read_rope
-from jaxpaged.models.families.windows import alternating_windows, window
+from jaxpaged.models.families.windows import window, windows_by_turns
 from jaxpaged.models.hf_config import HFConfig
 from jaxpaged.models.mxfp4 import MXFP4
 from jaxpaged.models.tensors import Rule, Rules, llama_rules
@@ -34,7 +34,7 @@ def _gpt_oss(config: HFConfig, name: str) -> ModelConfig:
     model = read_decoder(
         config,
         name,
-        windows=alternating_windows(config, window(config, default=128)),
+        windows=windows_by_turns(config, window(config, default=128), every=2),
         kv_heads=read_kv_heads(config),
         default_head_dim=64,
         default_theta=150_000.0,

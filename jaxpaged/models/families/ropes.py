@@ -62,6 +62,41 @@ def read_rope(
     )
 
 
+def read_layer_rope(
+    config: HFConfig,
+    kind: str,
+    *,
+    theta_key: str | None,
+    default_theta: float,
+    dims: int,
+    max_positions: int,
+) -> RopeConfig:
+    """Of the layers of one of `layer_types`: `rope_parameters[kind]`; in older configs theta under a key of its own.
+
+    Older configs scale the rope of layers without a window alone (`rope_scaling`). theta_key: None where they have no
+    word for it.
+    """
+    config.require_neutral([_PARTIAL], 1.0)
+    by_kind = config.section("rope_parameters")
+    theta = None if theta_key is None else config.optional_number(theta_key)
+    section = None
+    if by_kind is not None:
+        # a section by layer type and nothing else
+        section, _ = by_kind.section(kind), [by_kind.get(key) for key in ("full_attention", "sliding_attention")]
+        by_kind.refuse_unread()
+    if kind == "full_attention" and (old := config.section("rope_scaling")) is not None:
+        if by_kind is not None:
+            raise config.refusal(
+                "rope_scaling", config.get("rope_scaling"), "there is rope_parameters, too", "Keep one"
+            )
+        section = old
+    section = section or HFConfig({}, section=f"rope_parameters.{kind}")
+    theta = _agreed(section, "rope_theta", theta, section.optional_number("rope_theta"))
+    return read_parameters(
+        section, dims=dims, max_positions=max_positions, theta=default_theta if theta is None else theta
+    )
+
+
 def read_parameters(
     section: HFConfig,
     *,

@@ -37,10 +37,12 @@ def late_windows(config: HFConfig) -> Windows:
     return layer_types(config, size) or by_rule
 
 
-def alternating_windows(config: HFConfig, size: int | None) -> Windows:
-    """Windows by `layer_types`; in older configs every other layer has one, from the first on."""
-    by_rule = tuple(None if layer % 2 else size for layer in range(num_layers(config)))
-    return layer_types(config, size) or by_rule
+def windows_by_turns(config: HFConfig, size: int | None, *, every: int | None) -> Windows:
+    """Windows by `layer_types`; in configs without it, all layers but every so many have one. None: no layer has."""
+    stated = layer_types(config, size)
+    if stated is not None:
+        return stated
+    return tuple(size if every is not None and (layer + 1) % every else None for layer in range(num_layers(config)))
 
 
 def layer_types(config: HFConfig, size: int | None) -> Windows | None:
