@@ -17,7 +17,7 @@ _TRAINING_AND_BOOKKEEPING = """
     output_hidden_states return_dict return_dict_in_generate torchscript use_bfloat16 tf_legacy_loss
     _attn_implementation _attn_implementation_autoset attn_implementation _flash_attn_2_enabled unsloth_fixed
     unsloth_version transformers.js_config is_llama_config pretraining_tp chunk_size_feed_forward
-    router_aux_loss_coef router_jitter_noise output_router_logits
+    router_aux_loss_coef router_jitter_noise output_router_logits cache_implementation
 """
 _TOKENS_AND_GENERATION = """
     bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id forced_bos_token_id
@@ -36,19 +36,38 @@ _MISSING = object()
 class HFConfig:
     """A config (or one of its sections) and the keys read so far. Errors name the key, its value and the fix."""
 
-    def __init__(self, values: Mapping[str, object], *, section: str = "") -> None:
+    def __init__(
+        self,
+        values: Mapping[str, object],
+        *,
+        section: str = "",
+        context: int | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        """context: the longest context that will be asked for, None for the model's own. aliases: what some keys are
+        called in this config."""
         self._values = values
         self._section = section
         self._read: set[str] = set()
+        self._aliases = aliases or {}
+        self.context = context
+
+    def renamed(self, aliases: Mapping[str, str]) -> HFConfig:
+        """The same config under other names of its keys: what is asked for as a key of `aliases` is its value here."""
+        other = HFConfig(self._values, section=self._section, context=self.context, aliases=aliases)
+        other._read = self._read
+        return other
 
     def name_of(self, key: str) -> str:
+        key = self._aliases.get(key, key)
         return f"{self._section}.{key}" if self._section else key
 
     def __contains__(self, key: str) -> bool:
-        return key in self._values
+        return self._aliases.get(key, key) in self._values
 
     def get(self, key: str) -> object:
         """The raw value, None where it is missing."""
+        key = self._aliases.get(key, key)
         self._read.add(key)
         return self._values.get(key)
 
@@ -99,6 +118,10 @@ class HFConfig:
             if (found := self.get(key)) is not None and found != value:
                 raise self.unsupported(key, found, f"only {value!r} is implemented")
 
+    def ignore(self, *keys: str) -> None:
+        """Count keys as read that change no logit in this family."""
+        self._read.update(keys)
+
     def refuse_unread(self, harmless: Collection[str] = frozenset()) -> None:
         """Raise UnsupportedModelError naming every key that is neither read, nor harmless, nor null, false or empty."""
         left = {
@@ -124,7 +147,7 @@ class HFConfig:
         value = self.get(key)
         if value is None:
             if default is _MISSING:
-                state = "it is null" if key in self._values else "it is missing"
+                state = "it is null" if key in self else "it is missing"
                 raise self.refusal(
                     key, None, f"{state}, and the model cannot be built without", "Add it to config.json"
                 )

@@ -11,7 +11,7 @@ from jax import Array
 from jaxpaged.errors import WeightsError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, ParamSpec, build
-from jaxpaged.models.families import read_config
+from jaxpaged.models.families import FAMILIES, read_config
 from jaxpaged.progress import Progress
 from jaxpaged.weights.folder import model_folder, read_json
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
@@ -56,9 +56,10 @@ def load_model(
     place = model_folder(folder)
     config = read_model_config(place)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
-    targets = expected_tensors(graph.specs)
+    family = FAMILIES[config.architecture]
     with Checkpoint(place) as checkpoint:
-        if problems := checkpoint.problems + _differences(targets, checkpoint, tied=config.tied):
+        targets = _named_as(checkpoint, expected_tensors(graph.specs, family.rules(config)), prefix=family.prefix)
+        if problems := checkpoint.problems + _differences(targets, checkpoint, config):
             raise WeightsError(
                 name=f"weights of {place.name}",
                 value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
@@ -69,12 +70,20 @@ def load_model(
     return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
 
 
-def _differences(targets: dict[str, Target], checkpoint: Checkpoint, *, tied: bool) -> list[str]:
+def _named_as(checkpoint: Checkpoint, targets: dict[str, Target], *, prefix: str) -> dict[str, Target]:
+    """The targets under the checkpoint's names: one of the bare model leaves out the prefix of the whole."""
+    if any(name.startswith(prefix) for name in checkpoint.tensors):
+        return targets
+    return {name.removeprefix(prefix): target for name, target in targets.items()}
+
+
+def _differences(targets: dict[str, Target], checkpoint: Checkpoint, config: ModelConfig) -> list[str]:
     """Sentences: where the checkpoint's tensors are not what the model expects."""
+    more = FAMILIES[config.architecture].ignorable
     found = [
         f"unknown: {name!r} in {stored.file!r}"
         for name, stored in checkpoint.tensors.items()
-        if name not in targets and not is_ignorable(name, tied=tied)
+        if name not in targets and not is_ignorable(name, tied=config.tied, more=more)
     ]
     for name, target in targets.items():
         stored = checkpoint.tensors.get(name)
@@ -101,8 +110,7 @@ def _read_leaves(
     def values_of(i: int, spec: ParamSpec) -> np.ndarray:
         parameter = np.empty(spec.shape, values_dtype(spec))
         for name in names[i]:
-            view = targets[name].view(parameter)
-            view[...] = checkpoint.read(name).reshape(view.shape).astype(parameter.dtype, copy=False)
+            targets[name].fill(parameter, checkpoint.read(name))
         return parameter
 
     return store(graph.specs, values_of, phase="loading", progress=progress)
