@@ -104,8 +104,8 @@ def test_20_000_tokens_as_transformers(name: str, tmp_path: Path) -> None:
     ("name", "length"), [("mistral", LENGTH), pytest.param("mixtral_window", 12_000, marks=pytest.mark.long)]
 )
 def test_the_window_bounds_the_blocks_that_a_context_holds(name: str, length: int, tmp_path: Path) -> None:
-    """The whole engine, in a pool that a context without its window would outgrow four times: the greedy tokens of
-    transformers, never more blocks than I-WINDOW allows, and those behind the window found again by the next request.
+    """The whole engine, in a pool that the context would outgrow without its window: the greedy tokens of
+    transformers, never more blocks than I-WINDOW allows, and the next request finds what the window holds.
     """
     import torch
 
