@@ -98,7 +98,7 @@ class Verification:
         """The engine in float32, as large as the texts need."""
         asked = self.asked
         longest = min(max(context, 32 + self.answer_tokens), model.max_positions)
-        per_row = len(model.kv_groups()) * -(-longest // (asked.block_size or _SMALLEST_BLOCK))
+        per_row = -(-longest // (asked.block_size or _SMALLEST_BLOCK)) * len(model.kv_groups())
         return replace(
             asked,
             tokenizer=str(TINY_MODEL),  # token ids alone go in and out

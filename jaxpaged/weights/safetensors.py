@@ -19,6 +19,8 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16")
 """Element types that can be read, in safetensors' own names."""
+PACKED_DTYPES = ("U8",)
+"""Those of the parts of a packed tensor."""
 _DOWNLOAD = "Download the model again"
 
 
@@ -55,6 +57,10 @@ class Checkpoint:
     def read(self, name: str) -> NDArray[Any]:
         """The values of one tensor, copied out of the file in the file's own dtype."""
         return self._files[self.tensors[name].file].get_tensor(name)
+
+    def is_there(self, name: str) -> bool:
+        """Whether a file holds the tensor, or the index says that one does."""
+        return name in self.tensors or (self._index is not None and name in self._index)
 
     def is_lost(self, name: str) -> bool:
         """Whether the tensor's absence is explained by a file that is missing or damaged."""

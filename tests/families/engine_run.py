@@ -17,7 +17,6 @@ from jaxpaged.models.decoder import unflatten
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import SamplingParams
 from jaxpaged.tiny import TINY_MODEL
-from jaxpaged.weights.load import read_model_config
 
 OUTPUT = 64  # tokens of every answer
 _STEP = 96  # tokens of a step: long prompts are cut
@@ -75,7 +74,7 @@ def run_engine(folder: Path, prompts: Sequence[Sequence[int]], *, backend: str, 
         max_model_len=320,
         max_num_seqs=4,
         max_num_batched_tokens=_STEP,
-        num_gpu_blocks_override=1 + 95 * len(read_model_config(folder).kv_groups()),
+        num_gpu_blocks_override=512,
         block_size=16,
         attention_backend=backend,
         compile_cache=str(cache),
