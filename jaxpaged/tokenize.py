@@ -85,7 +85,8 @@ class Tokenizer:
         tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.jinja, generation_config.json,
         config.json (all optional).
 
-        model: the folder whose generation_config.json and config.json name end tokens, where it is another one.
+        model: the folder whose generation_config.json and config.json name end tokens, where it is another one; a
+        file has neither, so that the folder of the tokens does.
         generation_config: a folder whose generation_config.json names them, in place of the model's.
         Raises TokenizerError naming the file that is missing or damaged, or the package that reading it needs, and
         ModelError for a generation_config.json.
@@ -95,7 +96,9 @@ class Tokenizer:
         source, special = _source(folder, config)
         backend = source.backend
         _put_around(source, config, special)
-        eos_ids = set(_end_ids(Path(model or folder), Path(generation_config or model or folder)))
+        if model is None or Path(model).is_file():  # of a model that is a file, the tokenizer's folder names them
+            model = folder
+        eos_ids = set(_end_ids(Path(model), Path(generation_config or model)))
         if "eos_token" in special and (named := backend.token_to_id(special["eos_token"])) is not None:
             eos_ids.add(named)
         templates = read_chat_templates(folder, config.get("chat_template"))
@@ -198,7 +201,7 @@ def _source(folder: Path, config: Mapping[str, Any]) -> tuple[Source, dict[str, 
     declared = declared_tokens(config, folder)
     source = read_source(folder, config=config, declared={i: token.content for i, token in declared.items()})
     add_declared(source.backend, declared)
-    own = {name: text for name, text in source.special_tokens.items() if name not in config}
+    own = {name: text for name, text in source.special_tokens.items() if config.get(name, "") == ""}
     return source, {**own, **named_tokens(config, folder)}
 
 

@@ -233,11 +233,11 @@ def with_tokenizer(pre: str, **more: Any) -> Any:
 @pytest.mark.parametrize("pre", ["qwen2", "llama-bpe"])
 def test_the_tokenizer_comes_out_of_the_metadata(tmp_path: Path, pre: str) -> None:
     template = "{% for message in messages %}{{ message.content }}{% endfor %}"
-    change = with_tokenizer(pre, **{"tokenizer.chat_template": template})
+    change = with_tokenizer(pre, **{"tokenizer.chat_template": template, "tokenizer.ggml.eot_token_id": 1})
     path, _ = write_both(tmp_path, "llama", change=change)
     folder = text_folder(path, cache=tmp_path / "cache")
     assert text_folder(path, cache=tmp_path / "cache") == folder
-    found = Tokenizer.load(folder)
+    found = Tokenizer.load(folder, model=path)
     oracle = tokenizers.Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
     split = pre_tokenizers.Split(tokenizers.Regex(WORDS[pre]), "isolated")
     oracle.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
@@ -258,7 +258,7 @@ def test_the_tokenizer_comes_out_of_the_metadata(tmp_path: Path, pre: str) -> No
         assert found.encode(text, add_special_tokens=False) == ids
         assert found.encode(text) == first + ids
         assert found.decode(ids) == oracle.decode(ids)
-    assert found.eos_ids == (special["id"],)
+    assert found.eos_ids == (1, special["id"])
     assert found.apply_chat_template([{"role": "user", "content": "hi"}]) == "hi"
 
 
