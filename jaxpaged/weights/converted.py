@@ -148,12 +148,15 @@ def _copy_texts(source: Path, target: Path) -> None:
 
 
 def _copy_config(source: Path, target: Path) -> None:
-    """The config is the model's, wherever the tokenizer comes from; that of a GGUF file is written here."""
+    """Config and defaults are the model's, wherever the tokenizer comes from; a GGUF file's config is written here."""
     if source.is_file():
         text = json.dumps(GGUFFile(source).config(), indent=2) + "\n"
         (target / "config.json").write_text(text, encoding="utf-8")
-    else:
-        shutil.copyfile(source / "config.json", target / "config.json")
+        return
+    for name in ("config.json", "generation_config.json"):
+        (target / name).unlink(missing_ok=True)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def _parts(sizes: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -120,6 +120,13 @@ def test_the_command_makes_a_folder_that_serves(tmp_path: Path, capsys: pytest.C
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
 
 
+def test_another_tokenizer_leaves_the_models_own_defaults(source: Path, tmp_path: Path) -> None:
+    write_converted(tmp_path / "out", model(), source=source, texts=TINY_MODEL)
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (TINY_MODEL / "tokenizer.json").read_bytes()
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == SMALL
+    assert not (tmp_path / "out" / "generation_config.json").exists()  # the model has none
+
+
 def test_the_manifest_keeps_what_a_mesh_would_ask_for(out: Path) -> None:
     leaves = {leaf.path: leaf for leaf in read_manifest(out).leaves}
     assert leaves["embed_tokens.weight"].axes == ("vocab", "embed")
