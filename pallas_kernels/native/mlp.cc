@@ -5,9 +5,7 @@
 #include <type_traits>
 
 #include "activation.h"
-#include "product.h"
-#include "product_bfloat16.h"
-#include "product_int8.h"
+#include "products.h"
 
 namespace jaxpaged {
 namespace {
@@ -22,11 +20,12 @@ struct Gated {
   Product down;
   float* numbers;
 
-  void operator()(int64_t row, int64_t rows, int64_t panel, const float* sums) const {
+  void operator()(int64_t row, int64_t rows, int64_t panel, const float* sums, int64_t apart) const {
     const int64_t first = panel * kPanel;
     for (int64_t r = 0; r < rows; ++r) {
       const float* gate = sums + r * kPanel;
-      const f32x16 low = hidden(gate, first), high = hidden(gate + kLanes, first + kLanes);
+      const f32x16 low = hidden(gate, gate + apart, first);
+      const f32x16 high = hidden(gate + kLanes, gate + apart + kLanes, first + kLanes);
       if constexpr (Product::kQuantises) {
         store(numbers + (row + r) * ffn + first, low);
         store(numbers + (row + r) * ffn + first + kLanes, high);
@@ -36,8 +35,8 @@ struct Gated {
     }
   }
 
-  f32x16 hidden(const float* gate, int64_t at) const {
-    f32x16 a = load<f32x16>(gate), b = load<f32x16>(gate + kSums);
+  f32x16 hidden(const float* gate, const float* up, int64_t at) const {
+    f32x16 a = load<f32x16>(gate), b = load<f32x16>(up);
     if (bias) a += load<f32x16>(bias + at), b += load<f32x16>(bias + ffn + at);
     return Activation::of(a) * b;
   }
@@ -83,7 +82,7 @@ ffi::Error mlp(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats norm, ffi::AnyBuff
       return ffi::Error::Success();
     }
   }
-  return ffi::Error::InvalidArgument("the weights are not packed for this CPU's AMX unit");
+  return ffi::Error::InvalidArgument(kMisfit);
 }
 
 }  // namespace
@@ -108,8 +107,11 @@ ffi::Error mlp(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats norm, ffi::AnyBuff
                                     .Attr<int64_t>("ffn")             \
                                     .Attr<std::string_view>("activation"))
 
-JAXPAGED_MLP(bfloat16, ProductBfloat16);
-JAXPAGED_MLP(int8, ProductInt8);
+JAXPAGED_MLP(float32, VectorFloat32);
+JAXPAGED_MLP(bfloat16_amx, ProductBfloat16);
+JAXPAGED_MLP(bfloat16_vector, VectorBfloat16);
+JAXPAGED_MLP(int8_amx, ProductInt8);
+JAXPAGED_MLP(int8_vector, VectorInt8);
 
 #pragma GCC visibility pop
 

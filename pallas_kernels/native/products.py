@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from pallas_kernels.int8 import check_ins
+from pallas_kernels.native.library import library
 from pallas_kernels.norm import Norm
 from pallas_kernels.packed import PackedWeight
 from pallas_kernels.packed_f32 import PackedF32Weight
@@ -33,8 +34,7 @@ def multiply(
 
 def can_gate(gate_up: Packed, down: Packed, activation: str) -> bool:
     """Whether `multiply_gated` takes these weights [2 * F, E] and [E, F]."""
-    on_amx = isinstance(down, PackedWeight | PackedInt8Weight)
-    return on_amx and type(gate_up) is type(down) and down.shape[1] % PANEL == 0 and activation in GATES
+    return type(gate_up) is type(down) and down.shape[1] % PANEL == 0 and activation in GATES
 
 
 def multiply_gated(
@@ -69,10 +69,10 @@ def _operands(w: Packed) -> tuple[str, Array, Array]:
     """The name of its kernels, its tiles or panels, and the scales of its outputs."""
     if isinstance(w, PackedInt8Weight):
         check_ins(w.ins)
-        return "int8", w.tiles, w.scales
+        return library().kernel("int8"), w.tiles, w.scales
     if isinstance(w, PackedF32Weight):
-        return "float32", w.panels, _floats(None)
-    return "bfloat16", w.tiles, _floats(None)
+        return library().kernel("float32"), w.panels, _floats(None)
+    return library().kernel("bfloat16"), w.tiles, _floats(None)
 
 
 def _rows(x: Array) -> Array:

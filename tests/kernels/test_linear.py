@@ -93,4 +93,4 @@ def test_what_stays_plain(outs: int, ins: int, dtype: str) -> None:
 def need_amx() -> None:
     need(Backend.NATIVE)
     if not packs_weights():
-        pytest.skip(f"packed weights are multiplied by AMX alone, here is {library().unit}")
+        pytest.skip(f"packed weights are multiplied by AMX or AVX512-BF16, here is {library().unit}")

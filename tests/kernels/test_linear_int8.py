@@ -27,7 +27,7 @@ def weight(w: np.ndarray, kind: str) -> Weight:
         return Int8Weight(values=jnp.asarray(values), scales=jnp.asarray(scales), dtype="bfloat16")
     need(Backend.NATIVE)
     if not packs_int8_weights():
-        pytest.skip(f"packed int8 weights are multiplied by AMX alone, here is {library().unit}")
+        pytest.skip(f"packed int8 weights are multiplied by AMX or AVX512-VNNI, here is {library().unit}")
     return PackedInt8Weight(tiles=jnp.asarray(pack_int8(values)), scales=jnp.asarray(scales), ins=w.shape[1])
 
 

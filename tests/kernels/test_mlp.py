@@ -35,7 +35,7 @@ def weights(w: np.ndarray, kind: str) -> tuple[Weight, Weight]:
     """w f32[B, A] plain and packed."""
     need(Backend.NATIVE)
     if not (packs_weights() if kind == "bfloat16" else packs_int8_weights()):
-        pytest.skip(f"packed weights of {kind} are multiplied by AMX alone, here is {library().unit}")
+        pytest.skip(f"packed weights of {kind} are multiplied by AMX, AVX512-BF16 or -VNNI, here is {library().unit}")
     if kind == "bfloat16":
         rounded = w.astype(jnp.bfloat16)
         return jnp.asarray(rounded), PackedWeight(tiles=jnp.asarray(pack(rounded)))
