@@ -14,17 +14,11 @@ constexpr int64_t kDepth = 128;  // words at a time: 16 KB of a panel stay in th
 constexpr int64_t kTile = 16;    // words of a tile, where panels are tiles
 constexpr int64_t kLine = 64;
 
-#ifdef __AVX512F__
-constexpr int64_t kMostRows = 14;  // of a block: 28 of 32 registers hold sums
-#else
-constexpr int64_t kMostRows = 6;  // 12 of 16
-#endif
-
-// rows in blocks that differ by one row at most
+// rows in blocks of `most` at most, that differ by one row
 struct Blocks {
   int64_t rows, count;
 
-  explicit Blocks(int64_t rows) : rows(rows), count((rows + kMostRows - 1) / kMostRows) {}
+  Blocks(int64_t rows, int64_t most) : rows(rows), count((rows + most - 1) / most) {}
   int64_t first(int64_t block) const { return rows * block / count; }
   int64_t size(int64_t block) const { return first(block + 1) - first(block); }
   int64_t of(int64_t row) const { return ((row + 1) * count - 1) / rows; }
@@ -42,28 +36,31 @@ template <typename Kind, int64_t R>
 void multiply(const uint32_t* x, const uint32_t* w, int64_t depth, bool fresh, float* sums, Ahead ahead) {
   using Sum = typename Kind::Sum;
   constexpr int64_t kSpan = sizeof(Sum) / 4;
-  Sum sum[R][2] = {};
-  if (!fresh) {
-    for (int64_t r = 0; r < R; ++r) {
-      for (int64_t v = 0; v < 2; ++v) sum[r][v] = load_as<Sum>(sums + r * kPanel + v * kSpan);
-    }
+  Sum sum[R][2];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int64_t v = 0; v < 2; ++v) sum[r][v] = fresh ? Sum{} : load_as<Sum>(sums + r * kPanel + v * kSpan);
   }
   const int64_t tile = Kind::kTiled ? kTile : depth;
   for (const uint32_t* end = x + depth; x < end; x += tile, w += tile * kPanel) {
-#pragma GCC unroll 4
     for (int64_t k = 0; k < tile; ++k, ahead.from += ahead.step) {
       __builtin_prefetch(ahead.from, 0, 2);
       if (ahead.step > kLine) __builtin_prefetch(ahead.from + kLine, 0, 2);
       typename Kind::Weights weights[2];
+#pragma GCC unroll 2
       for (int64_t v = 0; v < 2; ++v) weights[v] = Kind::weights(w + Kind::place(k, v));
 #pragma GCC unroll 16
       for (int64_t r = 0; r < R; ++r) {
         const auto word = Kind::broadcast(x[r * kDepth + k]);
+#pragma GCC unroll 2
         for (int64_t v = 0; v < 2; ++v) sum[r][v] = Kind::add(sum[r][v], weights[v], word);
       }
     }
   }
+#pragma GCC unroll 16
   for (int64_t r = 0; r < R; ++r) {
+#pragma GCC unroll 2
     for (int64_t v = 0; v < 2; ++v) std::memcpy(sums + r * kPanel + v * kSpan, &sum[r][v], sizeof(Sum));
   }
 }
@@ -92,7 +89,7 @@ class Product {
         words_(Kind::words(ins)),
         depths_(depths_of(ins)),
         span_((words_ + depths_ * kTile - 1) / (depths_ * kTile) * kTile),
-        blocks_(rows),
+        blocks_(rows, Kind::kMostRows),
         x_(static_cast<uint32_t*>(memory)),
         kind_(scales, outs, ins, x_ + rows * depths_ * kDepth) {}
 
@@ -117,7 +114,7 @@ class Product {
 
   // the block's rows times depth d of a panel, into sums [rows][kPanel], which hold those of the depths before
   void multiply(int64_t block, int64_t panel, int64_t d, float* sums, Ahead ahead) const {
-    static constexpr auto kProducts = products<Kind>(std::make_index_sequence<kMostRows>());  // [rows - 1]
+    static constexpr auto kProducts = products<Kind>(std::make_index_sequence<Kind::kMostRows>());  // [rows - 1]
     const int64_t rows = blocks_.size(block), depth = std::min(span_, words_ - d * span_);
     const uint32_t* x = x_ + (blocks_.first(block) * depths_ + d * rows) * kDepth;
     for (int64_t n = 0; n < kPanel; n += Kind::kWidth) {
@@ -153,7 +150,7 @@ void multiply_rows(xla::ffi::ThreadPool& pool, const vector::Product<Kind>& prod
   if (rows == 0) return;
   const int64_t blocks = product.blocks().count, depths = product.depths();
   const int64_t run = std::max<int64_t>(1, panels / 32), runs = (panels + run - 1) / run;
-  const int64_t most = std::max<int64_t>(1, kResident / (vector::kMostRows * product.row_bytes()));  // blocks of a chunk
+  const int64_t most = std::max<int64_t>(1, kResident / (Kind::kMostRows * product.row_bytes()));  // blocks of a chunk
   const int64_t chunks = (blocks + most - 1) / most;
   const auto one_panel = [=](int64_t panel, int64_t from, int64_t end) {
     const int64_t first = product.blocks().first(from), apart = (product.blocks().first(end) - first) * kPanel;

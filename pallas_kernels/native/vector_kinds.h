@@ -11,8 +11,10 @@ namespace jaxpaged::vector {
 struct Float32 {
 #ifdef __AVX512F__
   using Sum = f32x16;
+  static constexpr int64_t kMostRows = 14;  // of a block: 28 of 32 registers hold sums
 #else
   using Sum = f32x8;
+  static constexpr int64_t kMostRows = 6;  // 12 of 16
 #endif
   using Weights = Sum;
   static constexpr bool kQuantises = false, kTiled = false;
@@ -59,7 +61,7 @@ struct Bfloat16 {
   using Sum = __m512;
   using Weights = __m512bh;
   static constexpr bool kQuantises = false, kTiled = true;
-  static constexpr int64_t kWidth = kPanel, kWordsOfRow = 0;
+  static constexpr int64_t kMostRows = 14, kWidth = kPanel, kWordsOfRow = 0;
 
   Bfloat16(const float*, int64_t, int64_t, void*) {}
 
@@ -98,7 +100,7 @@ struct Int8 {
   using Sum = __m512i;
   using Weights = __m512i;
   static constexpr bool kQuantises = true, kTiled = true;
-  static constexpr int64_t kWidth = kPanel, kWordsOfRow = 2;
+  static constexpr int64_t kMostRows = 14, kWidth = kPanel, kWordsOfRow = 2;
 
   // what a row's sums become float32 by
   struct OfRow {
@@ -116,7 +118,11 @@ struct Int8 {
   static int64_t place(int64_t k, int64_t v) { return v * kTile * 16 + k * 16; }
   static Weights weights(const uint32_t* w) { return _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi8(-128)); }
   static __m512i broadcast(uint32_t word) { return _mm512_set1_epi32(word); }
-  static Sum add(Sum sum, Weights w, __m512i x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  // written out, as GCC 12 moves the sums of its own form to the stack and back
+  static Sum add(Sum sum, Weights w, __m512i x) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    return sum;
+  }
 
   struct Words {
     Quantiser quantiser;
