@@ -26,6 +26,7 @@ def linear(
     *,
     norm: Norm | None = None,
     residual: Array | None = None,
+    count: Array | None = None,
 ) -> Array:
     """norm(x) [M, A] times w [B, A] transposed, plus bias [B], plus residual f32[M, B]: f32[M, B].
 
@@ -33,11 +34,12 @@ def linear(
     own (`packed_f32`). What the product takes is rounded to w's dtype, products are summed in float32; float32 weights
     give exact float32 on every platform. With int8 weights it is quantised too on a CPU, and rounded to the weight's
     other dtype elsewhere (`int8`).
+    count: i32[1], how many rows are no padding: what the others give may be anything finite, and costs a packed w nothing.
     Raises ValueError for shapes that do not fit together.
     """
     check_shapes(x, w, bias, norm=norm, residual=residual)
     if isinstance(w, Packed):
-        return multiply(x, w, bias=bias, norm=norm, residual=residual)
+        return multiply(x, w, bias=bias, norm=norm, residual=residual, count=count)
     out = _product(x if norm is None else rms_norm(x, norm), w)
     if bias is not None:
         out = out + bias.astype(jnp.float32)[None, :]

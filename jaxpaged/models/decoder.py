@@ -67,9 +67,11 @@ class Decoder(nnx.Module):
             x, pools[i] = layer(x, table, pools[i], context, slots=slots, work=works[kind])
         return x, tuple(pools)
 
-    def logits(self, hidden: Array) -> Array:
-        """hidden f32[S, E] -> f32[S, V]. The last norm is here: no row meets it that gives no logits."""
-        return (self.embed_tokens if self.lm_head is None else self.lm_head).logits(hidden, self.norm.norm())
+    def logits(self, hidden: Array, count: Array | None = None) -> Array:
+        """hidden f32[S, E] -> f32[S, V]. The last norm is here: no row meets it that gives no logits. count: i32[1], the
+        rows that are no padding; None: all.
+        """
+        return (self.embed_tokens if self.lm_head is None else self.lm_head).logits(hidden, self.norm.norm(), count)
 
 
 class Embedding(nnx.Module):
@@ -86,9 +88,9 @@ class Embedding(nnx.Module):
             return table.at[token_ids].get(mode="clip").astype(jnp.float32)
         return table.rows(token_ids)
 
-    def logits(self, hidden: Array, norm: Norm) -> Array:
+    def logits(self, hidden: Array, norm: Norm, count: Array | None) -> Array:
         """f32[S, V] of hidden f32[S, E]."""
-        return linear(hidden, matrix(self.weight, self.weight_scale, self.form), norm=norm)
+        return linear(hidden, matrix(self.weight, self.weight_scale, self.form), norm=norm, count=count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,8 +142,10 @@ class Linear(nnx.Module):
         self.weight, self.weight_scale = declare_matrix((*outs, ins[0]), (*axes, ins[1]), form)
         self.bias = declare(outs, axes, "float32", init="zeros") if bias else None
 
-    def __call__(self, x: Array, *, norm: Norm | None = None, residual: Array | None = None) -> Array:
-        out = linear(x, self.matrix(), self.flat_bias(), norm=norm, residual=residual)
+    def __call__(
+        self, x: Array, *, norm: Norm | None = None, residual: Array | None = None, count: Array | None = None
+    ) -> Array:
+        out = linear(x, self.matrix(), self.flat_bias(), norm=norm, residual=residual, count=count)
         return out.reshape(-1, *self.outs)
 
     def matrix(self) -> Weight:
@@ -181,8 +183,8 @@ class Attention(nnx.Module):
         work: AttentionWork,
     ) -> tuple[Array, LayerPool]:
         """x f32[T, E], rope table, the layer's pool -> f32[T, E] and the pool with this step's tokens."""
-        config, tokens = self.config, x.shape[0]
-        qkv = self.qkv_proj(x, norm=norm)  # [T, K, G + 2, D]
+        config, tokens, count = self.config, x.shape[0], work.cu_q_lens[-1:]
+        qkv = self.qkv_proj(x, norm=norm, count=count)  # [T, K, G + 2, D]
         q = qkv[:, :, :-2].reshape(tokens, config.heads, config.head_dim)
         k, v = qkv[:, :, -2], qkv[:, :, -1]  # [T, K, D]
         if self.q_norm is not None and self.k_norm is not None:
@@ -191,7 +193,7 @@ class Attention(nnx.Module):
         # for kernels, what they multiply and the next product takes; XLA's CPU path keeps float32
         taken = self.dtype if not on_cpu() or work.backend == Backend.NATIVE else q.dtype
         out = ragged_attention(q, pool, work, scale=config.scale, rope=table, dtype=taken)  # [T, H, D]
-        return self.o_proj(out.reshape(tokens, -1), residual=x), pool
+        return self.o_proj(out.reshape(tokens, -1), residual=x, count=count), pool
 
 
 class MLP(nnx.Module):
@@ -204,8 +206,8 @@ class MLP(nnx.Module):
         self.gate_up_proj = Linear((2, ffn), (None, "ffn"), size, bias=bias, form=form)
         self.down_proj = Linear((config.embed,), ("embed",), (ffn, "ffn"), bias=bias, form=form)
 
-    def __call__(self, x: Array, norm: Norm) -> Array:
-        """x f32[T, E] -> f32[T, E]."""
+    def __call__(self, x: Array, norm: Norm, count: Array) -> Array:
+        """x f32[T, E] -> f32[T, E]. count: i32[1], the tokens that are no padding."""
         return mlp(
             x,
             self.gate_up_proj.matrix(),
@@ -215,6 +217,7 @@ class MLP(nnx.Module):
             down_bias=self.down_proj.flat_bias(),
             norm=norm,
             residual=x,
+            count=count,
         )
 
 
@@ -281,7 +284,7 @@ class DecoderLayer(nnx.Module):
         """x f32[T, E] and the layer's pool -> the same after this layer."""
         x, pool = self.self_attn(x, self.input_layernorm.norm(), table, pool, slots=slots, work=work)
         if self.mlp is not None:
-            x = self.mlp(x, self.post_attention_layernorm.norm())
+            x = self.mlp(x, self.post_attention_layernorm.norm(), work.cu_q_lens[-1:])
         if self.moe is not None:
             x = x + self.moe(self.post_attention_layernorm(x), context)
         return x, pool

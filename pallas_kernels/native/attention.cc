@@ -1,7 +1,7 @@
 // ragged_attention: the rows of a step over the paged pool. Rows with one token are cut into chunks of keys, prompts into
 // tiles of query tokens; all of them, for every kv head, are one queue of work.
 
-#include "attend_amx.h"
+#include "attend_rounded.h"
 #include "attend_vector.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
@@ -13,8 +13,8 @@ namespace ffi = xla::ffi;
 
 struct Scratch {
   VectorScratch vector;
-#ifdef JAXPAGED_AMX
-  AmxScratch amx;
+#ifdef __AVX512BF16__
+  StepScratch step;
 #endif
 };
 
@@ -106,11 +106,14 @@ void attend_decode(const Attention<S>& a, const Tile& tile, const Tile* next, Pi
 
 template <typename S>
 void attend_prompt(const Attention<S>& a, const Tile& tile) {
-#ifdef JAXPAGED_AMX
   if constexpr (!std::is_same_v<S, float>) {
-    if (a.rounded && amx_granted()) return attend_tile_amx(a, tile, scratch_of_thread().amx);
-  }
+#ifdef JAXPAGED_AMX
+    if (a.rounded && amx_granted()) return attend_tile_rounded<AmxSteps>(a, tile, scratch_of_thread().step);
 #endif
+#ifdef __AVX512BF16__
+    if (a.rounded) return attend_tile_rounded<PairSteps>(a, tile, scratch_of_thread().step);
+#endif
+  }
   attend_tile(a, tile, scratch_of_thread().vector);
 }
 

@@ -23,14 +23,15 @@ _TARGETS = (
         for kernel in ("float32", *(f"{dtype}_{how}" for dtype in ("bfloat16", "int8") for how in ("amx", "vector")))
     ),
 )
-_AMX = {1: "AMX", -1: "AVX (the kernel refuses AMX)", 0: "AVX"}
+_REFUSED = -1  # what `jaxpaged_amx` says where the kernel refuses it
 _BFLOAT16 = {2: "AMX", 1: "AVX512-BF16", 0: ""}
 _INT8 = {2: "AMX", 1: "AVX512-VNNI", 0: ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """obstacle: why there is no library, "" where there is one. unit: "AMX" or "AVX", what a prompt's attention runs on.
+    """obstacle: why there is no library, "" where there is one. unit: the most it multiplies bfloat16 with, "AMX",
+    "AVX512-BF16" or "AVX", for people.
 
     bfloat16, int8: what multiplies packed weights of that type: "AMX", "AVX512-BF16" or "AVX512-VNNI", "" where
     nothing of ours does.
@@ -65,12 +66,9 @@ def library() -> Library:
         return Library(obstacle=f"the library does not load: {error}", unit="")
     for name in _TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
-    return Library(
-        obstacle="",
-        unit=_AMX[int(loaded.jaxpaged_amx())],
-        bfloat16=_BFLOAT16[int(loaded.jaxpaged_bfloat16())],
-        int8=_INT8[int(loaded.jaxpaged_int8())],
-    )
+    bfloat16, int8 = _BFLOAT16[int(loaded.jaxpaged_bfloat16())], _INT8[int(loaded.jaxpaged_int8())]
+    refused = " (the kernel refuses AMX)" if int(loaded.jaxpaged_amx()) == _REFUSED else ""
+    return Library(obstacle="", unit=f"{bfloat16 or 'AVX'}{refused}", bfloat16=bfloat16, int8=int8)
 
 
 def packs_weights() -> bool:

@@ -1,4 +1,4 @@
-// linear: out [M, B] = norm(x) [M, A] times a packed weight [B, A] transposed + bias + residual.
+// linear: out [M, B] = norm(x) [M, A] times a packed weight [B, A] transposed + bias + residual; zeros in padding rows.
 
 #include <type_traits>
 
@@ -11,17 +11,18 @@ namespace ffi = xla::ffi;
 
 template <typename Product>
 ffi::Error linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, Floats scales, Floats norm, Floats bias,
-                  Floats residual, ffi::Result<Floats> out, float eps) {
+                  Floats residual, Count real, ffi::Result<Floats> out, float eps) {
   if constexpr (!std::is_void_v<Product>) {
-    const int64_t count = x.dimensions()[0], ins = x.dimensions()[1], outs = out->dimensions()[1];
+    const int64_t count = real_rows(real, x.dimensions()[0]), ins = x.dimensions()[1], outs = out->dimensions()[1];
     if (Product::fits(outs, ins, w.size_bytes(), scales.element_count())) {
       static thread_local std::vector<char> memory;
       const Product product(w.untyped_data(), scales.typed_data(), outs, ins, count,
                             scratch(memory, Product::space(count, ins)));
       const bool half = x.element_type() == ffi::BF16;
       pack_rows(pool, Rows{x.untyped_data(), half, count, ins, given(norm), eps}, product);
-      multiply_rows<1>(pool, product, count, (outs + kPanel - 1) / kPanel,
-                       Output{out->typed_data(), given(bias), given(residual), outs});
+      const Output output{out->typed_data(), given(bias), given(residual), outs};
+      multiply_rows<1>(pool, product, count, (outs + kPanel - 1) / kPanel, output);
+      output.clear(count, x.dimensions()[0]);
       return ffi::Error::Success();
     }
   }
@@ -46,6 +47,7 @@ extern "C" int jaxpaged_int8() { return unit_of<ProductInt8, VectorInt8>(); }
                                     .Arg<Floats>()                          \
                                     .Arg<Floats>()                          \
                                     .Arg<Floats>()                          \
+                                    .Arg<Count>()                           \
                                     .Ret<Floats>()                          \
                                     .Attr<float>("eps"))
 

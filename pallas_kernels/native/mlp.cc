@@ -1,5 +1,6 @@
 // mlp: out [M, E] = activation(gate) * up, times a packed weight down [E, F] transposed + bias + residual, where gate and up
-// are the halves of norm(x) [M, E] times a packed weight [2 * F, E] transposed + bias. What lies between stays here.
+// are the halves of norm(x) [M, E] times a packed weight [2 * F, E] transposed + bias; zeros in padding rows. What lies
+// between stays here.
 
 #include <string_view>
 #include <type_traits>
@@ -59,10 +60,10 @@ void run(ffi::ThreadPool& pool, const Rows& rows, const Product& gate_up, const 
 
 template <typename Product>
 ffi::Error mlp(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats norm, ffi::AnyBuffer w, Floats scales, Floats bias,
-               ffi::AnyBuffer down_w, Floats down_scales, Floats down_bias, Floats residual, ffi::Result<Floats> out,
-               float eps, int64_t ffn, std::string_view activation) {
+               ffi::AnyBuffer down_w, Floats down_scales, Floats down_bias, Floats residual, Count real,
+               ffi::Result<Floats> out, float eps, int64_t ffn, std::string_view activation) {
   if constexpr (!std::is_void_v<Product>) {
-    const int64_t count = x.dimensions()[0], ins = x.dimensions()[1], outs = out->dimensions()[1];
+    const int64_t count = real_rows(real, x.dimensions()[0]), ins = x.dimensions()[1], outs = out->dimensions()[1];
     if (ffn % kPanel == 0 && Product::fits(2 * ffn, ins, w.size_bytes(), scales.element_count()) &&
         Product::fits(outs, ffn, down_w.size_bytes(), down_scales.element_count())) {
       static thread_local std::vector<char> memory, down_memory;
@@ -79,6 +80,7 @@ ffi::Error mlp(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats norm, ffi::AnyBuff
       } else {
         return ffi::Error::InvalidArgument("no such activation");
       }
+      output.clear(count, x.dimensions()[0]);
       return ffi::Error::Success();
     }
   }
@@ -102,6 +104,7 @@ ffi::Error mlp(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats norm, ffi::AnyBuff
                                     .Arg<Floats>()                    \
                                     .Arg<Floats>()                    \
                                     .Arg<Floats>()                    \
+                                    .Arg<Count>()                     \
                                     .Ret<Floats>()                    \
                                     .Attr<float>("eps")               \
                                     .Attr<int64_t>("ffn")             \

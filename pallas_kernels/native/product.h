@@ -18,6 +18,13 @@ using Floats = xla::ffi::Buffer<xla::ffi::F32>;
 // an operand that may be left out as an array without elements
 inline const float* given(const Floats& floats) { return floats.element_count() ? floats.typed_data() : nullptr; }
 
+using Count = xla::ffi::Buffer<xla::ffi::S32>;
+
+// how many of the rows are no padding: `count` [1] says it, or it is without elements and they all are
+inline int64_t real_rows(const Count& count, int64_t rows) {
+  return count.element_count() ? std::clamp<int64_t>(count.typed_data()[0], 0, rows) : rows;
+}
+
 constexpr int64_t kPanel = 32;  // outputs of a panel
 constexpr int64_t kResident = 1 << 20;  // bytes of packed rows that stay in the second-level cache while panels go by
 
@@ -71,6 +78,9 @@ struct Output {
       }
     }
   }
+
+  // padding rows
+  void clear(int64_t from, int64_t end) const { std::fill(out + from * outs, out + end * outs, 0.0f); }
 };
 
 }  // namespace jaxpaged

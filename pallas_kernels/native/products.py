@@ -23,13 +23,22 @@ GATES = ("silu", "gelu_pytorch_tanh")
 
 
 def multiply(
-    x: Array, w: Packed, *, bias: Array | None = None, norm: Norm | None = None, residual: Array | None = None
+    x: Array,
+    w: Packed,
+    *,
+    bias: Array | None = None,
+    norm: Norm | None = None,
+    residual: Array | None = None,
+    count: Array | None = None,
 ) -> Array:
-    """norm(x) [M, A] times w [B, A] transposed + bias + residual: f32[M, B]; x bfloat16 or float32."""
+    """norm(x) [M, A] times w [B, A] transposed + bias + residual: f32[M, B]; x bfloat16 or float32.
+
+    count: i32[1], rows from there on are padding and become zeros; None: none is.
+    """
     kind, *weight = _operands(w)
     out = jax.ShapeDtypeStruct((x.shape[0], w.shape[0]), jnp.float32)
     call = jax.ffi.ffi_call(f"jaxpaged_linear_{kind}", out)
-    return call(_rows(x), *weight, _norm(norm), _floats(bias), _floats(residual), eps=_eps(norm))
+    return call(_rows(x), *weight, _norm(norm), _floats(bias), _floats(residual), _count(count), eps=_eps(norm))
 
 
 def can_gate(gate_up: Packed, down: Packed, activation: str) -> bool:
@@ -47,6 +56,7 @@ def multiply_gated(
     down_bias: Array | None,
     norm: Norm | None,
     residual: Array | None,
+    count: Array | None,
 ) -> Array:
     """What `mlp.mlp` says, in one call."""
     (kind, *first), (_, *second) = _operands(gate_up), _operands(down)
@@ -59,6 +69,7 @@ def multiply_gated(
         *second,
         _floats(down_bias),
         _floats(residual),
+        _count(count),
         eps=_eps(norm),
         ffn=np.int64(down.shape[1]),
         activation=activation,
@@ -85,6 +96,10 @@ def _norm(norm: Norm | None) -> Array:
 
 def _eps(norm: Norm | None) -> np.float32:
     return np.float32(0 if norm is None else norm.eps)
+
+
+def _count(count: Array | None) -> Array:
+    return jnp.zeros((0,), jnp.int32) if count is None else count
 
 
 def _floats(array: Array | None) -> Array:
