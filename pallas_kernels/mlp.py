@@ -26,7 +26,8 @@ def mlp(
     """down(activation(gate(n)) * up(n)) + residual for n = norm(x): f32[M, E] of x [M, E].
 
     gate_up [2 * F, E]: gate above up; down [E, F]; biases f32[2 * F] and f32[E]. norm: None leaves x as it is.
-    residual: f32[M, E]. count: as in `linear`. activation: of `ACTIVATIONS`. Packed weights keep the F numbers of a row in one native call.
+    residual: f32[M, E]. count: as in `linear`. activation: of `ACTIVATIONS`. Packed weights keep the F numbers of a row
+    in one native call.
     Raises ValueError for shapes that do not fit together.
     """
     outs, ffn = down.shape

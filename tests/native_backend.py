@@ -30,7 +30,7 @@ def backends_here() -> list[Backend]:
 
 
 def by_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have packed bfloat16 and int8 weights multiplied in vectors, on a CPU with AMX, too, in what is traced from now on."""
+    """Have packed bfloat16 and int8 weights multiplied in vectors on AMX, too, in what is traced from now on."""
     here = library()
     units = {"bfloat16": here.bfloat16 and "AVX512-BF16", "int8": here.int8 and "AVX512-VNNI"}
     monkeypatch.setattr(products, "library", lambda: replace(here, **units))

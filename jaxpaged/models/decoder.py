@@ -68,8 +68,9 @@ class Decoder(nnx.Module):
         return x, tuple(pools)
 
     def logits(self, hidden: Array, count: Array | None = None) -> Array:
-        """hidden f32[S, E] -> f32[S, V]. The last norm is here: no row meets it that gives no logits. count: i32[1], the
-        rows that are no padding; None: all.
+        """hidden f32[S, E] -> f32[S, V]. The last norm is here: no row meets it that gives no logits.
+
+        count: i32[1], the rows that are no padding; None: all.
         """
         return (self.embed_tokens if self.lm_head is None else self.lm_head).logits(hidden, self.norm.norm(), count)
 

@@ -43,7 +43,7 @@ class Library:
     int8: str = ""
 
     def product(self, dtype: str) -> str:
-        """What multiplies packed weights of "float32", "bfloat16" or "int8", for people; "" where nothing of ours does."""
+        """What multiplies packed weights of "float32", "bfloat16" or "int8", for people; "": nothing of ours."""
         if dtype == "float32":
             return "" if self.obstacle else "AVX"
         return self.bfloat16 if dtype == "bfloat16" else self.int8
