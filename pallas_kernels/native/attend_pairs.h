@@ -28,9 +28,11 @@ struct PairSteps {
   template <int NR>
   static void weigh_step(const uint16_t* w, const uint16_t* values, int64_t columns, int64_t rows, float* acc) {
     for (int64_t r = 0; r < rows; r += kRows) {
+      const uint16_t* weights = w + r * kStep;
+      float* sums = acc + r * columns * kLanes;
       int64_t c = 0;
-      for (; c + 4 <= columns; c += 4) weigh<4>(w + r * kStep, values + c * kNumbers, columns, acc + r * columns * kLanes + c * kLanes);
-      for (; c < columns; ++c) weigh<1>(w + r * kStep, values + c * kNumbers, columns, acc + r * columns * kLanes + c * kLanes);
+      for (; c + 4 <= columns; c += 4) weigh<4>(weights, values + c * kNumbers, columns, sums + c * kLanes);
+      for (; c < columns; ++c) weigh<1>(weights, values + c * kNumbers, columns, sums + c * kLanes);
     }
   }
 

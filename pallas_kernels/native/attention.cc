@@ -3,6 +3,7 @@
 
 #include "attend_rounded.h"
 #include "attend_vector.h"
+#include "decode_pairs.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -78,14 +79,24 @@ Work plan(const Attention<S>& a) {
   return work;
 }
 
+template <typename S>
+void attend_chunk_of(const Attention<S>& a, const Tile& tile, const Tile* next, float* piece, float* totals, int* tops) {
+  VectorScratch& memory = scratch_of_thread().vector;
+#ifdef __AVX512BF16__
+  if constexpr (std::is_same_v<S, Bf16>) {
+    if (a.rounded && InPairs::serves(a.head_dim)) return attend_chunk<InPairs>(a, tile, next, memory, piece, totals, tops);
+  }
+#endif
+  attend_chunk<InFloat32>(a, tile, next, memory, piece, totals, tops);
+}
+
 // one chunk of a decode row; whoever brings the last one adds them all, in their order
 template <typename S>
 void attend_decode(const Attention<S>& a, const Tile& tile, const Tile* next, Pieces& pieces) {
   const int64_t group = a.group(), size = group * a.head_dim;
   const int32_t begin = chunks_before(a, tile.kv_len), count = (tile.kv_len + kChunk - 1) / kChunk - begin;
   const int64_t mine = pieces.first[tile.row] + (tile.chunk - begin) * a.kv_heads + tile.head;
-  attend_chunk(a, tile, next, scratch_of_thread().vector, &pieces.sums[mine * size], &pieces.totals[mine * group],
-               &pieces.tops[mine * group]);
+  attend_chunk_of(a, tile, next, &pieces.sums[mine * size], &pieces.totals[mine * group], &pieces.tops[mine * group]);
   if (pieces.missing[tile.row * a.kv_heads + tile.head].fetch_add(1, std::memory_order_acq_rel) + 1 < count) return;
   const int64_t first = pieces.first[tile.row] + tile.head;
   for (int64_t g = 0; g < group; ++g) {

@@ -146,7 +146,8 @@ namespace jaxpaged {
 // each `apart` numbers behind the one before. A block's products fetch their share of the weights two depths on. Until
 // the last depth sums stay together: rows of the result may lie whole pages apart, which a cache does not like.
 template <int Weights, typename Kind, typename Store>
-void multiply_rows(xla::ffi::ThreadPool& pool, const vector::Product<Kind>& product, int64_t rows, int64_t panels, Store store) {
+void multiply_rows(xla::ffi::ThreadPool& pool, const vector::Product<Kind>& product, int64_t rows, int64_t panels,
+                   Store store) {
   if (rows == 0) return;
   const int64_t blocks = product.blocks().count, depths = product.depths();
   const int64_t run = std::max<int64_t>(1, panels / 32), runs = (panels + run - 1) / run;
@@ -165,7 +166,8 @@ void multiply_rows(xla::ffi::ThreadPool& pool, const vector::Product<Kind>& prod
       for (int64_t block = from; block < end; ++block, ahead.from += vector::kDepth * step) {
         float* sums = all + (product.blocks().first(block) - first) * kPanel;
         product.multiply(block, panel + weight * panels, d, sums + weight * apart, ahead);
-        if (i + 1 == Weights * depths) store(product.blocks().first(block), product.blocks().size(block), panel, sums, apart);
+        if (i + 1 < Weights * depths) continue;
+        store(product.blocks().first(block), product.blocks().size(block), panel, sums, apart);
       }
     }
   };

@@ -15,7 +15,8 @@ inline __mmask16 live(int64_t left) { return left >= 16 ? 0xffff : left <= 0 ? 0
 // one row [ins]: its largest magnitude becomes 127
 class Quantiser {
  public:
-  Quantiser(const float* row, int64_t ins) : row_(row), ins_(ins), top_(top_of(row, ins)), factor_(_mm512_set1_ps(127.0f / top_)) {}
+  Quantiser(const float* row, int64_t ins)
+      : row_(row), ins_(ins), top_(top_of(row, ins)), factor_(_mm512_set1_ps(127.0f / top_)) {}
 
   float scale() const { return top_ * (1.0f / 127.0f); }
 
@@ -23,7 +24,8 @@ class Quantiser {
   void put(int64_t d, void* to) const {
     for (int64_t i = d * 64, n = 0; n < 64; i += 16, n += 16) {
       const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(live(ins_ - i), row_ + i), factor_);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<char*>(to) + n), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled)));
+      const __m128i values = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<char*>(to) + n), values);
     }
   }
 

@@ -65,7 +65,9 @@ struct Bfloat16 {
 
   Bfloat16(const float*, int64_t, int64_t, void*) {}
 
-  static bool fits(int64_t outs, int64_t ins, int64_t scales) { return outs % kPanel == 0 && ins % 32 == 0 && scales == 0; }
+  static bool fits(int64_t outs, int64_t ins, int64_t scales) {
+    return outs % kPanel == 0 && ins % 32 == 0 && scales == 0;
+  }
   static int64_t words(int64_t ins) { return ins / 2; }
 
   static int64_t place(int64_t k, int64_t v) { return v * kTile * 16 + k * 16; }
@@ -94,8 +96,8 @@ struct Bfloat16 {
 #ifdef __AVX512VNNI__
 #define JAXPAGED_VECTOR_INT8 1
 
-// tiles [B / 32][A / 64][2][16 fours of A][16 of B][4], padded with zeros, as the AMX unit has them. The instruction wants
-// one side unsigned: weights have 128 added as they are read, and a row's sums lose 128 times the sum of its numbers
+// tiles [B / 32][A / 64][2][16 fours of A][16 of B][4], padded with zeros, as the AMX unit has them. The instruction
+// wants one side unsigned: weights have 128 added as they are read, and a row's sums lose 128 times the sum of its numbers
 struct Int8 {
   using Sum = __m512i;
   using Weights = __m512i;
@@ -145,7 +147,9 @@ struct Int8 {
 
   void finish(int64_t first, int64_t rows, int64_t panel, float* sums) const {
     const OutputScales of_outputs(scales, outs, panel * kPanel);
-    for (int64_t r = 0; r < rows; ++r) of_outputs.apply(of_rows[first + r].scale, of_rows[first + r].more, sums + r * kPanel);
+    for (int64_t r = 0; r < rows; ++r) {
+      of_outputs.apply(of_rows[first + r].scale, of_rows[first + r].more, sums + r * kPanel);
+    }
   }
 
   const float* scales;
