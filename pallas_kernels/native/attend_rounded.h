@@ -159,7 +159,7 @@ void attend_tile_rounded(const Attention<S>& a, const Tile& tile, StepScratch& m
   uint16_t* values = scratch(memory.values, 2 * columns * 512);
   const int32_t end = std::min(tile.last() + 1, tile.kv_len);
   const int32_t oldest = seen_by(tile.position, a.window, 0, end).begin;
-  const typename Steps::Unit unit;
+  [[maybe_unused]] const typename Steps::Unit unit;
   for (int32_t base = oldest / kStep * kStep; base < end; base += kStep) {
     const Panels<S> p = panels_of(a, tile.row, tile.head, base, {std::max(base, oldest), std::min(base + kStep, end)});
     pack_keys(p, dim, depth, keys);
