@@ -25,7 +25,7 @@ from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.kv import bytes_per_block, pool_specs
 from jaxpaged.step_memory import StepMemory, estimate
 from pallas_kernels.backend import Backend, choose_backend, native_obstacle
-from pallas_kernels.native.library import packs_f32_weights, packs_int8_weights, packs_weights
+from pallas_kernels.native.library import library, packs_f32_weights, packs_int8_weights, packs_weights
 from pallas_kernels.pool_spec import default_block_size
 
 _CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
@@ -131,12 +131,15 @@ def resolve_kv_dtype(asked: str, dtype: str) -> tuple[str, str]:
 def _explain_weights(choice: Choice, dtype: str) -> str:
     """How the weights are held, and what multiplies them."""
     if not choice.quantization:
-        own = "of our own in float32" if dtype == "float32" else "on the AMX unit"
-        return f"not quantised; products {own}" if choice.packed else "not quantised"
+        return f"not quantised; {_explain_products(choice, dtype)}" if choice.platform == "cpu" else "not quantised"
     if choice.platform != "cpu":
         return f"{choice.quantization}, a scale per output; widened to {dtype} in products"
-    unit = "on the AMX unit" if choice.packed else "by XLA's dots"
-    return f"{choice.quantization}, a scale per output; activations too, one per token; products {unit}"
+    products = _explain_products(choice, choice.quantization)
+    return f"{choice.quantization}, a scale per output; activations too, one per token; {products}"
+
+
+def _explain_products(choice: Choice, dtype: str) -> str:
+    return f"products of our own by {library().product(dtype)}" if choice.packed else "products by XLA's dots"
 
 
 def resolve_backend(

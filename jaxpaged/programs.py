@@ -247,7 +247,9 @@ def run_model(
         prompt_lens=fields.prompt_lens,
         num_logprobs=fields.num_logprobs,
     )
-    return pool, model.logits(hidden[last]), (token_ids[last], fields.seats), rows, hidden
+    held = jnp.where(jnp.diff(fields.cu_q_lens) > 0, jnp.arange(1, layout.bucket.rows + 1, dtype=jnp.int32), 0)
+    count = jnp.max(held, keepdims=True)  # rows stand before the padding
+    return pool, model.logits(hidden[last], count), (token_ids[last], fields.seats), rows, hidden
 
 
 def draw(

@@ -26,18 +26,21 @@ def linear(
     *,
     norm: Norm | None = None,
     residual: Array | None = None,
+    count: Array | None = None,
 ) -> Array:
     """norm(x) [M, A] times w [B, A] transposed, plus bias [B], plus residual f32[M, B]: f32[M, B].
 
-    A packed w gives the bits of the plain one, but for a norm, and but in float32, where sums have an order of their
-    own (`packed_f32`). What the product takes is rounded to w's dtype, products are summed in float32; float32 weights
-    give exact float32 on every platform. With int8 weights it is quantised too on a CPU, and rounded to the weight's
-    other dtype elsewhere (`int8`).
+    A packed w gives the plain one's bits in int8, and in bfloat16 on AMX, but for a norm; elsewhere sums have an order
+    of their own (`packed`, `packed_f32`). What the product takes is rounded to w's dtype, products are summed in
+    float32; float32 weights give exact float32 on every platform. With int8 weights it is quantised too on a CPU, and
+    rounded to the weight's other dtype elsewhere (`int8`).
+    count: i32[1], how many rows are no padding: what the others give may be anything finite; they cost a packed w
+    nothing.
     Raises ValueError for shapes that do not fit together.
     """
     check_shapes(x, w, bias, norm=norm, residual=residual)
     if isinstance(w, Packed):
-        return multiply(x, w, bias=bias, norm=norm, residual=residual)
+        return multiply(x, w, bias=bias, norm=norm, residual=residual, count=count)
     out = _product(x if norm is None else rms_norm(x, norm), w)
     if bias is not None:
         out = out + bias.astype(jnp.float32)[None, :]

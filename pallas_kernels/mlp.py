@@ -21,12 +21,13 @@ def mlp(
     down_bias: Array | None = None,
     norm: Norm | None = None,
     residual: Array | None = None,
+    count: Array | None = None,
 ) -> Array:
     """down(activation(gate(n)) * up(n)) + residual for n = norm(x): f32[M, E] of x [M, E].
 
     gate_up [2 * F, E]: gate above up; down [E, F]; biases f32[2 * F] and f32[E]. norm: None leaves x as it is.
-    residual: f32[M, E]. activation: of `ACTIVATIONS` or `GATES`. Packed weights keep the F numbers of a row in one
-    native call.
+    residual: f32[M, E]. count: as in `linear`. activation: of `ACTIVATIONS` or `GATES`. Packed weights keep the F
+    numbers of a row in one native call.
     Raises ValueError for shapes that do not fit together.
     """
     outs, ffn = down.shape
@@ -44,7 +45,8 @@ def mlp(
             down_bias=down_bias,
             norm=norm,
             residual=residual,
+            count=count,
         )
-    between = linear(x, gate_up, gate_up_bias, norm=norm)
+    between = linear(x, gate_up, gate_up_bias, norm=norm, count=count)
     hidden = gated(activation, between[:, :ffn], between[:, ffn:])
-    return linear(hidden, down, down_bias, residual=residual)
+    return linear(hidden, down, down_bias, residual=residual, count=count)

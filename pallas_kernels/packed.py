@@ -1,4 +1,4 @@
-"""Weights in the order that the CPU's AMX unit reads them: permuted once at load, the same bytes."""
+"""Weights in the order that the CPU's AMX unit reads them, or AVX512-BF16: permuted once at load, the same bytes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _HALF = 16
 class PackedWeight:
     """A bfloat16 weight [B, A]. tiles: u32[B/32, A/32, 2, 16, 16]: panel, depth, half of the panel, pair of inputs,
     output; each number is a pair's two bfloat16, the first in the low bits.
+
+    On AMX a product has the bits of XLA's dot. In vectors (vdpbf16ps) a sum is one chain over the pairs in their order,
+    for any number of rows: within (A + 1) * 2**-24 of the sum of magnitudes; subnormal numbers count as zero.
     """
 
     tiles: Array

@@ -1,4 +1,5 @@
-"""Int8 weights in the order that the CPU's AMX unit reads them: permuted once at load, zeros up to whole tiles."""
+"""Int8 weights in the order that the CPU's AMX unit reads them, or its vectors with AVX512-VNNI: permuted once at load,
+zeros up to whole tiles."""
 
 from __future__ import annotations
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.native import products
 from pallas_kernels.native.build import build
 from pallas_kernels.native.library import library
 
@@ -25,6 +27,13 @@ def need(backend: Backend | str) -> None:
 def backends_here() -> list[Backend]:
     """Those of a CPU that can be had, the reference first."""
     return [Backend.REFERENCE, Backend.XLA, *([] if library().obstacle else [Backend.NATIVE])]
+
+
+def by_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have packed bfloat16 and int8 weights multiplied in vectors on AMX, too, in what is traced from now on."""
+    here = library()
+    units = {"bfloat16": here.bfloat16 and "AVX512-BF16", "int8": here.int8 and "AVX512-VNNI"}
+    monkeypatch.setattr(products, "library", lambda: replace(here, **units))
 
 
 def share_native(cache: Path) -> Path:

@@ -27,7 +27,7 @@ from pallas_kernels.backend import Backend, choose_backend
 from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.layer_pool import LayerPool, decode
 from pallas_kernels.linear import linear
-from pallas_kernels.native.library import library, packs_f32_weights, packs_weights
+from pallas_kernels.native.library import library
 from pallas_kernels.pool_spec import default_block_size, pool_spec
 from pallas_kernels.ragged_attention import attention_work, ragged_attention
 from pallas_kernels.write_kv import write_kv
@@ -101,10 +101,9 @@ def tell_tuning() -> bool:
 
 
 def _products(backend: Backend) -> str:
-    if backend == Backend.NATIVE and packs_weights():
-        return "XLA's own dots; those of packed weights are native, in bfloat16 and int8 with the same bits"
-    if backend == Backend.NATIVE and packs_f32_weights():
-        return "XLA's own dots; those of packed float32 weights are native"
+    if backend == Backend.NATIVE:
+        own = [f"{dtype} by {unit}" for dtype in ("float32", "bfloat16", "int8") if (unit := library().product(dtype))]
+        return f"XLA's own dots; those of packed weights are native: {', '.join(own)}"
     return "dense products are XLA's own dots"
 
 

@@ -49,9 +49,9 @@ class Attention(nnx.Module):
 
         table: of the layer's rope, None where it has none.
         """
-        config, tokens = self.config, x.shape[0]
+        config, tokens, count = self.config, x.shape[0], work.cu_q_lens[-1:]
         x, fused = before_product(x, norm)
-        qkv = self.qkv_proj(x, norm=fused)  # [T, K, G + 2, D]
+        qkv = self.qkv_proj(x, norm=fused, count=count)  # [T, K, G + 2, D]
         q = qkv[:, :, :-2].reshape(tokens, config.heads, config.head_dim)
         k, v = qkv[:, :, -2], qkv[:, :, -1]  # [T, K, D]
         if config.qk_norm is not None and self.q_norm is not None and self.k_norm is not None:
@@ -72,7 +72,7 @@ class Attention(nnx.Module):
             rope=table,
             dtype=taken,
         )  # [T, H, D]
-        return self.o_proj(out.reshape(tokens, -1), residual=residual), pool
+        return self.o_proj(out.reshape(tokens, -1), residual=residual, count=count), pool
 
 
 def _head_norm(config: QKNormConfig, heads: int, head_dim: int, axis: str) -> AnyNorm:

@@ -31,6 +31,11 @@ class StepContext:
     backend: Backend = field(metadata={"static": True})
     tuning: Table = field(default=NO_TUNING, metadata={"static": True})
 
+    @property
+    def count(self) -> Array:
+        """i32[1], the tokens that are no padding; these come first."""
+        return self.works[0].cu_q_lens[-1:]
+
 
 def make_context(
     cu_q_lens: Array,

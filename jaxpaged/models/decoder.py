@@ -90,13 +90,16 @@ class Decoder(nnx.Module):
             x = x + self.embed_positions[...].at[positions + self.config.position_offset].get(mode="clip")
         return x
 
-    def logits(self, hidden: Array) -> Array:
-        """hidden f32[S, E] -> f32[S, V]. The last norm is here: no row meets it that gives no logits."""
+    def logits(self, hidden: Array, count: Array | None = None) -> Array:
+        """hidden f32[S, E] -> f32[S, V]. The last norm is here: no row meets it that gives no logits.
+
+        count: i32[1], the rows that are no padding; None: all.
+        """
         config = self.config
         x, norm = before_product(hidden, self.norm)
         if self.project_out is not None:
             x, norm = self.project_out(x, norm=norm), None
-        logits = (self.embed_tokens if self.lm_head is None else self.lm_head).logits(x, norm)
+        logits = (self.embed_tokens if self.lm_head is None else self.lm_head).logits(x, norm, count)
         if self.head_bias is not None:
             logits = logits + self.head_bias[...][None, :]
         if config.logit_scale != 1.0:
@@ -121,9 +124,9 @@ class Embedding(nnx.Module):
             return table.at[token_ids].get(mode="clip").astype(jnp.float32)
         return table.rows(token_ids)
 
-    def logits(self, hidden: Array, norm: Norm | None) -> Array:
+    def logits(self, hidden: Array, norm: Norm | None, count: Array | None) -> Array:
         """f32[S, V] of hidden f32[S, E]."""
-        return linear(hidden, matrix(self.weight, self.weight_scale, self.form), norm=norm)
+        return linear(hidden, matrix(self.weight, self.weight_scale, self.form), norm=norm, count=count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,10 @@ class GatedMLP(nnx.Module):
         self.gate_up_proj = Linear((2, ffn), (None, "ffn"), size, bias=config.mlp_bias, form=form)
         self.down_proj = Linear((config.embed,), ("embed",), (ffn, "ffn"), bias=config.mlp_bias, form=form)
 
-    def __call__(self, x: Array, norm: AnyNorm | None, *, residual: Array | None = None) -> Array:
-        """The network of norm(x), x f32[T, E], plus residual: f32[T, E]."""
+    def __call__(
+        self, x: Array, norm: AnyNorm | None, *, residual: Array | None = None, count: Array | None = None
+    ) -> Array:
+        """The network of norm(x), x f32[T, E], plus residual: f32[T, E]. count: as of `linear`."""
         x, fused = before_product(x, norm)
         return mlp(
             x,
@@ -34,6 +36,7 @@ class GatedMLP(nnx.Module):
             down_bias=self.down_proj.flat_bias(),
             norm=fused,
             residual=residual,
+            count=count,
         )
 
 
@@ -45,8 +48,10 @@ class PlainMLP(nnx.Module):
         self.up_proj = Linear((ffn,), ("ffn",), (config.embed, "embed"), bias=config.mlp_bias, form=form)
         self.down_proj = Linear((config.embed,), ("embed",), (ffn, "ffn"), bias=config.mlp_bias, form=form)
 
-    def __call__(self, x: Array, norm: AnyNorm | None, *, residual: Array | None = None) -> Array:
+    def __call__(
+        self, x: Array, norm: AnyNorm | None, *, residual: Array | None = None, count: Array | None = None
+    ) -> Array:
         """As of `GatedMLP`."""
         x, fused = before_product(x, norm)
-        hidden = ACTIVATIONS[self.activation](self.up_proj(x, norm=fused))  # [T, F]
-        return self.down_proj(hidden, residual=residual)
+        hidden = ACTIVATIONS[self.activation](self.up_proj(x, norm=fused, count=count))  # [T, F]
+        return self.down_proj(hidden, residual=residual, count=count)

@@ -85,7 +85,7 @@ class DecoderLayer(nnx.Module):
     ) -> Array:
         """The network of norm(x), plus residual."""
         if self.mlp is not None:
-            return self.mlp(x, norm, residual=residual)
+            return self.mlp(x, norm, residual=residual, count=context.count)
         assert self.moe is not None
         out = self.moe(x if norm is None else norm(x), context)
         return out if residual is None else residual + out

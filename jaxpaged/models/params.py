@@ -115,8 +115,10 @@ class Linear(nnx.Module):
         self.weight, self.weight_scale = declare_matrix((*outs, ins[0]), (*axes, ins[1]), form)
         self.bias = declare(outs, axes, "float32", init="zeros") if bias else None
 
-    def __call__(self, x: Array, *, norm: Norm | None = None, residual: Array | None = None) -> Array:
-        out = linear(x, self.matrix(), self.flat_bias(), norm=norm, residual=residual)
+    def __call__(
+        self, x: Array, *, norm: Norm | None = None, residual: Array | None = None, count: Array | None = None
+    ) -> Array:
+        out = linear(x, self.matrix(), self.flat_bias(), norm=norm, residual=residual, count=count)
         return out.reshape(-1, *self.outs)
 
     def matrix(self) -> Weight:

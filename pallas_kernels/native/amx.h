@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "bfloat16.h"
+
 namespace jaxpaged {
 
 // asks Linux for the use of tile data, once for the process; false where it is refused
@@ -72,11 +74,6 @@ inline void tile_dot_int8() {
   asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
 }
 #endif
-
-// 32 float32 as bfloat16
-inline void store_bf16(uint16_t* to, __m512 low, __m512 high) {
-  _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-}
 
 }  // namespace jaxpaged
 

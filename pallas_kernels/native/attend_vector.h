@@ -143,16 +143,32 @@ int weights_of(const Attention<S>& a, const Panels<S>& p, Range seen, float* s, 
   return top;
 }
 
+// how rows are multiplied: as float32. Another way may lay prepared queries [R, D] otherwise, each in its own place
+struct InFloat32 {
+  static void prepare(float*, int64_t, int64_t) {}
+
+  template <int R, typename S>
+  static void score(const float* q, int64_t dim, const Panels<S>& p, float* s) {
+    score_rows<R>(q, dim, p, s);
+  }
+
+  // may change the weights
+  template <int R, typename S>
+  static void weigh(float* w, const Panels<S>& p, int64_t dim, float* out) {
+    weigh_rows<R>(w, p, dim, out);
+  }
+};
+
 struct VectorScratch {
   std::vector<float> queries, scores, piece, acc, keys, totals;
 };
 
 // the piece of up to 8 rows: row r is query row `from + r` of the tile; q [R, D] is prepared
-template <int R, typename S>
+template <typename How, int R, typename S>
 void attend_rows(const Attention<S>& a, const Tile& tile, const Panels<S>& p, const float* q, int64_t from, int64_t real,
                  float* s, float* piece, float* totals, int* tops) {
   const int64_t dim = a.head_dim;
-  score_rows<R>(q, dim, p, s);
+  How::template score<R>(q, dim, p, s);
   for (int64_t r = 0; r < R; ++r) {
     const Range seen = r < real ? seen_by(tile.position + (from + r) / a.group(), a.window, p.keys.begin, p.keys.end)
                                 : Range{0, 0};
@@ -164,25 +180,25 @@ void attend_rows(const Attention<S>& a, const Tile& tile, const Panels<S>& p, co
     }
   }
   if constexpr (R <= 4) {
-    weigh_rows<R>(s, p, dim, piece);
+    How::template weigh<R>(s, p, dim, piece);
   } else {
-    weigh_rows<4>(s, p, dim, piece);
-    weigh_rows<R - 4>(s + 4 * kChunk, p, dim, piece + 4 * dim);
+    How::template weigh<4>(s, p, dim, piece);
+    How::template weigh<R - 4>(s + 4 * kChunk, p, dim, piece + 4 * dim);
   }
 }
 
 constexpr int kMostRows = 8;
 
 // calls attend_rows for rows [from, from + real), with as many rows of zeros as the next size needs
-template <typename S>
+template <typename How, typename S>
 void attend_some(const Attention<S>& a, const Tile& tile, const Panels<S>& p, const float* q, int64_t from, int64_t real,
                  float* s, float* piece, float* totals, int* tops) {
   switch (real) {
-    case 1: return attend_rows<1>(a, tile, p, q, from, real, s, piece, totals, tops);
-    case 2: return attend_rows<2>(a, tile, p, q, from, real, s, piece, totals, tops);
-    case 3: return attend_rows<3>(a, tile, p, q, from, real, s, piece, totals, tops);
-    case 4: return attend_rows<4>(a, tile, p, q, from, real, s, piece, totals, tops);
-    default: return attend_rows<8>(a, tile, p, q, from, real, s, piece, totals, tops);
+    case 1: return attend_rows<How, 1>(a, tile, p, q, from, real, s, piece, totals, tops);
+    case 2: return attend_rows<How, 2>(a, tile, p, q, from, real, s, piece, totals, tops);
+    case 3: return attend_rows<How, 3>(a, tile, p, q, from, real, s, piece, totals, tops);
+    case 4: return attend_rows<How, 4>(a, tile, p, q, from, real, s, piece, totals, tops);
+    default: return attend_rows<How, 8>(a, tile, p, q, from, real, s, piece, totals, tops);
   }
 }
 
@@ -216,13 +232,14 @@ Panels<float> widened(const Panels<S>& p, int64_t dim, std::vector<float>& memor
 }
 
 // one chunk of a decode row: its piece [G, D], totals and tops go to `piece`, `totals`, `tops`
-template <typename S>
+template <typename How, typename S>
 void attend_chunk(const Attention<S>& a, const Tile& tile, const Tile* next, VectorScratch& memory, float* piece, float* totals,
                   int* tops) {
   const int64_t dim = a.head_dim, group = a.group();
   const int32_t base = tile.chunk * kChunk;
   const Range keys = seen_by(tile.position, a.window, base, std::min(base + kChunk, tile.kv_len));
-  const float* q = prepare_queries(a, tile, memory.queries);
+  float* q = prepare_queries(a, tile, memory.queries);
+  How::prepare(q, group + kMostRows, dim);
   Panels<S> p = panels_of(a, tile.row, tile.head, base, keys);
   if (next) {
     for (int i = 0; i < kAhead; ++i) {
@@ -237,7 +254,7 @@ void attend_chunk(const Attention<S>& a, const Tile& tile, const Tile* next, Vec
   int some_tops[kMostRows];
   for (int64_t from = 0; from < group; from += kMostRows) {
     const int64_t real = std::min<int64_t>(kMostRows, group - from);
-    attend_some(a, tile, p, q + from * dim, from, real, s, some, some_totals, some_tops);
+    attend_some<How>(a, tile, p, q + from * dim, from, real, s, some, some_totals, some_tops);
     std::copy_n(some, real * dim, piece + from * dim);
     std::copy_n(some_totals, real, totals + from);
     std::copy_n(some_tops, real, tops + from);
@@ -272,7 +289,7 @@ void attend_tile(const Attention<S>& a, const Tile& tile, VectorScratch& memory)
       const int64_t real = std::min<int64_t>(kMostRows, rows - from);
       float some_totals[kMostRows];
       int some_tops[kMostRows];
-      attend_some(wide, tile, p, q + from * dim, from, real, s, piece, some_totals, some_tops);
+      attend_some<InFloat32>(wide, tile, p, q + from * dim, from, real, s, piece, some_totals, some_tops);
       for (int64_t r = 0; r < real; ++r) {
         if (some_tops[r] == kLowest) continue;
         merge(acc + (from + r) * dim, totals[from + r], tops[from + r], piece + r * dim, some_totals[r], some_tops[r], dim);

@@ -1,8 +1,9 @@
 // ragged_attention: the rows of a step over the paged pool. Rows with one token are cut into chunks of keys, prompts into
 // tiles of query tokens; all of them, for every kv head, are one queue of work.
 
-#include "attend_amx.h"
+#include "attend_rounded.h"
 #include "attend_vector.h"
+#include "decode_pairs.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -13,8 +14,8 @@ namespace ffi = xla::ffi;
 
 struct Scratch {
   VectorScratch vector;
-#ifdef JAXPAGED_AMX
-  AmxScratch amx;
+#ifdef __AVX512BF16__
+  StepScratch step;
 #endif
 };
 
@@ -78,14 +79,24 @@ Work plan(const Attention<S>& a) {
   return work;
 }
 
+template <typename S>
+void attend_chunk_of(const Attention<S>& a, const Tile& tile, const Tile* next, float* piece, float* totals, int* tops) {
+  VectorScratch& memory = scratch_of_thread().vector;
+#ifdef __AVX512BF16__
+  if constexpr (std::is_same_v<S, Bf16>) {
+    if (a.rounded && InPairs::serves(a.head_dim)) return attend_chunk<InPairs>(a, tile, next, memory, piece, totals, tops);
+  }
+#endif
+  attend_chunk<InFloat32>(a, tile, next, memory, piece, totals, tops);
+}
+
 // one chunk of a decode row; whoever brings the last one adds them all, in their order
 template <typename S>
 void attend_decode(const Attention<S>& a, const Tile& tile, const Tile* next, Pieces& pieces) {
   const int64_t group = a.group(), size = group * a.head_dim;
   const int32_t begin = chunks_before(a, tile.kv_len), count = (tile.kv_len + kChunk - 1) / kChunk - begin;
   const int64_t mine = pieces.first[tile.row] + (tile.chunk - begin) * a.kv_heads + tile.head;
-  attend_chunk(a, tile, next, scratch_of_thread().vector, &pieces.sums[mine * size], &pieces.totals[mine * group],
-               &pieces.tops[mine * group]);
+  attend_chunk_of(a, tile, next, &pieces.sums[mine * size], &pieces.totals[mine * group], &pieces.tops[mine * group]);
   if (pieces.missing[tile.row * a.kv_heads + tile.head].fetch_add(1, std::memory_order_acq_rel) + 1 < count) return;
   const int64_t first = pieces.first[tile.row] + tile.head;
   for (int64_t g = 0; g < group; ++g) {
@@ -106,11 +117,14 @@ void attend_decode(const Attention<S>& a, const Tile& tile, const Tile* next, Pi
 
 template <typename S>
 void attend_prompt(const Attention<S>& a, const Tile& tile) {
-#ifdef JAXPAGED_AMX
   if constexpr (!std::is_same_v<S, float>) {
-    if (a.rounded && amx_granted()) return attend_tile_amx(a, tile, scratch_of_thread().amx);
-  }
+#ifdef JAXPAGED_AMX
+    if (a.rounded && amx_granted()) return attend_tile_rounded<AmxSteps>(a, tile, scratch_of_thread().step);
 #endif
+#ifdef __AVX512BF16__
+    if (a.rounded) return attend_tile_rounded<PairSteps>(a, tile, scratch_of_thread().step);
+#endif
+  }
   attend_tile(a, tile, scratch_of_thread().vector);
 }
 

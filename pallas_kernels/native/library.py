@@ -17,27 +17,42 @@ KEYS_OF_A_PANEL, VALUES_OF_A_PANEL = 16, 8
 
 _TARGETS = (
     *(f"jaxpaged_{op}_{dtype}" for op in ("attention", "write") for dtype in POOL_DTYPES),
-    *(f"jaxpaged_linear_{dtype}" for dtype in ("float32", "bfloat16", "int8")),
-    *(f"jaxpaged_mlp_{dtype}" for dtype in ("bfloat16", "int8")),
+    *(
+        f"jaxpaged_{op}_{kernel}"
+        for op in ("linear", "mlp")
+        for kernel in ("float32", *(f"{dtype}_{how}" for dtype in ("bfloat16", "int8") for how in ("amx", "vector")))
+    ),
 )
-_AMX = {1: "AMX", -1: "AVX (the kernel refuses AMX)", 0: "AVX"}
+_REFUSED = -1  # what `jaxpaged_amx` says where the kernel refuses it
+_BFLOAT16 = {2: "AMX", 1: "AVX512-BF16", 0: ""}
+_INT8 = {2: "AMX", 1: "AVX512-VNNI", 0: ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """obstacle: why there is no library, "" where there is one. unit: "AMX" or "AVX", what it multiplies with.
+    """obstacle: why there is no library, "" where there is one. unit: the most it multiplies bfloat16 with, "AMX",
+    "AVX512-BF16" or "AVX", for people.
 
-    int8: whether the AMX unit multiplies int8, too.
+    bfloat16, int8: what multiplies packed weights of that type: "AMX", "AVX512-BF16" or "AVX512-VNNI", "" where
+    nothing of ours does.
     """
 
     obstacle: str
     unit: str
-    int8: bool = False
+    bfloat16: str = ""
+    int8: str = ""
 
-    @property
-    def amx(self) -> bool:
-        """Whether its products run on the AMX unit."""
-        return self.unit == "AMX"
+    def product(self, dtype: str) -> str:
+        """What multiplies packed weights of "float32", "bfloat16" or "int8", for people; "": nothing of ours."""
+        if dtype == "float32":
+            return "" if self.obstacle else "AVX"
+        return self.bfloat16 if dtype == "bfloat16" else self.int8
+
+    def kernel(self, dtype: str) -> str:
+        """The last part of the names of the targets that multiply packed weights of `dtype`."""
+        if dtype == "float32":
+            return dtype
+        return f"{dtype}_amx" if self.product(dtype) == "AMX" else f"{dtype}_vector"
 
 
 @cache  # JAX's table of targets is the process's own, and takes a name once
@@ -51,12 +66,14 @@ def library() -> Library:
         return Library(obstacle=f"the library does not load: {error}", unit="")
     for name in _TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
-    return Library(obstacle="", unit=_AMX[int(loaded.jaxpaged_amx())], int8=bool(loaded.jaxpaged_int8()))
+    bfloat16, int8 = _BFLOAT16[int(loaded.jaxpaged_bfloat16())], _INT8[int(loaded.jaxpaged_int8())]
+    refused = " (the kernel refuses AMX)" if int(loaded.jaxpaged_amx()) == _REFUSED else ""
+    return Library(obstacle="", unit=f"{bfloat16 or 'AVX'}{refused}", bfloat16=bfloat16, int8=int8)
 
 
 def packs_weights() -> bool:
     """Whether `linear` takes packed bfloat16 weights here (`pallas_kernels.packed`)."""
-    return library().amx
+    return bool(library().bfloat16)
 
 
 def packs_f32_weights() -> bool:
@@ -66,7 +83,7 @@ def packs_f32_weights() -> bool:
 
 def packs_int8_weights() -> bool:
     """Whether `linear` takes packed int8 weights here (`pallas_kernels.packed_int8`)."""
-    return library().int8
+    return bool(library().int8)
 
 
 def obstacle(*, head_dim: int | None = None, block_size: int | None = None, dtype: str | None = None) -> str:

@@ -1,13 +1,12 @@
 // mlp: out [M, E] = activation(gate) * up, times a packed weight down [E, F] transposed + bias + residual, where gate and up
-// are the halves of norm(x) [M, E] times a packed weight [2 * F, E] transposed + bias. What lies between stays here.
+// are the halves of norm(x) [M, E] times a packed weight [2 * F, E] transposed + bias; zeros in padding rows. What lies
+// between stays here.
 
 #include <string_view>
 #include <type_traits>
 
 #include "activation.h"
-#include "product.h"
-#include "product_bfloat16.h"
-#include "product_int8.h"
+#include "products.h"
 
 namespace jaxpaged {
 namespace {
@@ -22,11 +21,12 @@ struct Gated {
   Product down;
   float* numbers;
 
-  void operator()(int64_t row, int64_t rows, int64_t panel, const float* sums) const {
+  void operator()(int64_t row, int64_t rows, int64_t panel, const float* sums, int64_t apart) const {
     const int64_t first = panel * kPanel;
     for (int64_t r = 0; r < rows; ++r) {
       const float* gate = sums + r * kPanel;
-      const f32x16 low = hidden(gate, first), high = hidden(gate + kLanes, first + kLanes);
+      const f32x16 low = hidden(gate, gate + apart, first);
+      const f32x16 high = hidden(gate + kLanes, gate + apart + kLanes, first + kLanes);
       if constexpr (Product::kQuantises) {
         store(numbers + (row + r) * ffn + first, low);
         store(numbers + (row + r) * ffn + first + kLanes, high);
@@ -36,8 +36,8 @@ struct Gated {
     }
   }
 
-  f32x16 hidden(const float* gate, int64_t at) const {
-    f32x16 a = load<f32x16>(gate), b = load<f32x16>(gate + kSums);
+  f32x16 hidden(const float* gate, const float* up, int64_t at) const {
+    f32x16 a = load<f32x16>(gate), b = load<f32x16>(up);
     if (bias) a += load<f32x16>(bias + at), b += load<f32x16>(bias + ffn + at);
     return Activation::of(a) * b;
   }
@@ -60,10 +60,10 @@ void run(ffi::ThreadPool& pool, const Rows& rows, const Product& gate_up, const 
 
 template <typename Product>
 ffi::Error mlp(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats norm, ffi::AnyBuffer w, Floats scales, Floats bias,
-               ffi::AnyBuffer down_w, Floats down_scales, Floats down_bias, Floats residual, ffi::Result<Floats> out,
-               float eps, int64_t ffn, std::string_view activation) {
+               ffi::AnyBuffer down_w, Floats down_scales, Floats down_bias, Floats residual, Count real,
+               ffi::Result<Floats> out, float eps, int64_t ffn, std::string_view activation) {
   if constexpr (!std::is_void_v<Product>) {
-    const int64_t count = x.dimensions()[0], ins = x.dimensions()[1], outs = out->dimensions()[1];
+    const int64_t count = real_rows(real, x.dimensions()[0]), ins = x.dimensions()[1], outs = out->dimensions()[1];
     if (ffn % kPanel == 0 && Product::fits(2 * ffn, ins, w.size_bytes(), scales.element_count()) &&
         Product::fits(outs, ffn, down_w.size_bytes(), down_scales.element_count())) {
       static thread_local std::vector<char> memory, down_memory;
@@ -80,10 +80,11 @@ ffi::Error mlp(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats norm, ffi::AnyBuff
       } else {
         return ffi::Error::InvalidArgument("no such activation");
       }
+      output.clear(count, x.dimensions()[0]);
       return ffi::Error::Success();
     }
   }
-  return ffi::Error::InvalidArgument("the weights are not packed for this CPU's AMX unit");
+  return ffi::Error::InvalidArgument(kMisfit);
 }
 
 }  // namespace
@@ -103,13 +104,17 @@ ffi::Error mlp(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats norm, ffi::AnyBuff
                                     .Arg<Floats>()                    \
                                     .Arg<Floats>()                    \
                                     .Arg<Floats>()                    \
+                                    .Arg<Count>()                     \
                                     .Ret<Floats>()                    \
                                     .Attr<float>("eps")               \
                                     .Attr<int64_t>("ffn")             \
                                     .Attr<std::string_view>("activation"))
 
-JAXPAGED_MLP(bfloat16, ProductBfloat16);
-JAXPAGED_MLP(int8, ProductInt8);
+JAXPAGED_MLP(float32, VectorFloat32);
+JAXPAGED_MLP(bfloat16_amx, ProductBfloat16);
+JAXPAGED_MLP(bfloat16_vector, VectorBfloat16);
+JAXPAGED_MLP(int8_amx, ProductInt8);
+JAXPAGED_MLP(int8_vector, VectorInt8);
 
 #pragma GCC visibility pop
 

@@ -1,5 +1,5 @@
-// What the products of packed weights share: rows are packed as tiles, then panels of 32 outputs go by blocks of 32 rows.
-// A Product holds the packed rows of x [M, A] and a packed weight [B, A]; every sum runs in an order of A alone.
+// What the products of packed weights share: rows are packed, then panels of 32 outputs go by blocks of rows. A Product
+// holds the packed rows of x [M, A] and a packed weight [B, A]; every sum runs in an order of A alone.
 #pragma once
 
 #include <algorithm>
@@ -18,13 +18,17 @@ using Floats = xla::ffi::Buffer<xla::ffi::F32>;
 // an operand that may be left out as an array without elements
 inline const float* given(const Floats& floats) { return floats.element_count() ? floats.typed_data() : nullptr; }
 
-constexpr int64_t kPanel = 32;  // outputs of a panel
-constexpr int64_t kBlock = 32;  // rows of a block: two tiles, one below the other
-constexpr int64_t kSums = kBlock * kPanel;
-constexpr int64_t kResident = 1 << 20;  // bytes of packed rows that stay in the second-level cache while panels go by
-constexpr int64_t kAheadBytes = 8192;   // of a weight, that are asked for before they are multiplied
+using Count = xla::ffi::Buffer<xla::ffi::S32>;
 
-// all rows, and what is missing to whole tiles as zeros
+// how many of the rows are no padding: `count` [1] says it, or it is without elements and they all are
+inline int64_t real_rows(const Count& count, int64_t rows) {
+  return count.element_count() ? std::clamp<int64_t>(count.typed_data()[0], 0, rows) : rows;
+}
+
+constexpr int64_t kPanel = 32;  // outputs of a panel
+constexpr int64_t kResident = 1 << 20;  // bytes of packed rows that stay in the second-level cache while panels go by
+
+// all rows, and what is missing to sixteens
 template <typename Product>
 void pack_rows(xla::ffi::ThreadPool& pool, const Rows& rows, const Product& product) {
   const auto pack_tile = [=](int64_t tile) {
@@ -46,49 +50,6 @@ void pack_rows(xla::ffi::ThreadPool& pool, const Rows& rows, const Product& prod
   }
 }
 
-// store(row, rows, panel, sums) for every block: sums f32[Weights][32][32] of the panels `panel`, `panel + panels`, ...
-template <int Weights, typename Product, typename Store>
-void multiply_rows(xla::ffi::ThreadPool& pool, const Product& product, int64_t rows, int64_t panels, Store store) {
-  if (rows == 0) return;
-  const int64_t most = std::max<int64_t>(64, kResident / product.row_bytes());
-  const int64_t chunks = (rows + most - 1) / most;
-  const int64_t chunk = ((rows + chunks - 1) / chunks + kBlock - 1) / kBlock * kBlock;
-  const int64_t some = panels >= 64 && rows <= 64 ? 2 : 1, jobs = (panels + some - 1) / some;
-  parallel_for(pool, chunks * jobs, [=](int64_t job) {
-    const typename Product::Unit unit;
-    alignas(64) float sums[Weights * kSums];
-    const int64_t from = job / jobs * chunk, end = std::min(rows, from + chunk), first = job % jobs * some;
-    for (int64_t panel = first; panel < std::min(panels, first + some); ++panel) {
-      for (int64_t row = from; row < end; row += kBlock) {
-        for (int weight = 0; weight < Weights; ++weight) {
-          const int64_t which = panel + weight * panels;
-          if (end - row > 16) {
-            product.template multiply<2>(row, which, row == from, sums + weight * kSums);
-          } else {
-            product.template multiply<1>(row, which, row == from, sums + weight * kSums);
-          }
-        }
-        store(row, std::min(end - row, kBlock), panel, sums);
-      }
-    }
-  });
-}
-
-// asks for the cache lines of `bytes` bytes; Write: to be written
-template <bool Write>
-inline void fetch(const void* from, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, Write, Write ? 3 : 2);
-}
-
-// sums of two tiles side by side, or four; the lines of `sums` are asked for in the last steps, as operands push them out
-constexpr int64_t kLateSteps = 16;
-
-template <int Tiles>
-inline void fetch_sums(float* sums, int64_t steps_left) {
-  constexpr int64_t kFloats = Tiles * 256 / kLateSteps;
-  if (steps_left <= kLateSteps) fetch<true>(sums + (kLateSteps - steps_left) * kFloats, kFloats * 4);
-}
-
 // out [M, B] = sums + bias + residual
 struct Output {
   float* out;
@@ -96,7 +57,7 @@ struct Output {
   const float* residual;  // [M, B] or null
   int64_t outs;
 
-  void operator()(int64_t row, int64_t rows, int64_t panel, const float* sums) const {
+  void operator()(int64_t row, int64_t rows, int64_t panel, const float* sums, int64_t) const {
     const int64_t first = panel * kPanel, count = std::min(kPanel, outs - first);
     if (count == kPanel) {
       for (int64_t r = 0; r < rows; ++r) {
@@ -117,6 +78,9 @@ struct Output {
       }
     }
   }
+
+  // padding rows
+  void clear(int64_t from, int64_t end) const { std::fill(out + from * outs, out + end * outs, 0.0f); }
 };
 
 }  // namespace jaxpaged

@@ -43,7 +43,7 @@ def attend(
     """Attention of q [T, H, D], rotated where a table is given, -> [T, H, D] in `dtype`; zeros for padding tokens.
 
     Bits of a row do not depend on its neighbours, its place, the bucket, the threads, or where its prompt was cut; in
-    a float32 pool decode and prefill give the same. dtype bfloat16 asks for no more than that: on the AMX unit,
+    a float32 pool decode and prefill give the same. dtype bfloat16 asks for no more than that: with AMX or AVX512-BF16,
     prompts over pools of 16 and 8 bits then have their probabilities rounded to it; sums are float32. Raises
     ValueError for a pool that the native backend does not serve.
     """

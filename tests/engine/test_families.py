@@ -1,4 +1,4 @@
-"""Three cases of the zoo through the whole engine on every backend of a CPU: the rest is in tests/families."""
+"""Three cases of the zoo through the whole engine, one of them on XLA's path too: the rest is in tests/families."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def evidence(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Evidence(CASES[request.param], tmp_path_factory.mktemp(request.param), cache=cache)
 
 
-@pytest.mark.parametrize("backend", ["xla", "native"])
+@pytest.mark.parametrize(
+    ("evidence", "backend"), [*((name, "native") for name in QUICK), (QUICK[-1], "xla")], indirect=["evidence"]
+)
 def test_greedy_tokens_and_logits_equal_transformers(evidence: Evidence, backend: str) -> None:
     need(backend)
     run, greedy = evidence.run(backend), evidence.greedy(backend)

@@ -10,6 +10,7 @@ import jax
 import pytest
 from native_backend import need
 
+from jaxpaged import memory
 from jaxpaged.assembly import make_buckets
 from jaxpaged.bench.shapes import SHAPES
 from jaxpaged.config import EngineConfig, ResolvedConfig
@@ -31,6 +32,8 @@ from jaxpaged.programs import Programs
 from jaxpaged.request import MAX_BIASES, SamplingParams
 from jaxpaged.step_memory import StepMemory, estimate
 from jaxpaged.weights.random import random_model
+from pallas_kernels.backend import Backend
+from pallas_kernels.native.library import Library
 
 
 def device(platform: str, bfloat16_unit: str = "") -> Device:
@@ -98,6 +101,22 @@ def resolved(
         bfloat16_unit="",
     )
     return resolve(EngineConfig(**options), MODEL, on, dtype="bfloat16", weight_bytes=GIB, step=step)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("unit", ["AMX", "AVX512-BF16 or -VNNI", ""])
+def test_the_table_says_what_multiplies_weights(
+    quantization: str | None, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(Backend.NATIVE)
+    monkeypatch.setattr(memory, "library", lambda: Library(obstacle="", unit=unit or "AVX", bfloat16=unit, int8=unit))
+    for packs in ("packs_weights", "packs_int8_weights"):
+        monkeypatch.setattr(memory, packs, lambda: bool(unit))
+    reason = resolved("cpu", quantization=quantization).reasons["quantization"]
+    assert reason.endswith(f"products of our own by {unit}" if unit else "products by XLA's dots")
+    assert resolved("cuda", quantization=quantization).reasons["quantization"].count("products") == (
+        quantization is not None
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from native_backend import need
+from native_backend import by_vectors, need
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.linear import linear
@@ -63,7 +65,9 @@ def test_what_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("num_rows", [1, 3, 4, 15, 16, 17, 33, 100])
 def test_packed_weights_give_the_bits_of_plain_ones(num_rows: int) -> None:
-    need_amx()
+    need_packed()
+    if library().product("bfloat16") != "AMX":
+        pytest.skip("XLA's order of sums is known for AMX alone")
     rng = np.random.default_rng(0)
     for outs, ins in ((32, 32), (96, 544), (2080, 64)):
         w = rng.normal(size=(outs, ins)).astype(jnp.bfloat16)
@@ -75,6 +79,52 @@ def test_packed_weights_give_the_bits_of_plain_ones(num_rows: int) -> None:
         whole = np.pad(x, ((0, -num_rows % 16), (0, 0)))
         want = np.asarray(jax.jit(linear)(whole, w, bias))[:num_rows]
         np.testing.assert_array_equal(np.asarray(jax.jit(linear)(x, packed, bias)), want)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+@pytest.mark.parametrize(("outs", "ins"), [(32, 32), (96, 544), (2080, 64), (64, 4864)])
+def test_packed_products_are_exact_within_their_rounding(
+    outs: int, ins: int, vectors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    multiply = packed_multiply(monkeypatch, vectors=vectors)
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(outs, ins)).astype(jnp.bfloat16)
+    packed = PackedWeight(tiles=jnp.asarray(pack(w)))
+    whole = rng.normal(size=(100, ins)).astype(np.float32)
+    wide, rows = w.astype(np.float64).T, whole.astype(jnp.bfloat16).astype(np.float64)
+    got = np.asarray(multiply(whole, packed))
+    # each of the A additions rounds once, by half a unit in the last place of what is summed so far
+    assert (np.abs(got - rows @ wide) <= (ins + 1) * 2**-24 * (np.abs(rows) @ np.abs(wide))).all()
+    np.testing.assert_allclose(
+        got, np.asarray(jax.jit(linear)(whole, w)), rtol=0, atol=2e-6 * np.abs(rows @ wide).max()
+    )
+    for num_rows in (1, 2, 13, 14, 15, 28, 29, 33):
+        for first in (0, 100 - num_rows):
+            some = np.asarray(multiply(whole[first : first + num_rows], packed))
+            np.testing.assert_array_equal(some, got[first : first + num_rows], err_msg=f"{num_rows} rows from {first}")
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_what_is_not_finite_stays_in_its_row_or_output(vectors: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply = packed_multiply(monkeypatch, vectors=vectors)
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(64, 96)).astype(jnp.bfloat16), rng.normal(size=(17, 96)).astype(np.float32)
+    want = np.asarray(multiply(x, PackedWeight(tiles=jnp.asarray(pack(w)))))
+    x[3, 5], x[8, 95], w[40, 0] = np.nan, np.inf, np.nan
+    got = np.asarray(multiply(x, PackedWeight(tiles=jnp.asarray(pack(w)))))
+    others, rest = [row for row in range(17) if row not in (3, 8)], np.arange(64) != 40
+    assert np.isnan(got[3]).all()
+    np.testing.assert_array_equal(got[8, rest], np.sign(w[rest, 95].astype(np.float32)) * np.inf)
+    assert np.isnan(got[:, 40]).all()
+    np.testing.assert_array_equal(got[np.ix_(others, rest)], want[np.ix_(others, rest)])
+
+
+def test_subnormal_numbers_count_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply = packed_multiply(monkeypatch, vectors=True)
+    w = np.full((32, 32), 2.0**-130, np.float32).astype(jnp.bfloat16)
+    packed, ones = PackedWeight(tiles=jnp.asarray(pack(w))), np.ones((2, 32), np.float32)
+    assert (np.asarray(multiply(ones, packed)) == 0).all()
+    assert (np.asarray(multiply(ones * np.float32(2.0**120), packed)) == 0).all()
 
 
 def test_rows_of_a_packed_weight() -> None:
@@ -90,7 +140,15 @@ def test_what_stays_plain(outs: int, ins: int, dtype: str) -> None:
     assert can_pack(64, 64, "bfloat16")
 
 
-def need_amx() -> None:
+def packed_multiply(monkeypatch: pytest.MonkeyPatch, *, vectors: bool) -> Callable[..., jax.Array]:
+    """`linear`, traced anew. vectors: by AVX512-BF16 where the CPU has AMX, too."""
+    need_packed()
+    if vectors:
+        by_vectors(monkeypatch)
+    return jax.jit(lambda x, w: linear(x, w))
+
+
+def need_packed() -> None:
     need(Backend.NATIVE)
     if not packs_weights():
-        pytest.skip(f"packed weights are multiplied by AMX alone, here is {library().unit}")
+        pytest.skip(f"packed weights are multiplied by AMX or AVX512-BF16, here is {library().unit}")

@@ -99,4 +99,6 @@ def test_sizes_that_do_not_fit_are_refused_by_the_kernel() -> None:
     nothing = np.zeros(0, np.float32)
     call = jax.ffi.ffi_call("jaxpaged_linear_float32", jax.ShapeDtypeStruct((2, 40), jnp.float32))
     with pytest.raises(Exception, match="panels of 32 outputs"):
-        jax.block_until_ready(call(draw(2, 8), draw(40, 8), nothing, nothing, nothing, nothing, eps=np.float32(0)))
+        jax.block_until_ready(
+            call(draw(2, 8), draw(40, 8), nothing, nothing, nothing, nothing, np.zeros(0, np.int32), eps=np.float32(0))
+        )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from native_backend import need
+from native_backend import by_vectors, need
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.int8 import MOST_INS, Int8Weight, quantise
@@ -27,7 +27,7 @@ def weight(w: np.ndarray, kind: str) -> Weight:
         return Int8Weight(values=jnp.asarray(values), scales=jnp.asarray(scales), dtype="bfloat16")
     need(Backend.NATIVE)
     if not packs_int8_weights():
-        pytest.skip(f"packed int8 weights are multiplied by AMX alone, here is {library().unit}")
+        pytest.skip(f"packed int8 weights are multiplied by AMX or AVX512-VNNI, here is {library().unit}")
     return PackedInt8Weight(tiles=jnp.asarray(pack_int8(values)), scales=jnp.asarray(scales), ins=w.shape[1])
 
 
@@ -56,6 +56,27 @@ def test_the_bits_are_those_of_whole_numbers(kind: str, outs: int, ins: int) -> 
     for num_rows in ROWS:
         x = draw(num_rows, ins, seed=num_rows)
         np.testing.assert_array_equal(np.asarray(multiply(x, held)), oracle(x, w), err_msg=f"{num_rows} rows")
+
+
+@pytest.mark.parametrize(("outs", "ins"), SHAPES)
+def test_the_bits_are_the_same_by_vectors_where_amx_is(outs: int, ins: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, x = draw(outs, ins), draw(64, ins, seed=1)
+    held = weight(w, "packed")
+    if library().product("int8") != "AMX":
+        pytest.skip("vectors multiply int8 here anyway")
+    by_vectors(monkeypatch)
+    np.testing.assert_array_equal(np.asarray(jax.jit(lambda x: linear(x, held))(x)), oracle(x, w))
+
+
+def test_the_largest_sums_are_exact() -> None:
+    """127 by -127 everywhere: the sums with 128 added to the weights come nearest to the end of int32."""
+    values, scales = np.full((32, MOST_INS), -127, np.int8), jnp.ones(32)
+    need(Backend.NATIVE)
+    if not packs_int8_weights():
+        pytest.skip(f"packed int8 weights are multiplied by AMX or AVX512-VNNI, here is {library().unit}")
+    held = PackedInt8Weight(tiles=jnp.asarray(pack_int8(values)), scales=scales, ins=MOST_INS)
+    out = np.asarray(jax.jit(linear)(np.full((3, MOST_INS), 127, np.float32), held))
+    assert (out == np.float32(-127 * 127 * MOST_INS)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
