@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from jaxpaged.bounded_json import MAX_BYTES, parse_json
 from jaxpaged.errors import ModelError
-from jaxpaged.unique_keys import unique_keys
 
 
 def model_folder(folder: str | Path) -> Path:
@@ -23,12 +22,13 @@ def model_folder(folder: str | Path) -> Path:
 def read_json(path: Path, *, fix: str) -> dict[str, object]:
     """The object in a JSON file. Raises ModelError for a file that is missing, unreadable, not JSON or no object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        with path.open("rb") as file:  # one byte too many is enough to know
+            value = parse_json(file.read(MAX_BYTES + 1))
     except FileNotFoundError:
         raise ModelError(name="file", value=path.name, limit="it is missing from the model folder", fix=fix) from None
     except OSError as error:
         raise ModelError(name="file", value=path.name, limit=f"it cannot be read: {error.strerror}", fix=fix) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(name="file", value=path.name, limit=f"it is not valid JSON: {error}", fix=fix) from error
     if not isinstance(value, dict):
         raise ModelError(

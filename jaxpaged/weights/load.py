@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from jax import Array
 
 from jaxpaged.errors import WeightsError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.decoder import Graph, ParamSpec, build
+from jaxpaged.models.decoder import Graph, build
 from jaxpaged.models.families import read_config
 from jaxpaged.progress import Progress
 from jaxpaged.weights.folder import model_folder, read_json
+from jaxpaged.weights.header import shown
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
+from jaxpaged.weights.read import read_leaves
 from jaxpaged.weights.safetensors import DTYPES, INDEX, Checkpoint
-from jaxpaged.weights.store import store, values_dtype
+
+_MOST_LISTED = 50
+"""Problems that an error spells out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +65,27 @@ def load_model(
             raise WeightsError(
                 name=f"weights of {place.name}",
                 value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
-                limit="\n  " + "\n  ".join(problems) + "\n",
+                limit="\n  " + "\n  ".join(_listed(problems)) + "\n",
                 fix="Download the model again, or correct its config.json",
             )
-        leaves = _read_leaves(graph, targets, checkpoint, progress=progress)
+        leaves = read_leaves(graph.specs, targets, checkpoint, progress=progress)
     return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
+
+
+def _listed(problems: list[str]) -> list[str]:
+    more = len(problems) - _MOST_LISTED
+    return [*problems[:_MOST_LISTED], f"and {more} more"] if more > 0 else problems
 
 
 def _differences(targets: dict[str, Target], checkpoint: Checkpoint, *, tied: bool) -> list[str]:
     """Sentences: where the checkpoint's tensors are not what the model expects."""
-    found = [
-        f"unknown: {name!r} in {stored.file!r}"
-        for name, stored in checkpoint.tensors.items()
-        if name not in targets and not is_ignorable(name, tied=tied)
-    ]
+    found: list[str] = []
+    by_lower_case = {name.lower(): name for name in targets}
+    for name, stored in checkpoint.tensors.items():
+        if name not in targets and not is_ignorable(name, tied=tied):
+            near = by_lower_case.get(name.lower())
+            case = f", not {near!r} in this case" if near else ""
+            found.append(f"unknown: {shown(name)} in {stored.file!r}{case}")
     for name, target in targets.items():
         stored = checkpoint.tensors.get(name)
         if stored is None:
@@ -89,20 +99,3 @@ def _differences(targets: dict[str, Target], checkpoint: Checkpoint, *, tied: bo
         if stored.dtype not in DTYPES:
             found.append(f"unsupported type: {name!r} is {stored.dtype}, not one of {', '.join(DTYPES)}")
     return found
-
-
-def _read_leaves(
-    graph: Graph, targets: dict[str, Target], checkpoint: Checkpoint, *, progress: Progress | bool
-) -> tuple[Array, ...]:
-    names: list[list[str]] = [[] for _ in graph.specs]
-    for name, target in targets.items():
-        names[target.parameter].append(name)
-
-    def values_of(i: int, spec: ParamSpec) -> np.ndarray:
-        parameter = np.empty(spec.shape, values_dtype(spec))
-        for name in names[i]:
-            view = targets[name].view(parameter)
-            view[...] = checkpoint.read(name).reshape(view.shape).astype(parameter.dtype, copy=False)
-        return parameter
-
-    return store(graph.specs, values_of, phase="loading", progress=progress)

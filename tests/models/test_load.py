@@ -201,7 +201,7 @@ def test_a_damaged_shard_does_not_hide_the_other_problems(tmp_path: Path) -> Non
         (lambda folder: (folder / "config.json").write_text('{"a": 1, "a": 2}'), "the key 'a' is there twice"),
         (lambda folder: (folder / "config.json").write_text("[]"), "file is 'config.json': it holds a list"),
         (lambda folder: (folder / SINGLE).unlink(), f"it holds neither {SINGLE} nor {INDEX}"),
-        (lambda folder: (folder / SINGLE).rename(folder / "pytorch_model.bin"), "pytorch_model.bin), and loading one"),
+        (lambda folder: (folder / SINGLE).rename(folder / "pytorch_model.bin"), "('pytorch_model.bin'), and loading one"),
         (lambda folder: (folder / SINGLE).rename(folder / INDEX), f"'{INDEX}': it is not valid JSON"),
     ],
 )

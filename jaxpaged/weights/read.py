@@ -1,0 +1,72 @@
+"""Reads a checkpoint into leaves, by pieces of some MiB and several at once: the host holds no second copy of a
+parameter, however large."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from jax import Array
+
+from jaxpaged.models.decoder import ParamSpec
+from jaxpaged.progress import Advance, Progress
+from jaxpaged.weights.leaf import Leaf, values_dtype
+from jaxpaged.weights.mapping import Target
+from jaxpaged.weights.rows import Run, pieces, row_runs
+from jaxpaged.weights.safetensors import DTYPES, Checkpoint
+from jaxpaged.weights.store import held_bytes, hold, store
+
+_MOST_READERS = 8
+Parts = Mapping[str, Target]
+
+
+def read_leaves(
+    specs: tuple[ParamSpec, ...], targets: Parts, checkpoint: Checkpoint, *, progress: Progress | bool
+) -> tuple[Array, ...]:
+    """The leaves of these parameters out of a checkpoint in which nothing is wrong.
+
+    Raises WeightsError where a file becomes unreadable on the way.
+    """
+    parts: list[dict[str, Target]] = [{} for _ in specs]
+    for name, target in targets.items():
+        parts[target.parameter][name] = target
+    readers = min(_MOST_READERS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(readers, "weights") as pool:
+
+        def arrays_of(i: int, spec: ParamSpec, advance: Advance) -> tuple[Array, ...]:
+            runs = row_runs(spec.shape, parts[i])
+            if runs is None:
+                arrays = hold(spec, _assembled(spec, parts[i], checkpoint))
+                advance(held_bytes(spec))
+                return arrays
+            stored = {DTYPES[checkpoint.tensors[name].dtype] for name in parts[i]}
+            leaf = Leaf(spec, dtype=stored.pop() if len(stored) == 1 else None)
+            row_bytes = held_bytes(spec) // leaf.rows
+            for rows in pool.map(partial(_fill, leaf, checkpoint), pieces(runs, leaf.step)):
+                advance(rows * row_bytes)
+            return leaf.arrays()
+
+        return store(specs, arrays_of, phase="loading", progress=progress)
+
+
+def _fill(leaf: Leaf, checkpoint: Checkpoint, piece: list[Run]) -> int:
+    """Read one piece of a parameter; returns its rows."""
+    first, count = piece[0].first, sum(run.count for run in piece)
+    values = leaf.room(first, count)
+    for run in piece:
+        begin = run.first - first
+        checkpoint.read_into(run.tensor, values[begin : begin + run.count], skip=run.source * leaf.ins)
+    leaf.put(first, values)
+    return count
+
+
+def _assembled(spec: ParamSpec, parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
+    """A whole parameter in memory of its own, for tensors that are no rows of it."""
+    parameter = np.empty(spec.shape, values_dtype(spec))
+    for name, target in parts.items():
+        view = target.view(parameter)
+        view[...] = checkpoint.read(name).reshape(view.shape)
+    return parameter
