@@ -13,7 +13,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from reprlib import repr as short  # no value of a stranger's header is shown whole
 from types import MappingProxyType
 from typing import Any
@@ -72,6 +71,7 @@ def read_header(descriptor: int, file: str) -> tuple[dict[str, StoredTensor], li
     begin = _LENGTH_BYTES + length
     tensors: dict[str, StoredTensor] = {}
     spans: list[tuple[int, int, str]] = []
+    are_all_known = True
     for name, entry in entries.items():
         if name == "__metadata__":
             if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
@@ -81,10 +81,15 @@ def read_header(descriptor: int, file: str) -> tuple[dict[str, StoredTensor], li
             shape, dtype, span = _checked(entry)
         except Unreadable as error:
             problems.append(f"{shown(name)}: {error}")
+            are_all_known = False
             continue
         spans.append((*span, name))
         tensors[name] = StoredTensor(file=file, shape=shape, dtype=dtype, start=begin + span[0])
-    return tensors, problems + _gaps(spans, size - begin)
+    spans.sort()
+    problems += _overlaps(spans, size - begin)
+    if are_all_known:
+        problems += _gaps(spans, size - begin)
+    return tensors, problems
 
 
 def shown(name: str) -> str:
@@ -127,26 +132,26 @@ def _checked(entry: object) -> tuple[tuple[int, ...], str, tuple[int, int]]:
     return tuple(shape), dtype, (span[0], span[1])
 
 
-def _gaps(spans: list[tuple[int, int, str]], size: int) -> list[str]:
-    """What is wrong with where the tensors lie among `size` bytes."""
-    if not spans:
-        return [f"{size} bytes belong to no tensor"] if size else []
-    spans.sort()
+def _overlaps(spans: list[tuple[int, int, str]], size: int) -> list[str]:
+    """Tensors that share bytes, or have some beyond the `size` that there are. spans: sorted."""
     found: list[str] = []
-    if first := spans[0][0]:
-        found.append(f"the first {first} bytes belong to no tensor")
-    # of all before, the one that reaches furthest
-    furthest = spans[0]
-    for before, span in pairwise(spans):
-        furthest = max(furthest, before, key=lambda each: each[1])
+    furthest = (0, 0, "")  # of those before, the one that reaches furthest
+    for span in spans:
         if span[0] < furthest[1]:
             found.append(f"overlapping: {shown(furthest[2])} and {shown(span[2])} share bytes")
-        elif span[0] > furthest[1]:
-            found.append(f"{span[0] - furthest[1]} bytes before {shown(span[2])} belong to no tensor")
-    found += [
-        f"{shown(name)} ends {end - size} bytes after the end of the file" for _, end, name in spans if end > size
-    ]
-    if (end := max(span[1] for span in spans)) < size:
+        furthest = max(furthest, span, key=lambda each: each[1])
+    return found + [f"{shown(name)} ends {end - size} bytes after the end" for _, end, name in spans if end > size]
+
+
+def _gaps(spans: list[tuple[int, int, str]], size: int) -> list[str]:
+    """Bytes, among `size`, of no tensor. spans: sorted."""
+    found: list[str] = []
+    end = 0
+    for span in spans:
+        if span[0] > end:
+            found.append(f"{span[0] - end} bytes before {shown(span[2])} belong to no tensor")
+        end = max(end, span[1])
+    if end < size:
         found.append(f"the last {size - end} bytes belong to no tensor")
     return found
 
