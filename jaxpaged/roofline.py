@@ -123,9 +123,9 @@ def weights_of(config: ModelConfig) -> Weights:
     for layer in config.layers:
         layers += attention
         if layer.moe is None:
-            layers += 3 * config.ffn * config.embed
+            layers += (3 if config.gated else 2) * config.ffn * config.embed
         else:
-            layers += layer.moe.experts * config.embed
+            layers += (layer.moe.experts + 3 * layer.moe.shared_ffn) * config.embed
             expert += 3 * layer.moe.ffn * config.embed
     return Weights(layers=layers, head=float(config.vocab * config.embed), expert=expert)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from jax import Array
 
-from pallas_kernels.activations import ACTIVATIONS
+from pallas_kernels.activations import gated
 from pallas_kernels.linear import Weight, check_shapes, linear
 from pallas_kernels.native.products import Packed, can_gate, multiply_gated
 from pallas_kernels.norm import Norm
@@ -25,7 +25,8 @@ def mlp(
     """down(activation(gate(n)) * up(n)) + residual for n = norm(x): f32[M, E] of x [M, E].
 
     gate_up [2 * F, E]: gate above up; down [E, F]; biases f32[2 * F] and f32[E]. norm: None leaves x as it is.
-    residual: f32[M, E]. activation: of `ACTIVATIONS`. Packed weights keep the F numbers of a row in one native call.
+    residual: f32[M, E]. activation: of `ACTIVATIONS` or `GATES`. Packed weights keep the F numbers of a row in one
+    native call.
     Raises ValueError for shapes that do not fit together.
     """
     outs, ffn = down.shape
@@ -45,5 +46,5 @@ def mlp(
             residual=residual,
         )
     between = linear(x, gate_up, gate_up_bias, norm=norm)
-    hidden = ACTIVATIONS[activation](between[:, :ffn]) * between[:, ffn:]
+    hidden = gated(activation, between[:, :ffn], between[:, ffn:])
     return linear(hidden, down, down_bias, residual=residual)

@@ -1,4 +1,5 @@
-"""Root mean square normalisation (Zhang and Sennrich, 2019): by itself, or as what a product does to its rows first."""
+"""Normalisation of rows: by the root mean square (Zhang and Sennrich, 2019), by itself or as what a product does to its
+rows first, and by mean and variance (Ba, Kiros and Hinton, 2016)."""
 
 from __future__ import annotations
 
@@ -24,6 +25,16 @@ def rms_norm(x: Array, norm: Norm) -> Array:
     """x f32[..., A] / sqrt(mean(x ** 2) + eps) * weight, in float32; a row's bits do not depend on the others."""
     x = x * lax.rsqrt(_row_means(jnp.square(x)) + norm.eps)
     return x * jnp.broadcast_to(norm.weight, x.shape)
+
+
+def layer_norm(x: Array, weight: Array, bias: Array | None, *, eps: float) -> Array:
+    """(x - mean) / sqrt(variance + eps) * weight + bias of x f32[..., A], in float32; bits as in `rms_norm`.
+
+    weight, bias: f32 that broadcast to x.
+    """
+    x = x - _row_means(x)
+    x = x * lax.rsqrt(_row_means(jnp.square(x)) + eps) * weight
+    return x if bias is None else x + bias
 
 
 def _row_means(x: Array) -> Array:

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from jaxpaged.bench.shapes import Shape, shape_config
 from jaxpaged.errors import ConfigError
+from jaxpaged.models.families import FAMILIES
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.weights.mapping import expected_tensors
 from jaxpaged.weights.random import random_model
@@ -39,7 +40,8 @@ def write_model(
     specs = model.graphdef.specs
     leaves = [np.asarray(leaf) for leaf in model.leaves]
     tensors: dict[str, NDArray[Any]] = {}
-    for name, target in expected_tensors(specs).items():
+    rules = FAMILIES[model.config.architecture].rules(model.config)
+    for name, target in expected_tensors(specs, rules).items():
         values = target.view(leaves[target.parameter]).view(specs[target.parameter].dtype)
         tensors[name] = np.ascontiguousarray(values).reshape(target.shape)
     folder.mkdir(parents=True, exist_ok=True)

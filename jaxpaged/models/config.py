@@ -1,11 +1,12 @@
 """What one decoder-only model is, in values: every family is an instance of `ModelConfig`.
 
-Knows nothing of Hugging Face's words (`families.py` does) and nothing of arrays.
+Knows nothing of Hugging Face's words (`families` does) and nothing of arrays.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +14,8 @@ class RopeConfig:
     """Rotary position embedding of a layer. `kind` chooses how frequencies follow from the other fields.
 
     dims: leading dimensions of a head that are rotated, paired as halves. scale: factor on cos and sin (yarn's
-    attention factor). original_positions: context of the unscaled training.
+    attention factor). original_positions: context of the unscaled training. factors: a divisor for every pair's
+    frequency (longrope).
     """
 
     kind: str  # a name in rope.FREQUENCIES
@@ -27,27 +29,70 @@ class RopeConfig:
     beta_slow: float = 1.0  # yarn
     truncate: bool = True  # yarn
     scale: float = 1.0
+    factors: tuple[float, ...] = ()  # longrope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormConfig:
+    """kind: "rms" or "layer" (by mean and variance). bias: of a layer norm."""
+
+    kind: str = "rms"
+    eps: float
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QKNormConfig:
+    """Norm of queries and keys before they are rotated.
+
+    over: "head": each head alone, one weight [D] for all; "heads": each head alone, with a weight of its own; "width":
+    all heads of a token together.
+    """
+
+    norm: NormConfig
+    over: str = "head"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoEConfig:
-    """Experts in the place of a layer's feed-forward network: softmax over all, then the `top_k` likeliest.
+    """Experts in the place of a layer's feed-forward network, `top_k` for every token.
 
-    ffn: F of one expert. renormalise: the chosen weights are divided by their sum.
+    ffn: F of one expert. scoring: "softmax" over all experts, then the likeliest, or "top_k_softmax", over the chosen
+    alone. renormalise: the chosen weights are divided by their sum. router_bias, bias: whether the router, the experts'
+    products have one. shared_ffn: F of a network that every token goes through besides, 0 for none; shared_gate: its
+    result times the sigmoid of a product.
     """
 
     experts: int
     top_k: int
     ffn: int
     renormalise: bool
+    scoring: str = "softmax"
+    router_bias: bool = False
+    bias: bool = False
+    shared_ffn: int = 0
+    shared_gate: bool = False
+
+
+class Arrangement(StrEnum):
+    """How norms, attention and feed-forward network stand around the residual stream x (a: attention, f: network)."""
+
+    PRE = "pre"  # x += a(n(x)); x += f(n(x))
+    POST = "post"  # x += n(a(x)); x += n(f(x))
+    SANDWICH = "sandwich"  # x += n(a(n(x))); x += n(f(n(x)))
+    PARALLEL = "parallel"  # x += a(n(x)) + f(m(x)); m may be n itself
+    AFTER = "after"  # x = n(x + a(x)); x = n(x + f(x)): of the first transformers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerConfig:
-    """What may differ from layer to layer. window: keys j with p - window < j <= p are seen; None: all j <= p."""
+    """What may differ from layer to layer. window: keys j with p - window < j <= p are seen; None: all j <= p.
+
+    rope: None where positions are not rotated in.
+    """
 
     window: int | None
-    rope: RopeConfig
+    rope: RopeConfig | None
     moe: MoEConfig | None = None
 
 
@@ -71,9 +116,16 @@ class AttentionKind:
 class ModelConfig:
     """A decoder of equal-width layers: E `embed`, H `heads`, K `kv_heads`, D `head_dim`, F `ffn`, V `vocab`.
 
-    architecture: the name it was read from, for people. dtype: of the checkpoint. scale: factor on q.k.
-    activation: a name in `pallas_kernels.activations`. tied: the output head is the embedding table. max_positions: the
-    longest context the model is meant for.
+    architecture: the name it was read from. dtype: of the checkpoint. max_positions: the longest context that the model
+    is meant for.
+    Around the layers: embed_scale multiplies token vectors; embed_width: their own width where E is another, brought to
+    E and back by a product; positions: rows of a table of learned positions, added to the vectors (0: none), of which
+    token p gets row p + position_offset; final_norm: before the output head; tied: the head is the embedding table;
+    head_bias; logit_scale and then logit_softcap, t * tanh(x / t), are on the logits.
+    In a layer: arrangement; one_norm: of PARALLEL, m is n; residual_scale multiplies what is added to the residual
+    stream; norm: of all these norms. gated: the network has a gate; activation: a name in
+    `pallas_kernels.activations`. scale: factor on q.k; softcap: on the scores; sinks: a logit per head that takes part
+    in the softmax; qkv_clip: queries, keys and values are clipped to it.
     """
 
     architecture: str
@@ -86,18 +138,34 @@ class ModelConfig:
     ffn: int
     layers: tuple[LayerConfig, ...]
     max_positions: int
-    eps: float
+    norm: NormConfig
     activation: str
     scale: float
+    gated: bool = True
+    arrangement: Arrangement = Arrangement.PRE
+    one_norm: bool = False
+    residual_scale: float = 1.0
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: QKNormConfig | None = None
+    qkv_clip: float | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    embed_scale: float = 1.0
+    embed_width: int | None = None
+    positions: int = 0
+    position_offset: int = 0
+    final_norm: bool = True
     tied: bool = False
+    head_bias: bool = False
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
 
     def __post_init__(self) -> None:
         assert self.layers, "a model has layers"
         assert self.heads % self.kv_heads == 0, f"{self.kv_heads} kv heads do not divide {self.heads} heads"
+        assert not self.one_norm or self.arrangement == Arrangement.PARALLEL
 
     def kv_groups(self) -> tuple[KVGroup, ...]:
         """Layers by the kind of KV they keep: one group, whatever the windows."""
@@ -116,4 +184,4 @@ class ModelConfig:
 
     def ropes(self) -> tuple[RopeConfig, ...]:
         """Every distinct rotary embedding of the layers, in order of first use."""
-        return tuple(dict.fromkeys(layer.rope for layer in self.layers))
+        return tuple(dict.fromkeys(layer.rope for layer in self.layers if layer.rope is not None))

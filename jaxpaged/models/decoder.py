@@ -22,7 +22,9 @@ from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.context import StepContext, make_context
 from jaxpaged.models.form import PARAM_DTYPES, WeightForm
 from jaxpaged.models.kv import KVPool
-from jaxpaged.models.layers import Axes, DecoderLayer, RMSNorm, declare_matrix, matrix
+from jaxpaged.models.layers import DecoderLayer
+from jaxpaged.models.norms import before_product, make_norm
+from jaxpaged.models.params import Axes, Linear, declare, declare_matrix, matrix
 from jaxpaged.models.rope import rope_table
 from pallas_kernels.linear import linear
 from pallas_kernels.norm import Norm
@@ -46,10 +48,17 @@ class Decoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, form: WeightForm) -> None:
         self.config = config
         # a table that is only read by row gains nothing from another form
-        self.embed_tokens = Embedding(config, form=form if config.tied else WeightForm(dtype=form.dtype))
+        rows = WeightForm(dtype=form.dtype)
+        self.embed_tokens = Embedding(config, form=form if config.tied else rows)
+        embed, width = (config.embed, "embed"), (config.embed_width or 0, None)
+        self.project_in = Linear(embed[:1], embed[1:], width, bias=False, form=form) if config.embed_width else None
+        self.project_out = Linear(width[:1], width[1:], embed, bias=False, form=form) if config.embed_width else None
+        positions = (config.positions, config.embed)
+        self.embed_positions = declare(positions, (None, "embed"), "float32") if config.positions else None
         self.layers = nnx.List([DecoderLayer(config, layer, form=form) for layer in config.layers])
-        self.norm = RMSNorm(config.embed, "embed", eps=config.eps)
+        self.norm = make_norm(config.norm, (config.embed,), ("embed",)) if config.final_norm else None
         self.lm_head = None if config.tied else Embedding(config, form=form)
+        self.head_bias = declare((config.vocab,), ("vocab",), "float32", init="zeros") if config.head_bias else None
 
     def __call__(self, token_ids: Array, context: StepContext, pool: KVPool) -> tuple[Array, KVPool]:
         """token_ids i32[T] -> hidden f32[T, E], what `logits` takes, and the pool with the step's tokens in it.
@@ -59,25 +68,48 @@ class Decoder(nnx.Module):
         config = self.config
         tables = {rope: rope_table(rope, context.positions) for rope in config.ropes()}
         works = dict(zip(config.attention_kinds(), context.works, strict=True))
-        x = self.embed_tokens.rows(token_ids)
+        x = self.embed(token_ids, context.positions)
         pools = list(pool)
         for i, layer in enumerate(self.layers):
-            kind = config.attention_kind(i)
-            table, slots = tables[config.layers[i].rope], context.slots[kind.group]
+            kind, rope = config.attention_kind(i), config.layers[i].rope
+            table, slots = None if rope is None else tables[rope], context.slots[kind.group]
             x, pools[i] = layer(x, table, pools[i], context, slots=slots, work=works[kind])
         return x, tuple(pools)
 
+    def embed(self, token_ids: Array, positions: Array) -> Array:
+        """f32[T, E]: what goes into the first layer, of token_ids and positions i32[T]."""
+        x = self.embed_tokens.rows(token_ids)
+        if self.config.embed_scale != 1.0:
+            x = x * self.config.embed_scale
+        if self.project_in is not None:
+            x = self.project_in(x)
+        if self.embed_positions is not None:
+            x = x + self.embed_positions[...].at[positions + self.config.position_offset].get(mode="clip")
+        return x
+
     def logits(self, hidden: Array) -> Array:
         """hidden f32[S, E] -> f32[S, V]. The last norm is here: no row meets it that gives no logits."""
-        return (self.embed_tokens if self.lm_head is None else self.lm_head).logits(hidden, self.norm.norm())
+        config = self.config
+        x, norm = before_product(hidden, self.norm)
+        if self.project_out is not None:
+            x, norm = self.project_out(x, norm=norm), None
+        logits = (self.embed_tokens if self.lm_head is None else self.lm_head).logits(x, norm)
+        if self.head_bias is not None:
+            logits = logits + self.head_bias[...]
+        if config.logit_scale != 1.0:
+            logits = logits * config.logit_scale
+        if config.logit_softcap is not None:
+            logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+        return logits
 
 
 class Embedding(nnx.Module):
-    """The table of token vectors [V, E], read by row or as the output head."""
+    """The table of token vectors [V, E], or of their own width, read by row or as the output head."""
 
     def __init__(self, config: ModelConfig, *, form: WeightForm) -> None:
         self.form = form
-        self.weight, self.weight_scale = declare_matrix((config.vocab, config.embed), ("vocab", "embed"), form)
+        shape, axes = (config.vocab, config.embed_width or config.embed), ("vocab", "embed")
+        self.weight, self.weight_scale = declare_matrix(shape, axes, form)
 
     def rows(self, token_ids: Array) -> Array:
         """f32[T, E] of token_ids i32[T]."""
@@ -86,7 +118,7 @@ class Embedding(nnx.Module):
             return table.at[token_ids].get(mode="clip").astype(jnp.float32)
         return table.rows(token_ids)
 
-    def logits(self, hidden: Array, norm: Norm) -> Array:
+    def logits(self, hidden: Array, norm: Norm | None) -> Array:
         """f32[S, V] of hidden f32[S, E]."""
         return linear(hidden, matrix(self.weight, self.weight_scale, self.form), norm=norm)
 

@@ -36,19 +36,38 @@ _MISSING = object()
 class HFConfig:
     """A config (or one of its sections) and the keys read so far. Errors name the key, its value and the fix."""
 
-    def __init__(self, values: Mapping[str, object], *, section: str = "") -> None:
+    def __init__(
+        self,
+        values: Mapping[str, object],
+        *,
+        section: str = "",
+        context: int | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        """context: the longest context that will be asked for, None for the model's own. aliases: what some keys are
+        called in this config."""
         self._values = values
         self._section = section
         self._read: set[str] = set()
+        self._aliases = aliases or {}
+        self.context = context
+
+    def renamed(self, aliases: Mapping[str, str]) -> HFConfig:
+        """The same config under other names of its keys: what is asked for as a key of `aliases` is its value here."""
+        other = HFConfig(self._values, section=self._section, context=self.context, aliases=aliases)
+        other._read = self._read
+        return other
 
     def name_of(self, key: str) -> str:
+        key = self._aliases.get(key, key)
         return f"{self._section}.{key}" if self._section else key
 
     def __contains__(self, key: str) -> bool:
-        return key in self._values
+        return self._aliases.get(key, key) in self._values
 
     def get(self, key: str) -> object:
         """The raw value, None where it is missing."""
+        key = self._aliases.get(key, key)
         self._read.add(key)
         return self._values.get(key)
 
@@ -124,7 +143,7 @@ class HFConfig:
         value = self.get(key)
         if value is None:
             if default is _MISSING:
-                state = "it is null" if key in self._values else "it is missing"
+                state = "it is null" if key in self else "it is missing"
                 raise self.refusal(
                     key, None, f"{state}, and the model cannot be built without", "Add it to config.json"
                 )

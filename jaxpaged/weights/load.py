@@ -10,7 +10,7 @@ from jax import Array
 from jaxpaged.errors import WeightsError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, build
-from jaxpaged.models.families import read_config
+from jaxpaged.models.families import FAMILIES, read_config
 from jaxpaged.progress import Progress
 from jaxpaged.weights.folder import model_folder, read_json
 from jaxpaged.weights.header import shown
@@ -59,9 +59,10 @@ def load_model(
     place = model_folder(folder)
     config = read_model_config(place)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
-    targets = expected_tensors(graph.specs)
+    family = FAMILIES[config.architecture]
     with Checkpoint(place) as checkpoint:
-        if problems := checkpoint.problems + _differences(targets, checkpoint, tied=config.tied):
+        targets = _named_as(checkpoint, expected_tensors(graph.specs, family.rules(config)), prefix=family.prefix)
+        if problems := checkpoint.problems + _differences(targets, checkpoint, config):
             raise WeightsError(
                 name=f"weights of {place.name}",
                 value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
@@ -77,12 +78,20 @@ def _listed(problems: list[str]) -> list[str]:
     return [*problems[:_MOST_LISTED], f"and {more} more"] if more > 0 else problems
 
 
-def _differences(targets: dict[str, Target], checkpoint: Checkpoint, *, tied: bool) -> list[str]:
+def _named_as(checkpoint: Checkpoint, targets: dict[str, Target], *, prefix: str) -> dict[str, Target]:
+    """The targets under the checkpoint's names: one of the bare model leaves out the prefix of the whole."""
+    if any(name.startswith(prefix) for name in checkpoint.tensors):
+        return targets
+    return {name.removeprefix(prefix): target for name, target in targets.items()}
+
+
+def _differences(targets: dict[str, Target], checkpoint: Checkpoint, config: ModelConfig) -> list[str]:
     """Sentences: where the checkpoint's tensors are not what the model expects."""
-    found: list[str] = []
+    more = FAMILIES[config.architecture].ignorable
     by_lower_case = {name.lower(): name for name in targets}
+    found: list[str] = []
     for name, stored in checkpoint.tensors.items():
-        if name not in targets and not is_ignorable(name, tied=tied):
+        if name not in targets and not is_ignorable(name, tied=config.tied, more=more):
             near = by_lower_case.get(name.lower())
             case = f", not {near!r} in this case" if near else ""
             found.append(f"unknown: {shown(name)} in {stored.file!r}{case}")

@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import numpy as np
 from jax import Array
 
 from jaxpaged.models.decoder import ParamSpec
 from jaxpaged.progress import Advance, Progress
-from jaxpaged.weights.leaf import Leaf, values_dtype
+from jaxpaged.weights.leaf import Leaf
 from jaxpaged.weights.mapping import Target
 from jaxpaged.weights.rows import Run, pieces, row_runs
 from jaxpaged.weights.safetensors import DTYPES, Checkpoint
-from jaxpaged.weights.store import held_bytes, hold, store
+from jaxpaged.weights.store import held_bytes, store
 
 _MOST_READERS = 8
 Parts = Mapping[str, Target]
@@ -39,9 +38,10 @@ def read_leaves(
         def arrays_of(i: int, spec: ParamSpec, advance: Advance) -> tuple[Array, ...]:
             runs = row_runs(spec.shape, parts[i])
             if runs is None:
-                arrays = hold(spec, _assembled(spec, parts[i], checkpoint))
+                leaf = Leaf(spec)
+                _assemble(leaf, spec, parts[i], checkpoint)
                 advance(held_bytes(spec))
-                return arrays
+                return leaf.arrays()
             stored = {DTYPES[checkpoint.tensors[name].dtype] for name in parts[i]}
             leaf = Leaf(spec, dtype=stored.pop() if len(stored) == 1 else None)
             row_bytes = held_bytes(spec) // leaf.rows
@@ -63,10 +63,10 @@ def _fill(leaf: Leaf, checkpoint: Checkpoint, piece: list[Run]) -> int:
     return count
 
 
-def _assembled(spec: ParamSpec, parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
-    """A whole parameter in memory of its own, for tensors that are no rows of it."""
-    parameter = np.empty(spec.shape, values_dtype(spec))
+def _assemble(leaf: Leaf, spec: ParamSpec, parts: Parts, checkpoint: Checkpoint) -> None:
+    """Read a parameter whose tensors are not rows of it as they are: one whole tensor after the other."""
+    values = leaf.room(0, leaf.rows)
     for name, target in parts.items():
-        view = target.view(parameter)
-        view[...] = checkpoint.read(name).reshape(view.shape)
-    return parameter
+        target.fill(values.reshape(spec.shape), checkpoint.read(name))
+    for first in range(0, leaf.rows, leaf.step):
+        leaf.put(first, values[first : first + leaf.step])

@@ -25,16 +25,17 @@ class Run:
 def row_runs(shape: tuple[int, ...], parts: Mapping[str, Target]) -> list[Run] | None:
     """The runs that make up a parameter [*outs, A], in its order; a row is what its last dimension spans.
 
-    parts: the tensors that fill it, by name. None where one of them is not whole rows.
+    parts: the tensors that fill it, by name. None where one of them is not rows of it as they are.
     """
     rows = math.prod(shape[:-1])
     numbered = np.arange(rows).reshape(*shape[:-1], 1)
     runs: list[Run] = []
     for name, target in parts.items():
-        numbers = target.view(numbered)
-        if numbers.shape[-1:] != (1,) or numbers.size * shape[-1] != math.prod(target.shape):
+        if target.transposed or target.values is not None:
             return None
-        numbers = numbers.reshape(-1)
+        numbers = np.concatenate([part.reshape(-1) for part in target.parts(numbered)])
+        if numbers.size * shape[-1] != math.prod(target.shape):
+            return None
         bounds = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), numbers.size]
         for begin, end in pairwise(bounds):
             runs.append(Run(first=int(numbers[begin]), count=end - begin, tensor=name, source=begin))

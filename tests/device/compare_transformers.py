@@ -22,6 +22,7 @@ from jaxpaged.bench.throughput import measure
 from jaxpaged.bench.trace import Lengths, TraceRequest, random_trace
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
+from jaxpaged.models.families import FAMILIES
 from jaxpaged.request import SamplingParams
 from jaxpaged.weights.load import LoadedModel
 from jaxpaged.weights.mapping import expected_tensors
@@ -97,7 +98,8 @@ def write_folder(folder: Path, shape: Any, model: LoadedModel) -> None:
     parameters = [
         np.asarray(leaf).view(spec.dtype) for spec, leaf in zip(model.graphdef.specs, model.leaves, strict=True)
     ]
-    for name, target in expected_tensors(model.graphdef.specs).items():
+    rules = FAMILIES[model.config.architecture].rules(model.config)
+    for name, target in expected_tensors(model.graphdef.specs, rules).items():
         values = target.view(parameters[target.parameter]).reshape(target.shape)
         tensors[name] = np.ascontiguousarray(values.astype(model.dtype))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxpaged.models.attention
 import jaxpaged.models.decoder
+import jaxpaged.models.feed_forward
 import jaxpaged.models.layers
+import jaxpaged.models.moe
 from jaxpaged.models.decoder import StepContext, build, flatten, make_context, unflatten
 from jaxpaged.models.families import read_config
 from jaxpaged.models.kv import KVPool, bytes_per_block, make_pool
@@ -98,8 +101,8 @@ def test_vectors_and_routers_stay_float32() -> None:
     specs = build(read_config(EXPERTS), dtype="bfloat16").specs
     exact = {re.sub(r"\d+", "0", spec.path) for spec in specs if spec.dtype == np.float32}
     assert exact == {
-        "layers.0.input_layernorm.weight",
-        "layers.0.post_attention_layernorm.weight",
+        "layers.0.attention_norm.weight",
+        "layers.0.ffn_norm.weight",
         "layers.0.moe.router.weight",
         "norm.weight",
     }
@@ -181,13 +184,13 @@ def test_a_step_copies_no_experts(dtype: str) -> None:
 
 def test_experts_get_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes_seen: list[np.ndarray] = []
-    original = jaxpaged.models.layers.grouped_matmul
+    original = jaxpaged.models.moe.grouped_matmul
 
     def spy(x: jax.Array, w: jax.Array, sizes: jax.Array, **options: Any) -> jax.Array:
         sizes_seen.append(np.asarray(sizes))
         return original(x, w, sizes, **options)
 
-    monkeypatch.setattr(jaxpaged.models.layers, "grouped_matmul", spy)
+    monkeypatch.setattr(jaxpaged.models.moe, "grouped_matmul", spy)
     model = random_model(EXPERTS)
     context = context_of([5], [5], [[1, 2]], tokens=12, config=EXPERTS)
     moe = unflatten(model.graphdef, model.leaves).layers[0].moe
@@ -199,6 +202,7 @@ def test_experts_get_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_decoder_knows_no_family() -> None:
-    for module in (jaxpaged.models.decoder, jaxpaged.models.layers):
+    models = jaxpaged.models
+    for module in (models.decoder, models.layers, models.attention, models.feed_forward, models.moe):
         source = Path(str(module.__file__)).read_text(encoding="utf-8")
         assert not re.search(r"llama|qwen|mi[sx]tral|gemma|phi", source, re.IGNORECASE)

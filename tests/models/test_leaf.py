@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def spec_of(form: str, shape: tuple[int, ...] = (3, 64, 96)) -> ParamSpec:
         init="normal",
         packed=packed,
     )
+
+
+def scale_of(spec: ParamSpec) -> ParamSpec:
+    scale, shape = np.dtype(np.float32), spec.shape[:-1]
+    axes = (None,) * len(shape)
+    return replace(spec, path="p_scale", shape=shape, dtype=scale, storage=scale, axes=axes, init="scale", packed=False)
 
 
 def rows_held(spec: ParamSpec, arrays: tuple[jax.Array, ...]) -> np.ndarray:
@@ -113,16 +120,6 @@ def part(place: str, shape: tuple[int, ...], *, expert: int | None = None) -> Ta
     return Target(parameter=0, place=place, expert=expert, shape=shape)
 
 
-class Turned:
-    """A tensor that is a parameter's transpose."""
-
-    parameter = 0
-    shape = (96, 64)
-
-    def view(self, parameter: np.ndarray) -> np.ndarray:
-        return parameter.T
-
-
 def test_runs_of_a_fused_parameter() -> None:
     parts = {"q": part("q", (8, 5)), "k": part("k", (4, 5)), "v": part("v", (4, 5))}
     runs = row_runs((2, 4, 2, 5), parts)  # [K, G + 2, D, E]
@@ -153,12 +150,48 @@ def test_an_experts_part() -> None:
     ]
 
 
-def test_a_tensor_that_is_no_rows_of_its_parameter_is_read_whole(tmp_path: Path) -> None:
-    turned: Any = Turned()
-    spec = spec_of("packed", (64, 96))
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("values", [None, lambda tensor: tensor * tensor.dtype.type(2)])
+def test_a_tensor_that_is_not_rows_as_they_are_is_read_whole(tmp_path: Path, form: str, values: Any) -> None:
+    spec = spec_of(form, (64, 96))
+    turned = Target(parameter=0, place="whole", expert=None, shape=(96, 64), transposed=True, values=values)
     assert row_runs(spec.shape, {"w": turned}) is None
-    values = drawn(spec)
-    save_file({"w": np.ascontiguousarray(values.T)}, tmp_path / SINGLE)
+    rows = drawn(spec)
+    save_file({"w": np.ascontiguousarray(rows.T)}, tmp_path / SINGLE)
     with Checkpoint(tmp_path) as checkpoint:
-        leaves = read_leaves((spec,), {"w": turned}, checkpoint, progress=False)
-    np.testing.assert_array_equal(rows_held(spec, leaves), values.astype(np.float32))
+        leaves = read_leaves(
+            (spec, *([scale_of(spec)] if spec.quantised else [])), {"w": turned}, checkpoint, progress=False
+        )
+    expected = hold(spec, rows if values is None else values(rows))
+    assert all(np.array_equal(a, b) for a, b in zip(leaves, expected, strict=True))
+
+
+PARTS = {
+    "qkv": ((2, 4, 2, 5), {"q": ("q", (8, 5), None), "k": ("k", (4, 5), None), "v": ("v", (4, 5), None)}),
+    "fused": ((2, 4, 2, 5), {"qkv": ("q, k, v", (16, 5), None)}),
+    "bias": ((2, 4, 2), {"q": ("q", (8,), None), "k": ("k", (4,), None), "v": ("v", (4,), None)}),
+    "gated": ((2, 6, 5), {"gate": ("gate", (6, 5), None), "up": ("up", (6, 5), None)}),
+    "gated bias": ((2, 6), {"gate": ("gate", (6,), None), "up": ("up", (6,), None)}),
+    "experts": ((2, 2, 3, 5), {f"{x}{p}": (p, (3, 5), x) for x in range(2) for p in ("gate", "up")}),
+    "norm": ((7,), {"norm": ("whole", (7,), None)}),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_pieces_fill_what_the_tensors_fill(
+    tmp_path: Path, case: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, named = PARTS[case]
+    parts = {name: part(place, size, expert=expert) for name, (place, size, expert) in named.items()}
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.standard_normal(target.shape, np.float32) for name, target in parts.items()}
+    expected = np.full(shape, np.nan, np.float32)
+    for name, target in parts.items():
+        target.fill(expected, tensors[name])
+    assert np.isfinite(expected).all()
+    save_file(tensors, tmp_path / SINGLE)
+    monkeypatch.setattr(leaf_module, "PIECE_BYTES", rows * shape[-1] * 4)
+    with Checkpoint(tmp_path) as checkpoint:
+        (leaf,) = read_leaves((spec_of("float32", shape),), parts, checkpoint, progress=False)
+    np.testing.assert_array_equal(leaf, expected)

@@ -108,11 +108,11 @@ QWEN3_8B: dict[str, Any] = QWEN25_7B | {
 def test_llama_in_the_style_of_transformers_4() -> None:
     model = read_config(LLAMA_31_8B)
     assert (model.vocab, model.embed, model.heads, model.kv_heads, model.head_dim) == (128256, 4096, 32, 8, 128)
-    assert (model.ffn, len(model.layers), model.max_positions, model.eps) == (14336, 32, 131072, 1e-5)
-    assert (model.dtype, model.activation, model.tied, model.qk_norm) == ("bfloat16", "silu", False, False)
+    assert (model.ffn, len(model.layers), model.max_positions, model.norm.eps) == (14336, 32, 131072, 1e-5)
+    assert (model.dtype, model.activation, model.tied, model.qk_norm) == ("bfloat16", "silu", False, None)
     assert (model.qkv_bias, model.o_bias, model.mlp_bias) == (False, False, False)
     assert model.scale == pytest.approx(0.08838834764831845)
-    rope = model.layers[0].rope
+    rope = model.ropes()[0]
     assert (rope.kind, rope.theta, rope.dims, rope.factor, rope.original_positions) == ("llama3", 5e5, 128, 8.0, 8192)
 
 
@@ -130,7 +130,7 @@ def test_llama_2_without_kv_heads_has_one_per_head() -> None:
 
 def test_qwen2_has_qkv_bias_only_and_no_window_unless_asked() -> None:
     model = read_config(QWEN25_7B)
-    assert (model.qkv_bias, model.o_bias, model.mlp_bias, model.qk_norm) == (True, False, False, False)
+    assert (model.qkv_bias, model.o_bias, model.mlp_bias, model.qk_norm) == (True, False, False, None)
     assert {layer.window for layer in model.layers} == {None}
 
 
@@ -148,12 +148,12 @@ def test_qwen2_with_yarn_reaches_further() -> None:
     scaling = {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}
     model = read_config(QWEN25_7B | {"rope_scaling": scaling})
     assert model.max_positions == 131072
-    assert model.layers[0].rope.scale == pytest.approx(1.13862943611)
+    assert model.ropes()[0].scale == pytest.approx(1.13862943611)
 
 
 def test_qwen3_normalises_q_and_k() -> None:
     model = read_config(QWEN3_8B)
-    assert (model.qk_norm, model.qkv_bias, model.head_dim) == (True, False, 128)
+    assert (model.qk_norm is not None, model.qkv_bias, model.head_dim) == (True, False, 128)
     without = {key: value for key, value in QWEN3_8B.items() if key != "head_dim"}
     assert read_config(without | {"hidden_size": 2048}).head_dim == 128
 
@@ -171,7 +171,7 @@ def test_mixtral_has_experts() -> None:
     model = read_config(MIXTRAL_8X7B)
     assert model.layers[7].moe == MoEConfig(experts=8, top_k=2, ffn=14336, renormalise=True)
     without = {key: value for key, value in MIXTRAL_8X7B.items() if key != "rope_theta"}
-    assert read_config(without).layers[0].rope.theta == 1e6
+    assert read_config(without).ropes()[0].theta == 1e6
 
 
 def test_a_model_config_is_hashable() -> None:

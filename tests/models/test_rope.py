@@ -58,7 +58,7 @@ def test_frequencies_and_tables_are_those_of_transformers(name: str, theta: floa
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     config = config_with(SCALINGS[name], theta=theta, head_dim=head_dim)
-    rope = read_config(config).layers[0].rope
+    rope = read_config(config).ropes()[0]
     theirs = LlamaRotaryEmbedding(LlamaConfig(**{**config, "rope_scaling": dict(SCALINGS[name] or {}) or None}))
     ours, wanted = frequencies(rope), theirs.inv_freq.numpy()
     np.testing.assert_array_max_ulp(ours, wanted, maxulp=2)
