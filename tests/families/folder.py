@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from families.case import ABSENT, Case
 
 _AGREES = 1e-5  # of the largest logit: the folder read back against the model that was saved
