@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jaxpaged.unique_keys import unique_keys
@@ -14,6 +16,16 @@ MAX_PARTS = 2**21
 """Commas and opening brackets: as many as 2 million values, of which Python makes half a GiB at worst."""
 _SHOWN = 200
 Pairs = list[tuple[str, Any]]
+
+
+def read_bounded(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a file. Raises OSError, and ValueError where there are too many or it is no file but a pipe."""
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError("it is not a file")
+    if facts.st_size > max_bytes:
+        raise ValueError(f"it has {facts.st_size} bytes, and at most {max_bytes} are read")
+    return path.read_bytes()
 
 
 def parse_json(

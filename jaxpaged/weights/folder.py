@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxpaged.bounded_json import MAX_BYTES, parse_json
+from jaxpaged.bounded_json import parse_json, read_bounded
 from jaxpaged.errors import ModelError
 
 
@@ -22,8 +22,7 @@ def model_folder(folder: str | Path) -> Path:
 def read_json(path: Path, *, fix: str) -> dict[str, object]:
     """The object in a JSON file. Raises ModelError for a file that is missing, unreadable, not JSON or no object."""
     try:
-        with path.open("rb") as file:  # one byte too many is enough to know
-            value = parse_json(file.read(MAX_BYTES + 1))
+        value = parse_json(read_bounded(path))
     except FileNotFoundError:
         raise ModelError(name="file", value=path.name, limit="it is missing from the model folder", fix=fix) from None
     except OSError as error:
