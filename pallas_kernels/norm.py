@@ -33,8 +33,8 @@ def layer_norm(x: Array, weight: Array, bias: Array | None, *, eps: float) -> Ar
     weight, bias: f32 that broadcast to x.
     """
     x = x - _row_means(x)
-    x = x * lax.rsqrt(_row_means(jnp.square(x)) + eps) * weight
-    return x if bias is None else x + bias
+    x = x * lax.rsqrt(_row_means(jnp.square(x)) + eps) * jnp.broadcast_to(weight, x.shape)
+    return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
 
 
 def _row_means(x: Array) -> Array:

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 LONGEST_FIRST = (
     *("engine/test_same.py", "engine/test_bundled.py", "host/test_scheduler_machine.py", "engine/test_families.py"),
     *("engine/test_compile.py", "cli/test_real.py", "engine/test_kv_dtype.py", "engine/test_long_context.py"),
-    *("kernels/test_write_kv_triton.py", "kernels/test_attention_parity.py", "models/test_parity.py"),
+    *("kernels/test_write_kv_triton.py", "kernels/test_attention_parity.py"),
     *("engine/test_bits.py", "engine/test_accuracy.py", "kernels/test_ragged_attention.py", "models/test_decoder.py"),
     *("engine/test_async_engine.py", "kernels/test_ragged_attention_triton.py", "cli/test_doctor.py"),
 )

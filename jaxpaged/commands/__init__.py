@@ -42,6 +42,11 @@ COMMANDS = (
         module="jaxpaged.commands.compile",
     ),
     Command(
+        words=("verify",),
+        summary="compare a model here with the same model in transformers; a certificate, or the layer that diverges",
+        module="jaxpaged.commands.verify",
+    ),
+    Command(
         words=("plan",),
         summary="say what of a model fits on a device, and how fast it would serve a trace, with no such device here",
         module="jaxpaged.commands.plan",

@@ -95,7 +95,7 @@ class Decoder(nnx.Module):
             x, norm = self.project_out(x, norm=norm), None
         logits = (self.embed_tokens if self.lm_head is None else self.lm_head).logits(x, norm)
         if self.head_bias is not None:
-            logits = logits + self.head_bias[...]
+            logits = logits + self.head_bias[...][None, :]
         if config.logit_scale != 1.0:
             logits = logits * config.logit_scale
         if config.logit_softcap is not None:

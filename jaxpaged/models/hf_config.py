@@ -17,7 +17,7 @@ _TRAINING_AND_BOOKKEEPING = """
     output_hidden_states return_dict return_dict_in_generate torchscript use_bfloat16 tf_legacy_loss
     _attn_implementation _attn_implementation_autoset attn_implementation _flash_attn_2_enabled unsloth_fixed
     unsloth_version transformers.js_config is_llama_config pretraining_tp chunk_size_feed_forward
-    router_aux_loss_coef router_jitter_noise output_router_logits
+    router_aux_loss_coef router_jitter_noise output_router_logits cache_implementation
 """
 _TOKENS_AND_GENERATION = """
     bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id forced_bos_token_id
@@ -117,6 +117,10 @@ class HFConfig:
         for key in keys:
             if (found := self.get(key)) is not None and found != value:
                 raise self.unsupported(key, found, f"only {value!r} is implemented")
+
+    def ignore(self, *keys: str) -> None:
+        """Count keys as read that change no logit in this family."""
+        self._read.update(keys)
 
     def refuse_unread(self, harmless: Collection[str] = frozenset()) -> None:
         """Raise UnsupportedModelError naming every key that is neither read, nor harmless, nor null, false or empty."""

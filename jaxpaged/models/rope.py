@@ -101,6 +101,11 @@ def _yarn(rope: RopeConfig) -> Frequencies:
     return (scaled * (np.float32(1.0) - kept) + plain * kept).astype(np.float32)
 
 
+def _longrope(rope: RopeConfig) -> Frequencies:
+    """LongRoPE (Ding et al. 2024, arXiv 2402.13753, equation 1): every pair has a divisor of its own."""
+    return np.float32(1.0) / (np.asarray(rope.factors, np.float32) * _periods(rope))
+
+
 FREQUENCIES: Mapping[str, Callable[[RopeConfig], Frequencies]] = MappingProxyType(
-    {"default": _plain, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+    {"default": _plain, "linear": _linear, "llama3": _llama3, "yarn": _yarn, "longrope": _longrope}
 )

@@ -6,12 +6,14 @@ Rules are data: a family lists those of its own names (`families`), `weights.map
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from jaxpaged.models.config import ModelConfig
 
 Weights = NDArray[Any]
 Parts = tuple[Weights, ...]
@@ -70,24 +72,70 @@ class Uninterleaved:
         return np.concatenate([pairs[:, 0::2], pairs[:, 1::2], rest], axis=1).reshape(values.shape)
 
 
-def llama_rules(*, attention_norm: str = "input_layernorm", ffn_norm: str = "post_attention_layernorm") -> Rules:
-    """The names of Llama's checkpoint, which most families have; the norms' places differ."""
+def uninterleaved(rules: Rules, model: ModelConfig) -> Rules:
+    """The rules for a checkpoint whose rope pairs neighbours."""
+    ropes = model.ropes()
+    if not ropes:
+        return rules
+    values = Uninterleaved(head_dim=model.head_dim, dims=ropes[0].dims)
+    return tuple(replace(rule, values=values) if rule.place in ("q", "k") else rule for rule in rules)
+
+
+def llama_rules(
+    *,
+    attention_norm: str | None = "input_layernorm",
+    ffn_norm: str | None = "post_attention_layernorm",
+    final_norm: str = "norm",
+    o_proj: str = "o_proj",
+    qk_norm: str | None = "{name}_norm",
+    mlp: bool = True,
+) -> Rules:
+    """The names of Llama's checkpoint, which most families have; the parameters: what some call otherwise.
+
+    None, or mlp False: the family has no such thing, or rules of its own. qk_norm: with {name}, q or k.
+    """
     layer = "model.layers.{i}"
-    attention = {f"{layer}.self_attn.{name}_proj.{{kind}}": name for name in "qkv"}
     return (
         Rule(source="model.embed_tokens.weight", path="embed_tokens.weight"),
-        Rule(source="model.norm.{kind}", path="norm.{kind}"),
+        Rule(source=f"model.{final_norm}.{{kind}}", path="norm.{kind}"),
         Rule(source="lm_head.weight", path="lm_head.weight"),
-        Rule(source=f"{layer}.{attention_norm}.{{kind}}", path="layers.{i}.attention_norm.{kind}"),
-        Rule(source=f"{layer}.{ffn_norm}.{{kind}}", path="layers.{i}.ffn_norm.{kind}"),
+        *norm_rules(layer, attention_norm=attention_norm, ffn_norm=ffn_norm),
         *(
-            Rule(source=source, path="layers.{i}.self_attn.qkv_proj.{kind}", place=place)
-            for source, place in attention.items()
+            Rule(
+                source=f"{layer}.self_attn.{name}_proj.{{kind}}",
+                path="layers.{i}.self_attn.qkv_proj.{kind}",
+                place=name,
+            )
+            for name in ("q", "k", "v")
         ),
-        Rule(source=f"{layer}.self_attn.o_proj.{{kind}}", path="layers.{i}.self_attn.o_proj.{kind}"),
-        Rule(source=f"{layer}.self_attn.q_norm.weight", path="layers.{i}.self_attn.q_norm.weight"),
-        Rule(source=f"{layer}.self_attn.k_norm.weight", path="layers.{i}.self_attn.k_norm.weight"),
-        *gated_rules(f"{layer}.mlp", "layers.{i}.mlp"),
+        Rule(source=f"{layer}.self_attn.{o_proj}.{{kind}}", path="layers.{i}.self_attn.o_proj.{kind}"),
+        *(
+            Rule(
+                source=f"{layer}.self_attn.{qk_norm.format(name=name)}.{{kind}}",
+                path=f"layers.{{i}}.self_attn.{name}_norm.{{kind}}",
+            )
+            for name in ("q", "k")
+            if qk_norm is not None
+        ),
+        *(gated_rules(f"{layer}.mlp", "layers.{i}.mlp") if mlp else ()),
+    )
+
+
+def norm_rules(layer: str, **names: str | None) -> Rules:
+    """A layer's norms: what a checkpoint calls each attribute of `layers.DecoderLayer`, None for those it has not."""
+    return tuple(
+        Rule(source=f"{layer}.{name}.{{kind}}", path=f"layers.{{i}}.{attribute}.{{kind}}")
+        for attribute, name in names.items()
+        if name is not None
+    )
+
+
+def plain_rules(source: str, *, up: str, down: str) -> Rules:
+    """A network without a gate. up, down: what its products are called."""
+    path = "layers.{i}.mlp"
+    return (
+        Rule(source=f"{source}.{up}.{{kind}}", path=f"{path}.up_proj.{{kind}}"),
+        Rule(source=f"{source}.{down}.{{kind}}", path=f"{path}.down_proj.{{kind}}"),
     )
 
 

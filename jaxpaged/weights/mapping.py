@@ -18,7 +18,7 @@ from jaxpaged.models.tensors import PLACES, Parts, Rule, Rules, Weights
 
 IGNORABLE = (re.compile(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"),)
 """Buffers that old checkpoints hold and that follow from the config."""
-IGNORABLE_WHEN_TIED = (re.compile(r"lm_head\.weight"),)
+IGNORABLE_WHEN_TIED = (re.compile(r"(lm_head|embed_out)\.weight"),)
 """The output head, stored a second time though the config says that it is the embedding table."""
 
 

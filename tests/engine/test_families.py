@@ -1,4 +1,4 @@
-"""Every family through the whole engine, batched, chunked, with prefix hits: 64 greedy tokens as transformers."""
+"""Three cases of the zoo through the whole engine on every backend of a CPU: the rest is in tests/families."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from greedy_oracle import ties_of
-from hf_zoo import CASES, make_folder
+from families.engine_run import OUTPUT
+from families.evidence import BFLOAT16, TOLERANCE, Evidence
+from families.folder import make_folder
+from families.zoo import CASES
+from native_backend import need
 
 from jaxpaged.llm import LLM
 from jaxpaged.request import SamplingParams
 from jaxpaged.tiny import TINY_MODEL
+from pallas_kernels.backend import Backend
 
-OUTPUT = 64
+QUICK = ("llama_biased", "qwen3", "mixtral_window")
+"""Biases and an old config; norms of queries and keys and a yarn rope; experts and a window."""
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_greedy_tokens_equal_transformers(name: str, tmp_path: Path) -> None:
-    case = CASES[name]
-    oracle = make_folder(tmp_path, case)
-    rng = np.random.default_rng(4)
-    vocab = case.config["vocab_size"]
-    shared = rng.integers(0, vocab, 40).tolist()
-    # longer than a step, longer than the windows, a common beginning, and a prompt of one token
-    prompts = [rng.integers(0, vocab, length).tolist() for length in (200, 33, 1)]
-    prompts += [shared + rng.integers(0, vocab, length).tolist() for length in (90, 25)]
-    llm = LLM(
-        model=str(tmp_path),
-        tokenizer=str(TINY_MODEL),  # token ids go in and out; only the text is meaningless
-        dtype="float32",
-        max_model_len=320,
-        max_num_seqs=4,
-        max_num_batched_tokens=128,
-        block_size=16,
-        compile_cache="off",
-        warmup=False,
-    )
-    params = SamplingParams(temperature=0.0, max_tokens=OUTPUT, ignore_eos=True)
-    outputs = llm.generate(prompts, params, use_tqdm=False)
-    tokens = [output.outputs[0].token_ids for output in outputs]
-    assert {len(ids) for ids in tokens} == {OUTPUT}
-    ties = ties_of(oracle, prompts, tokens)
-    assert llm.engine.metrics.cached_tokens >= 32, "the common beginning must come from the prefix cache"
-    assert len(ties) <= 1, ties
+@pytest.fixture(scope="module", params=QUICK)
+def evidence(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    cache = tmp_path_factory.getbasetemp() / "families-cache"
+    return Evidence(CASES[request.param], tmp_path_factory.mktemp(request.param), cache=cache)
+
+
+@pytest.mark.parametrize("backend", ["xla", "native"])
+def test_greedy_tokens_and_logits_equal_transformers(evidence: Evidence, backend: str) -> None:
+    need(backend)
+    run, greedy = evidence.run(backend), evidence.greedy(backend)
+    assert {len(tokens) for tokens in run.tokens} == {OUTPUT}
+    assert greedy.wrong == ()
+    assert len(greedy.ties) <= 1, greedy.ties
+    assert greedy.error < TOLERANCE
+    assert run.cached >= 32, "the common beginning must come from the prefix cache"
+
+
+def test_the_reference_computes_the_logits_of_transformers(evidence: Evidence) -> None:
+    assert evidence.paged_error(Backend.REFERENCE, block_size=16) < TOLERANCE
+
+
+def test_bfloat16_stays_near(evidence: Evidence) -> None:
+    assert evidence.bfloat16_error < BFLOAT16
 
 
 def test_experts_through_the_pallas_kernels_give_the_same_tokens(tmp_path: Path) -> None:

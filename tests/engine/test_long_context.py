@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hf_zoo import Case, make_folder
+from families.case import Case
+from families.folder import make_folder
 from step_recorder import record
 
 from jaxpaged.config import EngineConfig
@@ -33,9 +35,13 @@ _SIZES: dict[str, Any] = {
 }
 _EXPERTS: dict[str, Any] = {"num_local_experts": 8, "num_experts_per_tok": 2}
 CASES = {
-    "mistral": Case(architecture="Mistral", config=_SIZES | {"sliding_window": WINDOW}),
-    "mixtral": Case(architecture="Mixtral", config=_SIZES | _EXPERTS | {"sliding_window": None}),
-    "mixtral_window": Case(architecture="Mixtral", config=_SIZES | _EXPERTS | {"sliding_window": WINDOW}),
+    "mistral": Case(name="mistral", architecture="MistralForCausalLM", config=_SIZES | {"sliding_window": WINDOW}),
+    "mixtral": Case(
+        name="mixtral", architecture="MixtralForCausalLM", config=_SIZES | _EXPERTS | {"sliding_window": None}
+    ),
+    "mixtral_window": Case(
+        name="mixtral_window", architecture="MixtralForCausalLM", config=_SIZES | _EXPERTS | {"sliding_window": WINDOW}
+    ),
 }
 
 
@@ -86,7 +92,7 @@ def test_20_000_tokens_as_transformers(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_window_is_4096_tokens(layers: int, tmp_path: Path) -> None:
     """Of the last place, one layer sees 4,095 tokens back, two see twice as far."""
-    case = Case(architecture="Mistral", config=CASES["mistral"].config | {"num_hidden_layers": layers})
+    case = replace(CASES["mistral"], config={**CASES["mistral"].config, "num_hidden_layers": layers})
     make_folder(tmp_path, case)
     prompt = np.random.default_rng(7).integers(0, 211, 9000).tolist()
     engine = engine_of(tmp_path, longest=9088)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hf_zoo import CASES, make_folder, oracle_logits
+from families.folder import make_folder, oracle_logits
+from families.zoo import CASES
 from native_backend import need
 
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig

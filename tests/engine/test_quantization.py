@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hf_zoo import CASES, make_folder, oracle_logits
+from families.folder import make_folder, oracle_logits
+from families.zoo import CASES
 from native_backend import need
 
 from jaxpaged.bench.accuracy import Scorer, compare

@@ -1,4 +1,4 @@
-"""One random configuration of one family: what `folder.py` writes as a model folder and every test of a family reads."""
+"""One random configuration of one family: what `folder.py` writes as a model folder and all tests of a family read."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SIZES: Mapping[str, Any] = MappingProxyType(
         "eos_token_id": 2,
     }
 )
-"""Of the least model that shows something, in the words that most families use. All cases share the vocabulary: programs
-that depend on nothing else are then compiled once for all."""
+"""Of the least model that shows something, in the words that most families use. All cases share the vocabulary:
+programs that depend on nothing else are then compiled once for all."""
 
 LONGEST = 264
-"""Tokens of the longest context of the tests. A window, or the context of a rope's training, is to be below 128, so that
-prompts and answers both go past it."""
+"""Tokens of the longest context of the tests. A window, or the context of a rope's training, is to be below 132, so
+that prompts and answers both go past it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

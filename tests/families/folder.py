@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from families.case import ABSENT, Case
 
 _AGREES = 1e-5  # of the largest logit: the folder read back against the model that was saved
@@ -71,12 +70,35 @@ def draw(model: Any, *, seed: int) -> None:
             if name.endswith("bias"):
                 tensor.copy_(0.5 * noise)
             elif tensor.ndim == 1:
-                first = tensor.flatten()[0].item()
-                norm = "norm" in name or ".ln_" in name or bool((tensor == 1).all())
+                first = tensor[0].item()
+                norm = _is_norm(name) or bool((tensor == 1).all())
                 tensor.copy_(round(first) + 0.3 * noise if norm else 2.0 * noise)
             else:
                 ins = tensor.shape[-2 if transposed else -1]
                 tensor.copy_(1.5 * ins**-0.5 * noise)
+
+
+def unseen(model: Any, *, threshold: float) -> list[str]:
+    """Names of what could be left out (a norm's weight at one value, all else zero) without a logit moving by more than
+    `threshold` of the largest."""
+    import torch
+
+    probe = [(7 * i + 3 * i * i) % model.config.vocab_size for i in range(_PROBE)]
+    before, found = oracle_logits(model, probe), []
+    for name, tensor, _ in _tensors(model):
+        with torch.no_grad():
+            kept = tensor.clone()
+            norm = tensor.ndim == 1 and _is_norm(name) and not name.endswith("bias")
+            tensor.fill_(round(tensor.mean().item()) if norm else 0.0)
+            moved = np.abs(oracle_logits(model, probe) - before).max() / np.abs(before).max()
+            tensor.copy_(kept)
+        if moved <= threshold:
+            found.append(name)
+    return found
+
+
+def _is_norm(name: str) -> bool:
+    return "norm" in name or ".ln_" in name
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Any, bool]]:
@@ -110,9 +132,8 @@ def old_style(config: dict[str, Any]) -> dict[str, Any]:
     """As transformers 4 wrote it: torch_dtype, rope_theta and rope_scaling, partial_rotary_factor beside them, and no
     layer_types. Of ropes by layer type, rope_theta and rope_scaling are the full layers', and where the sliding ones
     have another theta, it is rope_local_base_freq (gemma3)."""
-    config = {**config, "torch_dtype": config["dtype"]}
-    for key in ("dtype", "layer_types"):
-        config.pop(key, None)
+    config = {key: value for key, value in config.items() if key != "layer_types" and not key.startswith("_")}
+    config["torch_dtype"] = config.pop("dtype")
     ropes = config.pop("rope_parameters", None)
     if not ropes:
         return config

@@ -218,7 +218,7 @@ def test_unknown_keys_that_say_nothing_pass(key: str, value: object) -> None:
     ("scaling", "named"),
     [
         ({"type": "dynamic", "factor": 2.0}, "rope_scaling.type is 'dynamic'"),
-        ({"rope_type": "longrope", "short_factor": [1.0]}, "rope_scaling.rope_type is 'longrope'"),
+        ({"rope_type": "proportional"}, "rope_scaling.rope_type is 'proportional'"),
         ({"rope_type": "default", "mrope_section": [16, 24, 24]}, "rope_scaling.mrope_section"),
         ({"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     ],

@@ -10,11 +10,46 @@ from types import MappingProxyType
 
 from jaxpaged.errors import UnsupportedModelError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.families import llama, mixtral, qwen
+from jaxpaged.models.families import (
+    cohere,
+    exaone,
+    falcon,
+    glm,
+    gpt,
+    granite,
+    llama,
+    mixtral,
+    olmo,
+    opt,
+    phi,
+    qwen,
+    smollm,
+    stablelm,
+    starcoder2,
+)
 from jaxpaged.models.families.family import Family
 from jaxpaged.models.hf_config import HARMLESS, HFConfig
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({**llama.FAMILIES, **mixtral.FAMILIES, **qwen.FAMILIES})
+_KINS = (
+    cohere,
+    exaone,
+    falcon,
+    glm,
+    gpt,
+    granite,
+    llama,
+    mixtral,
+    olmo,
+    opt,
+    phi,
+    qwen,
+    smollm,
+    stablelm,
+    starcoder2,
+)
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {name: family for kin in _KINS for name, family in kin.FAMILIES.items()}
+)
 """By the name in a config's `architectures`."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from jaxpaged.models.config import LayerConfig, ModelConfig, NormConfig
-from jaxpaged.models.families.ropes import read_rope
+from collections.abc import Callable
+
+from jaxpaged.models.config import LayerConfig, ModelConfig, NormConfig, RopeConfig
+from jaxpaged.models.families.ropes import longest_context, read_rope
 from jaxpaged.models.families.windows import Windows
 from jaxpaged.models.hf_config import HFConfig
 from pallas_kernels.activations import ACTIVATIONS
@@ -19,28 +21,25 @@ def read_decoder(
     kv_heads: int,
     default_head_dim: int | None = None,
     default_theta: float = 10_000.0,
-    default_part: float | None = None,
     default_eps: float = 1e-6,
+    default_ffn: int | None = None,
+    default_positions: int | None = None,
     default_tied: bool = False,
-    default_activation: str = "silu",
-    eps: str = "rms_norm_eps",
     activation: str = "hidden_act",
+    default_activation: str = "silu",
+    norm: NormConfig | None = None,
+    rope: Callable[..., RopeConfig] | None = read_rope,
 ) -> ModelConfig:
     """A decoder in Llama's form, read from Llama's keys; a family replaces what is different.
 
-    Defaults are transformers' own; default_part: see `read_rope`. eps, activation: the keys that say them.
+    Defaults are transformers' own. activation: the key that names it. norm: None for the root mean square. rope: reads
+    that of all layers, as `read_rope`; None where positions are not rotated in, and no key of a rope means anything.
     """
     embed, head_dim = config.integer("hidden_size"), read_head_dim(config, default=default_head_dim)
-    max_positions = config.integer("max_position_embeddings")
-    rope = read_rope(
-        config,
-        head_dim=head_dim,
-        max_positions=max_positions,
-        default_theta=default_theta,
-        default_part=default_part,
-    )
-    if rope.kind == "yarn":
-        max_positions = max(max_positions, int(rope.original_positions * rope.factor))
+    max_positions, layer_rope = _integer(config, "max_position_embeddings", default_positions), None
+    if rope is not None:
+        layer_rope = rope(config, dims=head_dim, max_positions=max_positions, default_theta=default_theta)
+        max_positions = longest_context(layer_rope, max_positions, config.context)
     return ModelConfig(
         architecture=name,
         dtype=checkpoint_dtype(config),
@@ -49,14 +48,23 @@ def read_decoder(
         heads=config.integer("num_attention_heads"),
         kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn=config.integer("intermediate_size"),
-        layers=tuple(LayerConfig(window=window, rope=rope) for window in windows),
+        ffn=_integer(config, "intermediate_size", default_ffn),
+        layers=tuple(LayerConfig(window=window, rope=layer_rope) for window in windows),
         max_positions=max_positions,
-        norm=NormConfig(eps=config.number(eps, default=default_eps)),
+        norm=norm or NormConfig(eps=config.number("rms_norm_eps", default=default_eps)),
         activation=config.choice(activation, ACTIVATIONS, default=default_activation),
         scale=head_dim**-0.5,
         tied=config.flag("tie_word_embeddings", default=default_tied),
     )
+
+
+def read_layer_norm(config: HFConfig, key: str, *, bias: bool = True) -> NormConfig:
+    """A norm by mean and variance. key: of its eps, 1e-5 where it is missing."""
+    return NormConfig(kind="layer", eps=config.number(key, default=1e-5), bias=bias)
+
+
+def _integer(config: HFConfig, key: str, default: int | None) -> int:
+    return config.integer(key) if default is None else config.integer(key, default=default)
 
 
 def read_head_dim(config: HFConfig, *, default: int | None = None) -> int:

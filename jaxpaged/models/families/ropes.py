@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from jaxpaged.models.config import RopeConfig
@@ -9,88 +13,188 @@ from jaxpaged.models.hf_config import HFConfig
 from jaxpaged.models.rope import FREQUENCIES, yarn_scale
 
 Value = TypeVar("Value")
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
+_ORIGINAL = "original_max_position_embeddings"
+_PARTIAL = "partial_rotary_factor"
 
 
 def read_rope(
-    config: HFConfig, *, head_dim: int, max_positions: int, default_theta: float, default_part: float | None = None
+    config: HFConfig,
+    *,
+    dims: int,
+    max_positions: int,
+    default_theta: float,
+    partial: float | None = None,
+    aliases: Mapping[str, str] = NO_ALIASES,
+    default: Mapping[str, object] = NO_ALIASES,
 ) -> RopeConfig:
     """`rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (earlier).
 
-    default_part: the share of a head that is rotated where the config does not say; None: all of it is, always.
+    dims: D. partial: the share of a head that is rotated where the config does not say; None: families that rotate all
+    of it, and where the key is refused. aliases: names that some configs have for a kind. default: the parameters of a
+    config that gives none.
     """
     old, new = config.section("rope_scaling"), config.section("rope_parameters")
     if old and new and config.get("rope_scaling") != config.get("rope_parameters"):
         raise config.refusal("rope_scaling", config.get("rope_scaling"), "rope_parameters says otherwise", "Keep one")
-    section = new or old or HFConfig({}, section="rope_parameters")
-    dims = _rotated(config, section, head_dim, default_part)
+    section = new or old or HFConfig(default, section="rope_parameters")
     theta = _agreed(section, "rope_theta", config.optional_number("rope_theta"), section.optional_number("rope_theta"))
-    theta = default_theta if theta is None else theta
-    kinds = [section.choice(key, FREQUENCIES) for key in ("type", "rope_type") if section.get(key) is not None]
+    if partial is None:
+        for place in (config, section):
+            place.require_neutral([_PARTIAL], 1.0)
+    else:
+        outer, inner = (place.optional_number(_PARTIAL) for place in (config, section))
+        share = _agreed(section, _PARTIAL, outer, inner)
+        dims = _rotated(config, dims, partial if share is None else share)
+    outer_original = config.optional_integer(_ORIGINAL)
+    return read_parameters(
+        section,
+        dims=dims,
+        max_positions=max_positions,
+        theta=default_theta if theta is None else theta,
+        original=outer_original,
+        context=config.context,
+        aliases=aliases,
+    )
+
+
+def read_layer_rope(
+    config: HFConfig,
+    kind: str,
+    *,
+    theta_key: str | None,
+    default_theta: float,
+    dims: int,
+    max_positions: int,
+) -> RopeConfig:
+    """Of the layers of one of `layer_types`: `rope_parameters[kind]`; in older configs theta under a key of its own.
+
+    Older configs scale the rope of layers without a window alone (`rope_scaling`). theta_key: None where they have no
+    word for it.
+    """
+    config.require_neutral([_PARTIAL], 1.0)
+    by_kind = config.section("rope_parameters")
+    theta = None if theta_key is None else config.optional_number(theta_key)
+    section = None
+    if by_kind is not None:
+        # a section by layer type and nothing else
+        section, _ = by_kind.section(kind), [by_kind.get(key) for key in ("full_attention", "sliding_attention")]
+        by_kind.refuse_unread()
+    if kind == "full_attention" and (old := config.section("rope_scaling")) is not None:
+        if by_kind is not None:
+            raise config.refusal(
+                "rope_scaling", config.get("rope_scaling"), "there is rope_parameters, too", "Keep one"
+            )
+        section = old
+    section = section or HFConfig({}, section=f"rope_parameters.{kind}")
+    theta = _agreed(section, "rope_theta", theta, section.optional_number("rope_theta"))
+    return read_parameters(
+        section, dims=dims, max_positions=max_positions, theta=default_theta if theta is None else theta
+    )
+
+
+def read_parameters(
+    section: HFConfig,
+    *,
+    dims: int,
+    max_positions: int,
+    theta: float,
+    original: int | None = None,
+    context: int | None = None,
+    aliases: Mapping[str, str] = NO_ALIASES,
+) -> RopeConfig:
+    """One object of parameters, whose rope_theta was read. dims: what is rotated of a head. original: the context of
+    the training, where the config says it outside. context: the longest that will be asked for."""
+    names = {*FREQUENCIES, *aliases}
+    kinds = [section.choice(key, names) for key in ("type", "rope_type") if section.get(key) is not None]
     kind = _agreed(section, "rope_type", kinds[0], kinds[-1]) if kinds else "default"
+    assert kind is not None
+    kind = aliases.get(kind, kind)
     if kind == "default":
         rope = RopeConfig(kind=kind, theta=theta, dims=dims)
     elif kind == "linear":
         rope = RopeConfig(kind=kind, theta=theta, dims=dims, factor=section.number("factor"))
     else:
-        key = "original_max_position_embeddings"
-        outer, inner = config.optional_integer(key), section.optional_integer(key)
-        original = outer or inner or max_positions  # transformers' order
-        rope = (_llama3_rope if kind == "llama3" else _yarn_rope)(section, theta, dims, original, max_positions)
+        inner = section.optional_integer(_ORIGINAL)
+        basis = RopeConfig(
+            kind=kind, theta=theta, dims=dims, original_positions=original or inner or max_positions
+        )  # transformers' order
+        longest = max_positions if context is None else context
+        rope = _SCALED[kind](section, basis, max_positions, longest)
     section.refuse_unread()
     return rope
 
 
-def _rotated(config: HFConfig, section: HFConfig, head_dim: int, default_part: float | None) -> int:
-    """Leading dimensions of a head that are rotated."""
-    key = "partial_rotary_factor"
-    if default_part is None:
-        config.require_neutral([key], 1.0)
-        section.require_neutral([key], 1.0)
-        return head_dim
-    part = _agreed(section, key, config.optional_number(key), section.optional_number(key)) or default_part
-    dims = int(head_dim * part)
-    if part > 1 or dims < 2 or dims % 2:
-        raise section.refusal(
-            key, part, f"it must make an even number of dimensions of a head of {head_dim}, up to all"
-        )
+def longest_context(rope: RopeConfig, max_positions: int, context: int | None) -> int:
+    """The longest context that this rope is for. max_positions: as the config states it; context: see `HFConfig`."""
+    if rope.kind == "yarn":
+        return max(max_positions, int(rope.original_positions * rope.factor))
+    if rope.kind == "longrope" and context is not None and context <= rope.original_positions:
+        return min(max_positions, rope.original_positions)  # of the short factors
+    return max_positions
+
+
+def _rotated(config: HFConfig, head_dim: int, share: float) -> int:
+    """How many leading dimensions of a head are rotated."""
+    dims = int(head_dim * share)
+    if share > 1.0 or dims < 2 or dims % 2:
+        raise config.refusal(_PARTIAL, share, f"it must leave an even number of a head's {head_dim} dimensions")
     return dims
 
 
-def _llama3_rope(section: HFConfig, theta: float, dims: int, original: int, max_positions: int) -> RopeConfig:
-    del max_positions
+def _llama3(section: HFConfig, rope: RopeConfig, max_positions: int, longest: int) -> RopeConfig:
+    del max_positions, longest
     low, high = section.number("low_freq_factor"), section.number("high_freq_factor")
     if high <= low:
         raise section.refusal("high_freq_factor", high, f"it must be above low_freq_factor={low:g}")
-    return RopeConfig(
-        kind="llama3",
-        theta=theta,
-        dims=dims,
-        original_positions=original,
-        factor=section.number("factor"),
-        low_freq_factor=low,
-        high_freq_factor=high,
-    )
+    return replace(rope, factor=section.number("factor"), low_freq_factor=low, high_freq_factor=high)
 
 
-def _yarn_rope(section: HFConfig, theta: float, dims: int, original: int, max_positions: int) -> RopeConfig:
-    factor = section.number("factor", default=max_positions / original)
+def _yarn(section: HFConfig, rope: RopeConfig, max_positions: int, longest: int) -> RopeConfig:
+    del longest
+    factor = section.number("factor", default=max_positions / rope.original_positions)
     scale = yarn_scale(
         factor,
         section.optional_number("attention_factor"),
         section.optional_number("mscale"),
         section.optional_number("mscale_all_dim"),
     )
-    return RopeConfig(
-        kind="yarn",
-        theta=theta,
-        dims=dims,
-        original_positions=original,
+    return replace(
+        rope,
         factor=factor,
         beta_fast=section.number("beta_fast", default=32.0),
         beta_slow=section.number("beta_slow", default=1.0),
         truncate=section.flag("truncate", default=True),
         scale=scale,
     )
+
+
+def _longrope(section: HFConfig, rope: RopeConfig, max_positions: int, longest: int) -> RopeConfig:
+    """LongRoPE (Ding et al. 2024, arXiv 2402.13753): the long factors where a context can be longer than that of the
+    training, else the short ones; the factor on cos and sin is one for both (Phi-3's report, arXiv 2404.14219)."""
+    original = rope.original_positions
+    factor = section.number("factor", default=max_positions / original)
+    scale = section.optional_number("attention_factor")
+    if scale is None:
+        scale = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1.0 else 1.0
+    short, long = (_factors(section, key, rope.dims // 2) for key in ("short_factor", "long_factor"))
+    return replace(rope, factor=factor, scale=scale, factors=long if longest > original else short)
+
+
+def _factors(section: HFConfig, key: str, pairs: int) -> tuple[float, ...]:
+    values = section.get(key)
+    numbers = isinstance(values, list) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf for value in values
+    )
+    if not isinstance(values, list) or not numbers or len(values) != pairs:
+        raise section.refusal(key, values, f"it must list {pairs} numbers above 0, one for every pair that is rotated")
+    return tuple(float(value) for value in values)
+
+
+_SCALED: Mapping[str, Callable[[HFConfig, RopeConfig, int, int], RopeConfig]] = MappingProxyType(
+    {"llama3": _llama3, "yarn": _yarn, "longrope": _longrope}
+)
+"""By kind: section, what is known of the rope, the config's longest context, the longest that is asked for -> rope."""
 
 
 def _agreed(section: HFConfig, key: str, first: Value | None, second: Value | None) -> Value | None:

@@ -37,6 +37,14 @@ def late_windows(config: HFConfig) -> Windows:
     return layer_types(config, size) or by_rule
 
 
+def windows_by_turns(config: HFConfig, size: int | None, *, every: int | None) -> Windows:
+    """Windows by `layer_types`; in configs without it, all layers but every so many have one. None: no layer has."""
+    stated = layer_types(config, size)
+    if stated is not None:
+        return stated
+    return tuple(size if every is not None and (layer + 1) % every else None for layer in range(num_layers(config)))
+
+
 def layer_types(config: HFConfig, size: int | None) -> Windows | None:
     """The window of every layer as `layer_types` states it; None where it does not."""
     types, layers = config.get("layer_types"), num_layers(config)
