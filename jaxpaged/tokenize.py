@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -15,13 +16,18 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
+from jaxpaged.bounded_json import parse_json, read_bounded
 from jaxpaged.chat_template import ChatTemplates, read_chat_templates
-from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.errors import JaxPagedError, PromptError, TokenizerError
 from jaxpaged.generation_config import read_generation_config
+from jaxpaged.panics import is_failure
 from jaxpaged.token_span import longest_token
 
 _LONG = 1024
 """Characters, or token ids, from which on the library's form for batches is used: that one lets other threads run."""
+_SHOWN = 200
+"""Characters of a library's message that an error shows."""
+_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -76,9 +82,11 @@ class Tokenizer:
                 fix="Save the tokenizer in its fast form (tokenizer.json), or name another folder with `tokenizer`",
             )
         try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises bare Exception for whatever it cannot read
-            raise TokenizerError(name="tokenizer", value=str(file), limit=f"it cannot be read: {error}") from error
+            backend = tokenizers.Tokenizer.from_buffer(read_bounded(file))
+        except BaseException as error:  # tokenizers raises bare Exception, or panics, for whatever it cannot read
+            if not is_failure(error):
+                raise
+            raise _unreadable(file, error) from error
         config = _read_json(folder / "tokenizer_config.json")
         templates, special = read_templates(folder)
         _add_declared(backend, config.get("added_tokens_decoder"), folder)
@@ -86,12 +94,12 @@ class Tokenizer:
         eos_ids = {*_eos_ids(generation, "generation_config.json"), *_eos_ids(model, "config.json")}
         if "eos_token" in special and (named := backend.token_to_id(special["eos_token"])) is not None:
             eos_ids.add(named)
-        return cls(
-            backend,
-            special_tokens=special,
-            eos_ids=eos_ids,
-            chat_templates=templates,
-        )
+        try:
+            return cls(backend, special_tokens=special, eos_ids=eos_ids, chat_templates=templates)
+        except BaseException as error:
+            if isinstance(error, JaxPagedError) or not is_failure(error):
+                raise
+            raise _unreadable(file, error) from error
 
     @property
     def has_chat_template(self) -> bool:
@@ -108,6 +116,11 @@ class Tokenizer:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeError) as error:
             raise PromptError(name="prompt", value=text, limit="it must be text that UTF-8 can hold") from error
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            limit = f"the model's tokenizer fails on it: {str(error)[:_SHOWN]}"
+            raise PromptError(name="prompt", value=text, limit=limit) from error
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids. Unknown ids give no text, bytes that are no UTF-8 give U+FFFD.
@@ -120,6 +133,11 @@ class Tokenizer:
             return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         except (OverflowError, TypeError) as error:
             limit = "each must be a whole number from 0"
+            raise PromptError(name="token ids", value=list(ids)[:16], limit=limit) from error
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            limit = f"the model's tokenizer fails on them: {str(error)[:_SHOWN]}"
             raise PromptError(name="token ids", value=list(ids)[:16], limit=limit) from error
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
@@ -160,9 +178,12 @@ class Tokenizer:
                 return bytes([self._byte_of[character] for character in text])
             except KeyError:  # an added token is spelled as it is
                 return text.encode()
-        if self._spells_bytes and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-            return bytes.fromhex(text[3:5])
-        return None
+        byte = _BYTE_TOKEN.fullmatch(text) if self._spells_bytes else None
+        return bytes.fromhex(byte[1]) if byte else None
+
+
+def _unreadable(file: Path, error: BaseException) -> TokenizerError:
+    return TokenizerError(name="tokenizer", value=str(file), limit=f"it cannot be read: {str(error)[:_SHOWN]}")
 
 
 def read_templates(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -273,9 +294,9 @@ def _add_declared(backend: tokenizers.Tokenizer, declared: Any, folder: Path) ->
     file = folder / "tokenizer_config.json"
     try:
         entries = sorted(((int(i), token) for i, token in declared.items()), key=itemgetter(0))
-        added = [(i, token["content"], bool(token.get("special"))) for i, token in entries]
+        added = [(_token_id(i), _unicode(token["content"]), bool(token.get("special"))) for i, token in entries]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        limit = 'each entry must map an id to {"content": text, "special": true or false}'
+        limit = f'each entry must map an id to {{"content": text, "special": true or false}}: {error}'[:_SHOWN]
         raise TokenizerError(name=f"added_tokens_decoder of {file}", value=declared, limit=limit) from error
     for i, text, special in added:
         if backend.token_to_id(text) is None and backend.id_to_token(i) is None and i == backend.get_vocab_size():
@@ -292,11 +313,27 @@ def _special_tokens(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
         text = value.get("content") if isinstance(value, Mapping) else value
         if text is None and value is None:
             continue
-        if not isinstance(text, str):
-            limit = 'it must be a string or {"content": string}'
-            raise TokenizerError(name=f"{name} of {folder}", value=value, limit=limit)
-        found[name] = text
+        try:
+            found[name] = _unicode(text)
+        except (TypeError, ValueError) as error:
+            limit = 'it must be a string or {"content": string}, in Unicode'
+            raise TokenizerError(name=f"{name} of {folder}", value=value, limit=limit) from error
     return found
+
+
+def _unicode(text: object) -> str:
+    """The text itself. Raises TypeError, and ValueError for half a surrogate."""
+    if not isinstance(text, str):
+        raise TypeError(f"{type(text).__name__} is no text")
+    text.encode()
+    return text
+
+
+def _token_id(i: int) -> int:
+    """The number itself. Raises ValueError for one that the library cannot hold."""
+    if not 0 <= i < 2**32:
+        raise ValueError("an id must be from 0 and below 2**32")
+    return i
 
 
 def _eos_ids(config: Mapping[str, Any], file: str) -> list[int]:
@@ -316,7 +353,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(read_bounded(file), hook=dict)
     except (OSError, ValueError) as error:
         raise TokenizerError(name=file.name, value=str(file), limit=f"it cannot be read: {error}") from error
     if not isinstance(value, dict):

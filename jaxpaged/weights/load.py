@@ -58,24 +58,27 @@ def load_model(
     """
     place = model_folder(folder)
     config = read_model_config(place)
-    graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     family = FAMILIES[config.architecture]
     with Checkpoint(place) as checkpoint:
+        if len(checkpoint.tensors) < len(config.layers):  # before minutes go to a graph of layers that nothing fills
+            few = f"{len(checkpoint.tensors)} tensors cannot be the {len(config.layers)} layers that the config has"
+            raise _refusal(place, checkpoint.problems or [few])
+        graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
         targets = _named_as(checkpoint, expected_tensors(graph.specs, family.rules(config)), prefix=family.prefix)
         if problems := checkpoint.problems + _differences(targets, checkpoint, config):
-            raise WeightsError(
-                name=f"weights of {place.name}",
-                value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
-                limit="\n  " + "\n  ".join(_listed(problems)) + "\n",
-                fix="Download the model again, or correct its config.json",
-            )
+            raise _refusal(place, problems)
         leaves = read_leaves(graph.specs, targets, checkpoint, progress=progress)
     return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
 
 
-def _listed(problems: list[str]) -> list[str]:
-    more = len(problems) - _MOST_LISTED
-    return [*problems[:_MOST_LISTED], f"and {more} more"] if more > 0 else problems
+def _refusal(place: Path, problems: list[str]) -> WeightsError:
+    listed, more = problems[:_MOST_LISTED], len(problems) - _MOST_LISTED
+    return WeightsError(
+        name=f"weights of {place.name}",
+        value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
+        limit="\n  " + "\n  ".join([*listed, f"and {more} more"] if more > 0 else listed) + "\n",
+        fix="Download the model again, or correct its config.json",
+    )
 
 
 def _named_as(checkpoint: Checkpoint, targets: dict[str, Target], *, prefix: str) -> dict[str, Target]:
