@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN, ResolvedConfig
-from jaxpaged.kvcache import KVGroupSpec
+from jaxpaged.kvcache import KVPoolSpec
 from jaxpaged.limits import SchedulerConfig
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.residency import BlockResidency
@@ -39,7 +39,7 @@ def make_scheduler(
             prefix_caching=config.enable_prefix_caching,
             kv_dtype=config.kv_cache_dtype,
         ),
-        [KVGroupSpec(block_size=config.block_size, num_blocks=config.num_blocks, window=window) for window in windows],
+        KVPoolSpec(block_size=config.block_size, num_blocks=config.num_blocks, windows=tuple(windows)),
         buckets,
         clock=clock,
         listener=listener,

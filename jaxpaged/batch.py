@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxpaged.blocks import NULL_BLOCK
 from jaxpaged.buckets import Bucket
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import MAX_BIASES, PENDING, Request
@@ -59,7 +60,7 @@ class StepFields(NamedTuple):
     cu_q_lens: Any  # i32[S+1], row i owns token_ids[cu_q_lens[i] : cu_q_lens[i+1]] [the last one again]
     kv_lens: Any  # i32[S], tokens in the cache after the step's tokens are written [0]
     seats: Any  # i32[S], where the row's drawn token is remembered [the number of seats]
-    block_tables: tuple[Any, ...]  # one i32[S, W] per group, unused entries 0 [0]
+    block_tables: tuple[Any, ...]  # one i32[S, W] per group, unused entries and those behind its window 0 [0]
     top_k: Any  # i32[S], 0 keeps all [0]
     seeds: Any  # i32[S], the bits of a uint32 [0]
     num_logprobs: Any  # i32[S], -1 for none [-1]
@@ -110,6 +111,7 @@ class Packer:
         self._options[:, -1] = _option_bits()
         self._tables = np.zeros((num_groups, num_seats + 1, table_width), np.int32)
         self._known: list[object] = [None] * num_seats  # the block tables that a seat's copy was made of
+        self._edits = [0] * num_seats  # the edit of them that was copied last
         self._lengths = [0] * num_seats  # entries of each table that were copied
         self._edited = np.zeros(num_seats + 1, bool)  # whether its logits may be edited: penalties, biases, min_tokens
         self._scored = np.zeros(num_seats + 1, bool)  # whether it came with a prompt to score
@@ -169,20 +171,29 @@ class Packer:
             return seat
         tables = request.block_ids
         if self._known[seat] is not tables:  # every admission begins new tables
-            self._known[seat], self._lengths[seat] = tables, 0
+            self._known[seat], self._lengths[seat], self._edits[seat] = tables, 0, -1
             self._options[:, seat] = _option_bits(request)
             self._tables[:, seat] = 0
             params = request.params
             self._edited[seat] = _is_penalised(request) or bool(params.logit_bias) or params.min_tokens > 0
             self._scored[seat] = request.num_scored < request.num_to_score
-        length, known = len(tables[0]), self._lengths[seat]
-        if length != known:
-            width = self._tables.shape[2]
-            assert length <= width, f"request {request.id!r} has {length} blocks, at most {width}"
-            for group, table in enumerate(tables):
-                self._tables[group, seat, known:length] = table[known:length]
-            self._lengths[seat] = length
+        if request.table_edits != self._edits[seat]:
+            self._edits[seat] = request.table_edits
+            self._copy_tables(request, seat)
         return seat
+
+    def _copy_tables(self, request: Request, seat: int) -> None:
+        """Take over what was added to the request's tables, and clear what fell behind a window since."""
+        tables = request.block_ids
+        length, known = len(tables[0]), self._lengths[seat]
+        width = self._tables.shape[2]
+        assert length <= width, f"request {request.id!r} has {length} blocks, at most {width}"
+        for group, (table, start) in enumerate(zip(tables, request.table_starts, strict=True)):
+            mine = self._tables[group, seat]
+            mine[known:length] = table[known:length]
+            if start:
+                mine[:start] = NULL_BLOCK
+        self._lengths[seat] = length
 
 
 def _option_bits(request: Request | None = None) -> np.ndarray:

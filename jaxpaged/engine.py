@@ -137,7 +137,7 @@ class LLMEngine:
         self.model_config = model.config
         self._dtype_reason = dtype_reason
         self.buckets = make_buckets(config)
-        windows = [group.window for group in model.config.kv_groups()]
+        windows = model.config.kv_windows()
         self.scheduler = self._make_scheduler(config, windows, self.buckets)
         self.ledger = self.scheduler.ledger()
         """Of the pool as the last step left it; any thread may read it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from jaxpaged.demand import KVDemand
 from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError
 from jaxpaged.prompt import context_limit
 from jaxpaged.request import MAX_BIASES, Request
@@ -50,6 +51,19 @@ class SchedulerConfig:
     def num_seats(self) -> int:
         return num_seats(self.max_rows)
 
+    @property
+    def fair_chunk(self) -> int:
+        """Tokens of a step that one prompt may take whatever others could use."""
+        return max(self.chunk_align, int(self.max_step_tokens * self.long_prompt_share))
+
+    def chunk(self, request: Request, start: int, room: int, others: int) -> int:
+        """How many tokens from `start` on to compute, 0 if too few fit; others: tokens that other prompts could use."""
+        end = request.num_tokens
+        take = min(end - start, room, max(self.fair_chunk, room - others))
+        if start + take < end:
+            take -= (start + take) % self.chunk_align
+        return max(0, take)
+
 
 def num_seats(max_rows: int) -> int:
     """Seats for running requests: one whose last token is in flight keeps its own beside that of its follower."""
@@ -78,10 +92,10 @@ def prompt_tokens(requests: Iterable[Request], limit: int) -> int:
     return total
 
 
-def check_request(request: Request, *, max_model_len: int, block_size: int, max_blocks: int) -> None:
+def check_request(request: Request, *, max_model_len: int, demand: KVDemand, max_blocks: int) -> None:
     """Raise what is wrong with a request: ContextLengthError, CapacityError or ParameterError.
 
-    max_model_len: tokens of the longest context. max_blocks: blocks (of block_size tokens) that one request can hold.
+    max_model_len: tokens of the longest context. max_blocks: blocks that one request can hold in all KV groups.
     """
     length = len(request.prompt)
     if length >= max_model_len:
@@ -98,13 +112,15 @@ def check_request(request: Request, *, max_model_len: int, block_size: int, max_
             value=request.max_tokens,
             limit=f"after a prompt of {length} tokens it must be from 1 to {room}: {context_limit(max_model_len)}",
         )
-    needed = -(-longest_life(request) // block_size)
+    life, size = longest_life(request), demand.block_size
+    needed = demand.blocks(life)
     if needed > max_blocks:
+        fitting = demand.longest(max_blocks, at_most=life) + 1  # the last one drawn is never computed
         raise CapacityError(
             name="prompt and max_tokens",
             value=length + request.max_tokens,
-            limit=f"so many tokens need {needed} KV blocks of {block_size} tokens, and the pool has {max_blocks}",
-            fix=f"Keep both together to {max_blocks * block_size + 1} tokens, or enlarge the KV cache",
+            limit=f"so many tokens need {needed} KV blocks of {size} tokens, and the pool has {max_blocks}",
+            fix=f"Keep both together to {fitting} tokens, or enlarge the KV cache",
         )
     if request.params.min_tokens:
         biases = len(request.stop_ids | set(request.params.logit_bias or ()))

@@ -19,6 +19,7 @@ import jax
 
 from jaxpaged.combinations import KV_DTYPES, Choice, check_combination
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig, default_compile_cache
+from jaxpaged.demand import KVDemand
 from jaxpaged.errors import ConfigError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.kv import bytes_per_block, pool_specs
@@ -208,13 +209,15 @@ def resolve(
             fix=f"Raise it to {rows + CHUNK_ALIGN} or lower max_num_seqs",
         )
     step = step or estimate(model, rows=rows, tokens=tokens, max_model_len=max_model_len)
+    demand = KVDemand(windows=model.kv_windows(), block_size=block_size, chunk=tokens)
     num_blocks, reasons["num_blocks"] = _num_blocks(
-        config, model, device, choice, weight_bytes, step, wanted=rows * -(-max_model_len // block_size) + 1
+        config, model, device, choice, weight_bytes, step, wanted=rows * demand.blocks(max_model_len) + 1
     )
     if on_cpu and config.gpu_memory_utilization is not None:
         reasons["num_blocks"] += "; gpu_memory_utilization is for GPUs and has no effect here"
-    if config.max_model_len is None and (num_blocks - 1) * block_size < max_model_len:
-        max_model_len = (num_blocks - 1) * block_size
+    fitting = demand.longest(num_blocks - 1, at_most=max_model_len)
+    if config.max_model_len is None and fitting < max_model_len:
+        max_model_len = fitting
         reasons["max_model_len"] = f"what the KV cache holds; the model's is {model.max_positions:,}"
     cache = None if config.compile_cache == "off" else Path(config.compile_cache or default_compile_cache())
     return ResolvedConfig(
@@ -310,11 +313,13 @@ def _num_blocks(
         name, value = "gpu_memory_utilization", config.memory_share
     if low < blocks < high:
         blocks, why = low, f"2 GiB of {choice.kv_cache_dtype} keys a layer: the GPU kernels address no 2 to 4"
-    if blocks < 2:
+    least = 1 + len(model.kv_groups())
+    if blocks < least:
         raise ConfigError(
             name=name,
             value=value,
-            limit=f"{why}: one block takes {per_block:,} bytes, and at least 2 are needed (one is the null block)",
+            limit=f"{why}: one block takes {per_block:,} bytes, and at least {least} are needed "
+            "(the null block, and one for each KV group)",
             fix="Give the KV cache more memory or use a smaller block_size",
         )
     return int(blocks), why

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import TokenEvent
 from jaxpaged.roofline import StepWork

@@ -73,6 +73,10 @@ class PrefixIndex:
     def __contains__(self, block: int) -> bool:
         return block in self._entries
 
+    def knows(self, key: bytes) -> bool:
+        """Whether a block has this key: what `find` looks at first."""
+        return key in self._blocks
+
     def find(self, key: bytes, parent: bytes, tokens: Sequence[int]) -> int | None:
         """The block that holds `tokens` after `parent`, or None."""
         block = self._blocks.get(key)

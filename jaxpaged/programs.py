@@ -52,6 +52,7 @@ class Programs:
         self.config = config
         self.backend = Backend(config.attention_backend)
         self.tuning = user_tuning()
+        self._num_groups = len(model.config.kv_groups())
         if bundle is not None:
             bundle.check(self.fingerprint)
         self._bundle = bundle
@@ -65,8 +66,7 @@ class Programs:
 
     def layout(self, bucket: Bucket) -> StepLayout:
         """Where each field of a step of this bucket lies in the packed vectors."""
-        groups = len(self.model.config.kv_groups())
-        return StepLayout(bucket=bucket, table_width=self.config.table_width, num_groups=groups)
+        return StepLayout(bucket=bucket, table_width=self.config.table_width, num_groups=self._num_groups)
 
     def step(self, bucket: Bucket) -> jax.stages.Compiled:
         """The model's part of a step of `bucket`; the pool is donated."""

@@ -153,8 +153,9 @@ class Request:
     """One prompt on its way through the engine. Mutable, owned by the scheduler.
 
     While running: 0 <= num_computed < len(tokens), and the block table of every KV group covers num_computed
-    positions. There is no phase flag: the request is in prefill exactly when `num_uncomputed` > 1. What a launched step
-    computes counts as computed, and what it draws as a token (`PENDING` until its commit).
+    positions, with the null block in the places that lie behind the group's window. There is no phase flag: the request
+    is in prefill exactly when `num_uncomputed` > 1. What a launched step computes counts as computed, and what it draws
+    as a token (`PENDING` until its commit).
     """
 
     id: str
@@ -169,10 +170,13 @@ class Request:
     tokens: list[int] = field(default_factory=list)  # prompt + output
     seat: int = -1  # while running: its place among the rows that the device remembers
     num_computed: int = 0  # tokens whose K and V are in the pool
+    num_committed: int = 0  # of these, the ones whose steps are committed since it was admitted
     num_cached: int = 0  # of the prompt, tokens served by the prefix cache at first admission
     num_scored: int = 0  # where prompt_logprobs are asked for: tokens whose next one is scored, in launched steps too
     prompt_logprobs: list[Mapping[int, Logprob]] = field(default_factory=list)  # committed so far, from token 1 on
     block_ids: list[array[int]] = field(default_factory=list)  # one block table (int32) per KV group
+    table_starts: list[int] = field(default_factory=list)  # of each table, entries at its beginning that are null
+    table_edits: int = 0  # goes up with every change of a table
     block_keys: list[bytes] = field(default_factory=list)  # chained keys of the full blocks known so far
     state: RequestState = RequestState.WAITING
     finish: FinishReason | None = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -52,7 +51,7 @@ class _Sample:
 
 
 class BlockResidency:
-    """Told by `KVCache` of every allocation, prefix hit and eviction; follows some blocks of all KV groups.
+    """Told by `KVCache` of every allocation, prefix hit and eviction; follows some blocks of the pool.
 
     skip: how many allocations to pass over before the next sampled one; see `every`. clock: seconds, never going back;
     it is asked only where a sampled block is concerned.
@@ -63,7 +62,7 @@ class BlockResidency:
         """Any thread may read it."""
         self._skip, self._clock = skip, clock
         self._passing = skip()
-        self._samples: defaultdict[int, dict[int, _Sample]] = defaultdict(dict)  # by group and block
+        self._samples: dict[int, _Sample] = {}  # by block
 
     @classmethod
     def every(
@@ -74,9 +73,9 @@ class BlockResidency:
         draw, rate = Random(seed).random, math.log1p(-share) if share < 1 else -math.inf
         return cls(lambda: int(math.log(1 - draw()) / rate), clock=clock)  # geometric: one draw a sample
 
-    def allocated(self, group: int, blocks: Sequence[int]) -> None:
+    def allocated(self, blocks: Sequence[int]) -> None:
         """Blocks were given out; what they held was evicted before, or of no value."""
-        samples, count = self._samples[group], len(blocks)
+        samples, count = self._samples, len(blocks)
         if samples and not samples.keys().isdisjoint(blocks):
             for block in blocks:  # freed without having been cached
                 samples.pop(block, None)
@@ -89,18 +88,18 @@ class BlockResidency:
             place += 1 + self._skip()
         self._passing = place - count
 
-    def touched(self, group: int, blocks: Sequence[int]) -> None:
+    def touched(self, blocks: Sequence[int]) -> None:
         """A request begins with these cached blocks."""
-        if samples := self._samples[group]:
+        if samples := self._samples:
             for block in blocks:
                 if (sample := samples.get(block)) is not None:
                     now = self._clock()
                     self.counts.gap.add(now - sample.touched_s)
                     sample.touched_s = now
 
-    def evicted(self, group: int, block: int) -> None:
+    def evicted(self, block: int) -> None:
         """The content of a cached block is given up for want of room."""
-        if (sample := self._samples[group].pop(block, None)) is not None:
+        if (sample := self._samples.pop(block, None)) is not None:
             now = self._clock()
             self.counts.lifetime.add(now - sample.allocated_s)
             self.counts.idle.add(now - sample.touched_s)

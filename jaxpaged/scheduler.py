@@ -12,7 +12,8 @@ Why each step makes progress: requests are served from the oldest on. The oldest
 into the pool alone (`submit` sees to that), so it gets at least one token in every step and ends.
 Why preemptions are bounded: a request preempted `max_preemptions` times is admitted again only when its longest life
 and those of all running requests, all older, fit together; from then on none of them can lack a block that would
-have to come from it.
+have to come from it. Both count blocks of all KV groups, since they have one pool (`KVDemand`: of a group with a window
+a life takes the window and a chunk); what is held beyond that is kept for the prefix cache alone, and goes first.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from jaxpaged.blockmap import BlockMap
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import ConfigError, RequestError
 from jaxpaged.events import failure, token_event
-from jaxpaged.kvcache import KVCache, KVGroupSpec, KVLedger, PrefixListener, PrefixMatch
+from jaxpaged.kvcache import KVCache, KVPoolSpec, PrefixMatch
+from jaxpaged.ledger import KVLedger
 from jaxpaged.limits import SchedulerConfig, check_request, longest_life, prompt_tokens
 from jaxpaged.plan import RowPlan, StepPlan
+from jaxpaged.prefix import PrefixListener
 from jaxpaged.request import PENDING, FinishReason, Logprob, Request, RequestState, TokenEvent
 from jaxpaged.residency import BlockResidency
 
@@ -42,7 +45,7 @@ class Scheduler:
     def __init__(
         self,
         config: SchedulerConfig,
-        groups: Sequence[KVGroupSpec],
+        pool: KVPoolSpec,
         buckets: BucketTable,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -62,7 +65,8 @@ class Scheduler:
         self.buckets = buckets
         self._clock = clock
         self._cache = KVCache(
-            groups,
+            pool,
+            chunk=config.max_step_tokens,
             prefix_caching=config.prefix_caching,
             dtype=config.kv_dtype,
             listener=listener,
@@ -74,7 +78,6 @@ class Scheduler:
         self._plan: StepPlan | None = None
         self._in_flight: deque[StepPlan] = deque()  # launched, not committed; oldest first
         self._seats = list(range(config.num_seats - 1, -1, -1))  # a stack: the lowest is on top
-        self._fair_chunk = max(config.chunk_align, int(config.max_step_tokens * config.long_prompt_share))
 
     @property
     def num_waiting(self) -> int:
@@ -103,9 +106,8 @@ class Scheduler:
         """
         if request.id in self._requests:
             raise RequestError(name="request id", value=request.id, limit="a request with this id is in flight")
-        cache = self._cache
-        longest = self.config.max_model_len
-        check_request(request, max_model_len=longest, block_size=cache.block_size, max_blocks=cache.max_blocks)
+        cache, longest = self._cache, self.config.max_model_len
+        check_request(request, max_model_len=longest, demand=cache.demand, max_blocks=cache.max_blocks)
         assert request.state is RequestState.WAITING, f"request {request.id!r} was submitted before"
         assert not request.block_ids
         assert request.num_computed == 0
@@ -207,11 +209,11 @@ class Scheduler:
         return events
 
     def ledger(self) -> KVLedger:
-        """Classes of all slots of the pools; O(running requests)."""
+        """Classes of all slots of the pool; O(running requests)."""
         return self._cache.ledger(self._running, max_model_len=self.config.max_model_len)
 
     def block_map(self) -> BlockMap:
-        """Class and holder of every block of the first KV group; O(blocks)."""
+        """Class and holder of every block; O(blocks)."""
         return BlockMap.of(self._cache, self._running)
 
     def check(self) -> None:
@@ -229,7 +231,7 @@ class Scheduler:
         for request in self._running:
             assert request.state is RequestState.RUNNING
             assert 0 <= request.num_computed < request.num_tokens
-            assert len(request.block_ids) == len(self._cache.pools)
+            assert len(request.block_ids) == self._cache.num_groups
             assert len(request.block_ids[0]) <= self._cache.blocks_for(longest_life(request))
         for request in self._waiting:
             assert request.state is RequestState.WAITING
@@ -238,7 +240,7 @@ class Scheduler:
             assert not request.block_ids, f"request {request.id!r} waits, but holds blocks"
         self._cache.check(self._running)
         ledger = self.ledger()
-        assert ledger.total == sum(pool.num_blocks for pool in self._cache.pools) * self._cache.block_size, ledger
+        assert ledger.total == self._cache.pool.num_blocks * self._cache.block_size, ledger
 
     def _plan_running(self) -> tuple[list[RowPlan], bool]:
         """A row for every running request, oldest first, as far as tokens and blocks go.
@@ -259,11 +261,11 @@ class Scheduler:
                 count = min(1, budget)
             else:
                 kept = sum(r.num_uncomputed == 1 and not r.has_all_tokens for r in self._running[i:])
-                others = self._prompt_tokens_after(i) if uncomputed > self._fair_chunk else 0
-                count = self._chunk(request, request.num_computed, budget - kept, others)
+                others = self._prompt_tokens_after(i) if uncomputed > self.config.fair_chunk else 0
+                count = self.config.chunk(request, request.num_computed, budget - kept, others)
                 if count == 0 and not chunked:
                     # one prompt goes on in every step, if need be at the cost of younger rows
-                    count = self._chunk(request, request.num_computed, budget, others)
+                    count = self.config.chunk(request, request.num_computed, budget, others)
             if count and self._make_room(request, request.num_computed + count):
                 chunked |= uncomputed > 1
                 budget -= count
@@ -278,16 +280,16 @@ class Scheduler:
         promised = self._promised()
         while self._waiting and budget > 0 and len(rows) < self.config.max_rows and self._seats:
             request = self._waiting[0]
-            if request.tokens[-1] == PENDING:  # preempted while a step drew it
+            if self._is_in_flight(request):
                 break
             match = self._cache.match(request)
             if not self._can_admit(request, match, promised):
                 break
             start = match.num_blocks * self._cache.block_size
             others = 0
-            if request.num_tokens - start > self._fair_chunk:
-                others = self._queue_tokens(1, promised + self._cache.blocks_for(request.num_tokens) - match.num_blocks)
-            count = self._chunk(request, start, budget, others)
+            if request.num_tokens - start > self.config.fair_chunk:
+                others = self._queue_tokens(1, promised + self._cache.missing(match, request.num_tokens))
+            count = self.config.chunk(request, start, budget, others)
             if count == 0:
                 break
             self._admit(request, match)
@@ -295,14 +297,6 @@ class Scheduler:
             promised += self._cache.lacks(request, request.num_tokens)
             budget -= count
             rows.append(RowPlan.of(request, count))
-
-    def _chunk(self, request: Request, start: int, room: int, others: int) -> int:
-        """How many tokens from `start` on to compute, 0 if too few fit; others: tokens that other prompts could use."""
-        end = request.num_tokens
-        take = min(end - start, room, max(self._fair_chunk, room - others))
-        if start + take < end:
-            take -= (start + take) % self.config.chunk_align
-        return max(0, take)
 
     def _prompt_tokens_after(self, i: int) -> int:
         """Tokens that prompts behind running request i could use in this step."""
@@ -316,12 +310,18 @@ class Scheduler:
         if first >= last:
             return 0
         request = self._waiting[first]
-        if request.tokens[-1] == PENDING or not self._can_admit(request, self._cache.match(request), promised):
+        if self._is_in_flight(request) or not self._can_admit(request, self._cache.match(request), promised):
             return 0
         return prompt_tokens(islice(self._waiting, first, last), self.config.max_step_tokens)
 
+    def _is_in_flight(self, request: Request) -> bool:
+        """Whether a waiting request was preempted while a step computed for it, whose results are still to come: they
+        must not be taken for those of what it computes anew."""
+        flying = (row.request for plan in self._in_flight for row in plan.rows) if request.num_preemptions else ()
+        return request.tokens[-1] == PENDING or any(other is request for other in flying)
+
     def _promised(self) -> int:
-        """Blocks that running requests still need for the tokens they have, in each group."""
+        """Blocks that running requests still need for the tokens they have."""
         return sum(self._cache.lacks(request, request.num_tokens) for request in self._running)
 
     def _can_admit(self, request: Request, match: PrefixMatch, promised: int) -> bool:
@@ -329,10 +329,10 @@ class Scheduler:
         more room to grow must be left for them, so that it is not preempted again at once."""
         running = self._running
         if running and request.num_preemptions >= self.config.max_preemptions:
-            blocks = self._cache.blocks_for
+            blocks = self._cache.demand.blocks
             longest_lives = sum(blocks(longest_life(other)) for other in running) + blocks(longest_life(request))
             return longest_lives <= self._cache.max_blocks
-        spare = promised + request.num_preemptions * len(running)
+        spare = promised + request.num_preemptions * len(running) * self._cache.num_groups
         return self._cache.can_admit(match, request.num_tokens, spare=spare)
 
     def _admit(self, request: Request, match: PrefixMatch) -> None:
@@ -352,7 +352,7 @@ class Scheduler:
         """Let a running request hold `num_tokens` tokens, preempting younger ones; False: it must wait."""
         if num_tokens <= len(request.block_ids[0]) * self._cache.block_size:
             return True
-        while not self._cache.can_grow(request, num_tokens):
+        while not self._cache.make_room(request, num_tokens, self._running):
             victim = self._running[-1]
             if victim is request:
                 # keeps its blocks: older requests take them if they must, and else it need not compute them again
@@ -395,4 +395,4 @@ class Scheduler:
         request.seat = -1
 
 
-__all__ = ["KVGroupSpec", "KVLedger", "RowPlan", "Scheduler", "SchedulerConfig", "StepPlan"]
+__all__ = ["KVLedger", "KVPoolSpec", "RowPlan", "Scheduler", "SchedulerConfig", "StepPlan"]

@@ -66,9 +66,12 @@ def build(case: Case, seed: int = 0) -> Step:
     free = rng.permutation(np.arange(1, num_blocks)).tolist()
     live = np.zeros((num_blocks, 1, size), bool)
     tables = np.zeros((case.rows, width), np.int32)
-    for row, (_, length) in enumerate(case.lens):
+    for row, (count, length) in enumerate(case.lens):
         for column in range(-(-length // size)):
-            block = tables[row, column] = free.pop()
+            block = free.pop()
+            if case.window is not None and (column + 1) * size <= length - count - case.window + 1:
+                continue  # behind the window of the row's first query: given up, its entry names the null block
+            tables[row, column] = block
             live[block, :, : min(size, length - column * size)] = True
     q_lens, kv_lens = np.zeros(case.rows, np.int32), np.zeros(case.rows, np.int32)
     q_lens[: len(case.lens)], kv_lens[: len(case.lens)] = np.array(case.lens, np.int32).T

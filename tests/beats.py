@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from jaxpaged_server.engine_process.wire import STEP_TOKEN_BOUNDS, Beat, EngineInfo
 
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.residency import ResidencyCounts
 from jaxpaged.sampling_defaults import SamplingDefaults

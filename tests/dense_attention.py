@@ -67,7 +67,8 @@ def stored(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def build(case: Case, *, seed: int = 0) -> Step:
-    """Rows in blocks in an order drawn from `seed`; what a row holds depends on its key alone."""
+    """Rows in blocks in an order drawn from `seed`; what a row holds depends on its key alone. Blocks wholly behind
+    the window are in no table; they and the null block hold NaN."""
     size, heads, dim = case.block_size, case.kv_heads, case.head_dim
     num_blocks = 3 + sum(-(-row.kv_len // size) for row in case.rows)
     num_blocks += -num_blocks % 128  # steps of one bucket share a compiled program
@@ -83,7 +84,10 @@ def build(case: Case, *, seed: int = 0) -> Step:
         queries.append(q[row.kv_len - row.q_len :])
         dense.append((rounded(k, case.dtype), rounded(v, case.dtype)))
         for column in range(-(-row.kv_len // size)):
-            block = tables[index, column] = free.pop()
+            block = free.pop()
+            if case.window is not None and (column + 1) * size <= row.kv_len - row.q_len - case.window + 1:
+                continue  # behind the window of the row's first query: given up, its entry names the null block
+            tables[index, column] = block
             live = slice(column * size, min((column + 1) * size, row.kv_len))
             count = live.stop - live.start
             k_pool[block, :, :, :count] = k[live].transpose(1, 2, 0)

@@ -41,7 +41,7 @@ from jaxpaged_server.engine_process.wire import (
 )
 
 from jaxpaged.errors import ConfigError
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 from jaxpaged.metrics import EngineMetrics
 
 SILENT_TOKEN = 0

@@ -1,8 +1,9 @@
 """A model and a KV pool that need no device: what the scheduler's tests run instead of a runner.
 
 The state of a position is a hash of all tokens up to it, and each block slot remembers the state that was written
-there. A step reads every earlier position of a row through the packed block table, so a wrong table, a stale prefix hit
-or a lost write is a wrong state: it fails at once, and the drawn token would differ as well.
+there, and by which KV group. A step reads what its tokens may see through the packed block tables, in each group every
+earlier position or those of its window, so a wrong table, a stale prefix hit, a block given up too early or a lost
+write is a wrong state: it fails at once, and the drawn token would differ as well.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from itertools import pairwise
 import numpy as np
 
 from jaxpaged.batch import Packer, StepLayout, unpack
+from jaxpaged.blocks import NULL_BLOCK
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import PENDING, FinishReason, Logprob, Request, SamplingParams
 from jaxpaged.scheduler import Scheduler
 
 VOCAB = 7
+SPOILT: tuple[int, int] = (-1, -1)  # what is in a slot that nobody may read
 
 
 def advance(state: int, token: int) -> int:
@@ -93,22 +96,26 @@ def make_request(
 
 
 class ShadowModel:
-    """Executes step plans against shadow pools: per group and block, the states written to its slots.
+    """Executes step plans against a shadow pool: per block, the groups and states written to its slots.
 
     Like a device it runs steps in order and remembers the token drawn at each seat, whether or not the scheduler knows
     it yet.
     """
 
-    def __init__(self, scheduler: Scheduler, *, block_size: int, num_blocks: Sequence[int], max_model_len: int) -> None:
+    def __init__(self, scheduler: Scheduler, *, max_model_len: int) -> None:
         self.scheduler = scheduler
-        self.block_size = block_size
+        cache = scheduler._cache
+        self.block_size = block_size = cache.block_size
+        self.windows = cache.demand.windows
         self.max_model_len = max_model_len
         self.table_width = -(-max_model_len // block_size)
-        self.slots = [[[0] * block_size for _ in range(blocks)] for blocks in num_blocks]  # [group][block][offset]
+        self.slots: list[list[tuple[int, int]]] = [
+            [SPOILT] * block_size for _ in range(cache.pool.num_blocks)
+        ]  # [block][offset]
         self._packer = Packer(
             num_seats=scheduler.config.num_seats,
             table_width=self.table_width,
-            num_groups=len(num_blocks),
+            num_groups=len(self.windows),
             max_model_len=max_model_len,
             vocab_size=VOCAB,
         )
@@ -119,7 +126,7 @@ class ShadowModel:
 
     def execute(self, plan: StepPlan) -> list[int]:
         """Pack, write and read like a device would; returns a token per row."""
-        groups = len(self.slots)
+        groups = len(self.windows)
         layout = StepLayout(bucket=plan.bucket, table_width=self.table_width, num_groups=groups)
         inputs = self._packer.pack(plan, layout)
         fields = unpack(inputs.ints, layout, lambda bits: bits.view(np.float32))
@@ -128,6 +135,7 @@ class ShadowModel:
         )
         tables = [table.tolist() for table in fields.block_tables]
         self._check_shape(plan, starts, kv_lens, seats)
+        self._check_tables(plan, tables)
         for i, row in enumerate(plan.rows):
             ids = token_ids[starts[i] : starts[i + 1]]
             if ids == [PENDING]:
@@ -149,7 +157,7 @@ class ShadowModel:
         for i, row in enumerate(plan.rows):
             last = 0
             for group in range(groups):
-                last = self._read(group, tables[group][i], kv_lens[i], row.request)
+                last = self._read(group, tables[group][i], row.start, kv_lens[i], row.request)
             result.append(draw(last))
             if seats[i] < len(self._last_tokens):
                 self._last_tokens[seats[i]] = draw(last)
@@ -172,10 +180,8 @@ class ShadowModel:
 
     def poison(self) -> None:
         """Spoil what nobody may read: the null block and all free blocks."""
-        for pool, blocks in zip(self.scheduler._cache.pools, self.slots, strict=True):
-            blocks[0] = [-1] * self.block_size
-            for block in pool._free:
-                blocks[block] = [-1] * self.block_size
+        for block in (NULL_BLOCK, *self.scheduler._cache.pool._free):
+            self.slots[block] = [SPOILT] * self.block_size
 
     def _check_shape(self, plan: StepPlan, starts: list[int], kv_lens: list[int], seats: list[int]) -> None:
         counts = [row.length for row in plan.rows]
@@ -190,62 +196,77 @@ class ShadowModel:
         taken = [seat for seat in seats if seat != nobody]
         assert len(set(taken)) == len(taken), f"two rows in one seat: {seats}"
 
+    def _check_tables(self, plan: StepPlan, tables: list[list[list[int]]]) -> None:
+        """What was packed is what the requests hold, to the last entry; nobody is led to what he gave up."""
+        for i, row in enumerate(plan.rows):
+            held = row.request.block_ids or [[]] * len(tables)  # of one that ended since the plan: nothing
+            for table, mine in zip(tables, held, strict=True):
+                assert table[i] == [*mine, *[NULL_BLOCK] * (self.table_width - len(mine))]
+
     def _write(self, group: int, table: list[int], first: int, ids: list[int], request: Request) -> None:
-        size, blocks = self.block_size, self.slots[group]
-        pool, expected = self.scheduler._cache.pools[group], self._states[request.id]
+        size, pool, expected = self.block_size, self.scheduler._cache.pool, self._states[request.id]
         for position in range(first, first + len(ids)):
             block = table[position // size]
-            assert block != 0, f"{request.id} writes to the null block"
+            assert block != NULL_BLOCK, f"{request.id} writes to the null block"
             assert pool.references(block) == 1, f"{request.id} writes to block {block}, which is shared"
             assert not pool.is_sealed(block), f"{request.id} writes to block {block}, which is cached"
-            blocks[block][position % size] = expected[position]
+            self.slots[block][position % size] = (group, expected[position])
 
-    def _read(self, group: int, table: list[int], kv_len: int, request: Request) -> int:
-        name, size, blocks = request.id, self.block_size, self.slots[group]
+    def _read(self, group: int, table: list[int], start: int, kv_len: int, request: Request) -> int:
+        """The state of a row's last token, once all that its tokens see from `start` on was found in its place."""
+        name, size, window = request.id, self.block_size, self.windows[group]
+        first = 0 if window is None else max(0, start - window + 1)
         expected = self._states[name]
-        seen: list[int] = []
-        for block in table[: -(-kv_len // size)]:
-            seen += blocks[block]
-        assert seen[:kv_len] == expected[:kv_len], f"{name} reads what it did not write: table {table}, {kv_len} tokens"
+        seen = [self.slots[table[i // size]][i % size] for i in range(first, kv_len)]
+        assert seen == [(group, state) for state in expected[first:kv_len]], (
+            f"{name} reads what it did not write: table {table}, tokens {first} to {kv_len} of group {group}"
+        )
         last = -(-max(len(expected), request.num_tokens) // size)
         assert not any(table[last:]), f"{name} holds blocks that it has no tokens for"
-        return seen[kv_len - 1]
+        return seen[-1][1]
 
 
 def check_blocks_lie_apart(scheduler: Scheduler) -> None:
-    """I-OWN, seen from the tables: a block in two tables is full in both, and at the same place."""
+    """I-OWN, seen from the tables: a block in two tables is full in both, in the same group and at the same place."""
     size = scheduler._cache.block_size
-    for group in range(len(scheduler._cache.pools)):
-        places: dict[int, int] = {}
-        for request in scheduler._running:
-            for i, block in enumerate(request.block_ids[group]):
+    places: dict[int, tuple[int, int]] = {}
+    for request in scheduler._running:
+        for group, table in enumerate(request.block_ids):
+            for i, block in enumerate(table):
+                if block == NULL_BLOCK:
+                    continue
                 if block in places:
-                    assert places[block] == i, f"block {block} is at two places"
+                    assert places[block] == (group, i), f"block {block} is at two places"
                     assert (i + 1) * size <= request.num_computed, f"block {block} is shared, but not full"
-                places[block] = i
+                places[block] = group, i
 
 
-def count_slots(scheduler: Scheduler, windows: Sequence[int | None]) -> dict[str, int]:
-    """The ledger's classes by brute force: every slot of every pool is looked at by itself."""
-    size = scheduler._cache.block_size
-    found: dict[str, int] = dict.fromkeys(("live", "behind", "shared", "tail", "cached", "free", "null"), 0)
-    for group, (pool, window) in enumerate(zip(scheduler._cache.pools, windows, strict=True)):
-        free = set(pool._free)
-        for block in range(pool.num_blocks):
-            holders = [
-                (request, request.block_ids[group].index(block))
-                for request in scheduler._running
-                if block in request.block_ids[group]
-            ]
-            for offset in range(size):
-                if len(holders) > 1:
-                    name = "shared"
-                elif holders:
-                    request, place = holders[0]
-                    position, computed = place * size + offset, request.num_computed
-                    seen = window is None or position > computed - window
-                    name = "tail" if position >= computed else "live" if seen else "behind"
-                else:
-                    name = "null" if block == 0 else "free" if block in free else "cached"
-                found[name] += 1
+def count_slots(scheduler: Scheduler) -> dict[str, int]:
+    """The ledger's classes by brute force: every slot of the pool is looked at by itself."""
+    cache = scheduler._cache
+    pool, size, windows = cache.pool, cache.block_size, cache.demand.windows
+    found: dict[str, int] = dict.fromkeys(
+        ("live", "behind", "shared", "tail", "cached", "free", "null", "tokens", "contiguous"), 0
+    )
+    free = set(pool._free)
+    for block in range(pool.num_blocks):
+        holders = [
+            (request, windows[group], table.index(block))
+            for request in scheduler._running
+            for group, table in enumerate(request.block_ids)
+            if block != NULL_BLOCK and block in table
+        ]
+        for offset in range(size):
+            if len(holders) > 1:
+                name = "shared"
+            elif holders:
+                request, window, place = holders[0]
+                position, computed = place * size + offset, request.num_computed
+                seen = window is None or position > computed - window
+                name = "tail" if position >= computed else "live" if seen else "behind"
+            else:
+                name = "null" if block == NULL_BLOCK else "free" if block in free else "cached"
+            found[name] += 1
+            found["tokens"] += sum(place * size + offset < request.num_computed for request, _, place in holders)
+    found["contiguous"] = len(windows) * len(scheduler._running) * scheduler.config.max_model_len
     return found

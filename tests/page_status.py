@@ -22,7 +22,7 @@ from jaxpaged_server.engine_process.runs import runs_of
 from jaxpaged_server.engine_process.wire import PoolMap, StepRecord
 from long_runs import numbers_of
 
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 
 BLOCKS = 512
 P = 16

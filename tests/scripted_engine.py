@@ -13,7 +13,7 @@ from jaxpaged_server.engine_process.supervisor import EngineState
 from jaxpaged_server.engine_process.wire import Beat, EngineInfo, Item, PoolMap
 
 from jaxpaged.errors import EngineError
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.request import SamplingParams
 

@@ -11,7 +11,7 @@ from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN
 from jaxpaged.engine import LLMEngine
 from jaxpaged.request import Request, SamplingParams
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 
 def record(
@@ -32,12 +32,13 @@ def record(
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=longest, chunk_align=CHUNK_ALIGN, prefix_caching=False
     )
-    blocks = KVGroupSpec(block_size=engine.config.block_size, num_blocks=engine.config.num_blocks)
-    scheduler = Scheduler(config, [blocks], buckets or engine.buckets)
+    windows = engine.model_config.kv_windows()
+    pool = KVPoolSpec(block_size=engine.config.block_size, num_blocks=engine.config.num_blocks, windows=windows)
+    scheduler = Scheduler(config, pool, buckets or engine.buckets)
     packer = Packer(
         num_seats=config.num_seats,
         table_width=engine.config.table_width,
-        num_groups=1,
+        num_groups=len(windows),
         max_model_len=longest,
         vocab_size=engine.model_config.vocab,
     )

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from jaxpaged.bench.circumstances import digits
 from jaxpaged.errors import ConfigError
+from jaxpaged.inventory import kv_bytes_per_token
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, make_context, unflatten
-from jaxpaged.models.kv import KVPool, bytes_per_block
+from jaxpaged.models.kv import KVPool
 from jaxpaged.runner import ModelRunner
 from pallas_kernels.backend import Backend
 
@@ -34,7 +35,8 @@ class Scorer:
 
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
-        width = runner.config.table_width
+        width, groups = runner.config.table_width, len(runner.model.config.kv_groups())
+        assert runner.config.num_blocks > groups * width, "a context does not fit into the pool"
         step = partial(
             _score,
             graphdef=runner.model.graphdef,
@@ -42,19 +44,15 @@ class Scorer:
             backend=runner.backend,
             block_size=runner.config.block_size,
         )
-        shapes = (((CHUNK,), jnp.int32), ((2,), jnp.int32), ((1,), jnp.int32), ((1, width), jnp.int32))
+        shapes = (((CHUNK,), jnp.int32), ((2,), jnp.int32), ((1,), jnp.int32), ((groups, 1, width), jnp.int32))
         inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
         self._step = jax.jit(step, donate_argnums=1).lower(runner.leaves, runner.pool, *inputs).compile()
-        self._table = np.arange(1, width + 1, dtype=np.int32)[None]
+        self._tables = np.arange(1, groups * width + 1, dtype=np.int32).reshape(groups, 1, width)
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of a token in the pool, in all layers together, scales included."""
-        runner, config = self.runner, self.runner.config
-        size = config.block_size
-        return (
-            bytes_per_block(runner.model.config, runner.backend, block_size=size, dtype=config.kv_cache_dtype) // size
-        )
+        return kv_bytes_per_token(self.runner.config, self.runner.model.config)
 
     def logits(self, ids: Sequence[int]) -> Iterator[Array]:
         """f32[CHUNK, V] of each chunk of `ids`, in order; what stands past the end of the text means nothing.
@@ -68,7 +66,7 @@ class Scorer:
             padded = np.zeros(CHUNK, np.int32)
             padded[: len(chunk)] = chunk
             ends, kv_lens = np.array([0, len(chunk)], np.int32), np.array([start + len(chunk)], np.int32)
-            runner.pool, logits = self._step(runner.leaves, runner.pool, padded, ends, kv_lens, self._table)
+            runner.pool, logits = self._step(runner.leaves, runner.pool, padded, ends, kv_lens, self._tables)
             yield logits
 
 
@@ -151,18 +149,18 @@ def _score(
     token_ids: Array,
     cu_q_lens: Array,
     kv_lens: Array,
-    table: Array,
+    tables: Array,
     *,
     graphdef: Graph,
     config: ModelConfig,
     backend: Backend,
     block_size: int,
 ) -> tuple[KVPool, Array]:
-    """The pool and the logits f32[CHUNK, V] of one row's next tokens i32[CHUNK]; table i32[1, W]."""
+    """The pool and the logits f32[CHUNK, V] of one row's next tokens i32[CHUNK]; tables i32[groups, 1, W]."""
     context = make_context(
         cu_q_lens,
         kv_lens,
-        (table,) * len(config.kv_groups()),
+        tables,
         config=config,
         num_tokens=CHUNK,
         block_size=block_size,

@@ -12,7 +12,7 @@ from jaxpaged.bench.circumstances import digits, versions
 from jaxpaged.buckets import BucketTable
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import Request, SamplingParams
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 PARTS = ("plan", "pack", "launch", "commit")
 _VOCAB, _BLOCK, _STEP_TOKENS, _AHEAD = 32_000, 16, 2048, 1
@@ -31,7 +31,7 @@ def measure(rows: int, *, context: int, steps: int) -> dict[str, Any]:
     )
     buckets = BucketTable.build(max_rows=rows, max_step_tokens=config.max_step_tokens, min_rows=min(rows, 8))
     width = -(-longest // _BLOCK)
-    scheduler = Scheduler(config, [KVGroupSpec(block_size=_BLOCK, num_blocks=rows * width + 1)], buckets)
+    scheduler = Scheduler(config, KVPoolSpec(block_size=_BLOCK, num_blocks=rows * width + 1), buckets)
     packer = Packer(
         num_seats=config.num_seats, table_width=width, num_groups=1, max_model_len=longest, vocab_size=_VOCAB
     )

@@ -14,7 +14,7 @@ from jaxpaged.bench.step_cost import StepCost
 from jaxpaged.bench.throughput import serve
 from jaxpaged.bench.trace import TraceRequest
 from jaxpaged.buckets import BucketTable
-from jaxpaged.inventory import inventory, kv_bytes_per_token
+from jaxpaged.inventory import contexts_that_fit, inventory, kv_bytes_per_block, kv_bytes_per_token
 
 _LEFT_OUT = ("finished", "short", "errors", "compiles_at_start", "compiles_after_ready")
 
@@ -67,7 +67,7 @@ def capacity_row(capacity: Capacity, buckets: BucketTable, trace: Sequence[Trace
         "device": {"name": device.name, "platform": device.platform, "total_bytes": device.total_bytes},
         "weight_bytes": capacity.weight_bytes,
         "kv_bytes_per_token": per_token,
-        "kv_bytes": per_token * config.block_size * config.num_blocks,
+        "kv_bytes": kv_bytes_per_block(config, capacity.model) * config.num_blocks,
         "contexts_of_max_model_len": _contexts(capacity, config.max_model_len),
         "contexts_of_mean_len": None if mean is None else _contexts(capacity, mean),
         "mean_len": None if mean is None else round(mean, 1),
@@ -125,8 +125,7 @@ def mean_context(trace: Sequence[TraceRequest]) -> float | None:
 
 def _contexts(capacity: Capacity, tokens: float) -> int:
     """How many contexts of so many tokens the pool holds at once."""
-    config = capacity.config
-    return int((config.num_blocks - 1) // -(-tokens // config.block_size))
+    return int(contexts_that_fit(capacity.config, capacity.model, tokens))
 
 
 def _rates(capacity: Capacity) -> str:

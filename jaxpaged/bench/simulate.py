@@ -51,8 +51,7 @@ class SimulatedEngine:
         self.device_s = 0.0
         """Seconds in which the device was busy."""
         self.buckets = make_buckets(config)
-        windows = [group.window for group in model.kv_groups()]
-        self.scheduler = make_scheduler(config, windows, self.buckets, clock=clock)
+        self.scheduler = make_scheduler(config, model.kv_windows(), self.buckets, clock=clock)
         self._cost = cost
         self._clock = clock
         self._vocab = model.vocab

@@ -116,8 +116,8 @@ def _point(engine: LLMEngine, bucket: Bucket, rows: Sequence[tuple[int, int]]) -
     for seat, (start, length) in enumerate(rows):
         count = -(-(start + length) // config.block_size)
         # rows share blocks where the pool has not enough: what they hold is of no interest
-        table = array("i", ((taken + i) % usable + 1 for i in range(count)))
-        taken += count
+        tables = [array("i", ((taken + g * count + i) % usable + 1 for i in range(count))) for g in range(groups)]
+        taken += count * groups
         request = Request(
             id=str(seat),
             prompt=tuple((seat * 31 + place) % model.vocab for place in range(start + length)),
@@ -126,7 +126,8 @@ def _point(engine: LLMEngine, bucket: Bucket, rows: Sequence[tuple[int, int]]) -
             max_tokens=1,
             seat=seat,
             num_computed=start,
-            block_ids=[table] * groups,
+            block_ids=tables,
+            table_starts=[0] * groups,
         )
         plans.append(RowPlan.of(request, length))
     inputs = packer.pack(StepPlan(rows=tuple(plans), bucket=bucket), engine.runner.layout(bucket))

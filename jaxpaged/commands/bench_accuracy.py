@@ -67,8 +67,9 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     from jaxpaged.weights.load import load_model, read_model_config
 
     asked = options.engine
-    context = asked.max_model_len or min(_CONTEXT, read_model_config(asked.model).max_positions)
-    blocks = -(-context // (asked.block_size or _SMALLEST_BLOCK)) + 1
+    shape = read_model_config(asked.model)
+    context = asked.max_model_len or min(_CONTEXT, shape.max_positions)
+    blocks = len(shape.kv_groups()) * -(-context // (asked.block_size or _SMALLEST_BLOCK)) + 1  # nothing is given up
     plain = replace(
         asked,
         quantization=None,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from jaxpaged.models.grouping import LayerKind, layers_per_block
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
@@ -98,7 +100,10 @@ class LayerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVGroup:
-    """Layers that share block tables. window: how far back any of them looks; None where one looks at everything."""
+    """Layers that share a block table: the k-th of them writes to the k-th array of the pool.
+
+    window: how far back they look; None where that is everything.
+    """
 
     layers: tuple[int, ...]
     window: int | None
@@ -168,19 +173,45 @@ class ModelConfig:
         assert not self.one_norm or self.arrangement == Arrangement.PARALLEL
 
     def kv_groups(self) -> tuple[KVGroup, ...]:
-        """Layers by the kind of KV they keep: one group, whatever the windows."""
-        windows = [layer.window for layer in self.layers]
-        longest = None if None in windows else max(window for window in windows if window is not None)
-        return (KVGroup(layers=tuple(range(len(self.layers))), window=longest),)
+        """Layers of one window, cut into groups of equal depth (`grouping`), in order of their first layers.
+
+        A window that no context outgrows is none.
+        """
+        kinds: dict[int | None, list[int]] = {}
+        for i, layer in enumerate(self.layers):
+            bounded = layer.window is not None and layer.window < self.max_positions
+            kinds.setdefault(layer.window if bounded else None, []).append(i)
+        depth = layers_per_block(
+            [LayerKind(layers=len(layers), tokens=window or self.max_positions) for window, layers in kinds.items()]
+        )
+        groups = [
+            KVGroup(layers=tuple(layers[first : first + depth]), window=window)
+            for window, layers in kinds.items()
+            for first in range(0, len(layers), depth)
+        ]
+        return tuple(sorted(groups, key=lambda group: group.layers[0]))
+
+    def kv_windows(self) -> tuple[int | None, ...]:
+        """How far back each KV group looks, in tokens."""
+        return tuple(group.window for group in self.kv_groups())
+
+    def kv_arrays(self) -> int:
+        """Arrays of the pool: the layers of the deepest group."""
+        return max(len(group.layers) for group in self.kv_groups())
+
+    def kv_places(self) -> tuple[int, ...]:
+        """The array of the pool that each layer writes to."""
+        places = {layer: place for group in self.kv_groups() for place, layer in enumerate(group.layers)}
+        return tuple(places[layer] for layer in range(len(self.layers)))
+
+    def layer_kinds(self) -> tuple[AttentionKind, ...]:
+        """The kind of each layer."""
+        groups = {layer: number for number, group in enumerate(self.kv_groups()) for layer in group.layers}
+        return tuple(AttentionKind(group=groups[i], window=layer.window) for i, layer in enumerate(self.layers))
 
     def attention_kinds(self) -> tuple[AttentionKind, ...]:
         """Every distinct kind of the layers, in order of first use."""
-        return tuple(dict.fromkeys(self.attention_kind(layer) for layer in range(len(self.layers))))
-
-    def attention_kind(self, layer: int) -> AttentionKind:
-        """The kind of one layer."""
-        group = next(i for i, group in enumerate(self.kv_groups()) if layer in group.layers)
-        return AttentionKind(group=group, window=self.layers[layer].window)
+        return tuple(dict.fromkeys(self.layer_kinds()))
 
     def ropes(self) -> tuple[RopeConfig, ...]:
         """Every distinct rotary embedding of the layers, in order of first use."""

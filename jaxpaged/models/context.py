@@ -35,7 +35,7 @@ class StepContext:
 def make_context(
     cu_q_lens: Array,
     kv_lens: Array,
-    block_tables: Sequence[Array],
+    block_tables: Sequence[Array] | Array,
     *,
     config: ModelConfig,
     num_tokens: int,
@@ -46,8 +46,8 @@ def make_context(
     """The context of a step, computed on the device.
 
     cu_q_lens i32[S+1]: row i owns the tokens cu_q_lens[i]..cu_q_lens[i+1]. kv_lens i32[S]: tokens in the cache after
-    this step. block_tables: i32[S, W] (or [groups, S, W]) for every KV group. num_tokens: T, padding included. tuning:
-    the user's table.
+    this step. block_tables: i32[S, W] (or [groups, S, W]) for every KV group; entries wholly behind a group's window
+    are not followed. num_tokens: T, padding included. tuning: the user's table.
     """
     q_lens = cu_q_lens[1:] - cu_q_lens[:-1]  # [S]
     token = jnp.arange(num_tokens, dtype=jnp.int32)

@@ -68,12 +68,13 @@ class Decoder(nnx.Module):
         config = self.config
         tables = {rope: rope_table(rope, context.positions) for rope in config.ropes()}
         works = dict(zip(config.attention_kinds(), context.works, strict=True))
+        kinds, places = config.layer_kinds(), config.kv_places()
         x = self.embed(token_ids, context.positions)
         pools = list(pool)
         for i, layer in enumerate(self.layers):
-            kind, rope = config.attention_kind(i), config.layers[i].rope
+            kind, place, rope = kinds[i], places[i], config.layers[i].rope
             table, slots = None if rope is None else tables[rope], context.slots[kind.group]
-            x, pools[i] = layer(x, table, pools[i], context, slots=slots, work=works[kind])
+            x, pools[place] = layer(x, table, pools[place], context, slots=slots, work=works[kind])
         return x, tuple(pools)
 
     def embed(self, token_ids: Array, positions: Array) -> Array:

@@ -1,4 +1,8 @@
-"""The KV pool: one `LayerPool` per layer, in the layout that the attention backend declares."""
+"""The KV pool: as many `LayerPool`s as the deepest KV group has layers, as the attention backend lays them out.
+
+A block id is a place in all of them. It belongs to one group at a time, whose k-th layer keeps its tokens in the k-th
+array, so memory goes to whichever group needs it, and layers that are all alike have an array each.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from pallas_kernels.pool_spec import PoolSpec, pool_spec
 from pallas_kernels.target import current_target
 
 KVPool = tuple[LayerPool, ...]
-"""The pool of every layer. Donated through every step; nobody but the ops looks inside."""
+"""The pool's arrays. Donated through every step; nobody but the ops looks inside."""
 
 
 def pool_specs(
     config: ModelConfig, backend: Backend, *, num_blocks: int, block_size: int, dtype: str
 ) -> tuple[PoolSpec, ...]:
-    """The pool of every layer on JAX's default device. dtype: see `PoolSpec`."""
+    """The pool's arrays on JAX's default device. dtype: see `PoolSpec`."""
     spec = pool_spec(
         backend,
         num_blocks=num_blocks,
@@ -25,7 +29,7 @@ def pool_specs(
         dtype=dtype,
         platform=current_target().platform,
     )
-    return (spec,) * len(config.layers)
+    return (spec,) * config.kv_arrays()
 
 
 def make_pool(config: ModelConfig, backend: Backend, *, num_blocks: int, block_size: int, dtype: str) -> KVPool:
@@ -35,6 +39,6 @@ def make_pool(config: ModelConfig, backend: Backend, *, num_blocks: int, block_s
 
 
 def bytes_per_block(config: ModelConfig, backend: Backend, *, block_size: int, dtype: str) -> int:
-    """Bytes that one block takes in all layers together."""
+    """Bytes that one block takes: its tokens' keys and values in all layers of a group."""
     specs = pool_specs(config, backend, num_blocks=1, block_size=block_size, dtype=dtype)
     return sum(spec.bytes_per_block for spec in specs)

@@ -110,7 +110,7 @@ def test_nothing_compiles_after_warm_up(engine: LLMEngine) -> None:
 def test_nothing_compiles_in_many_steps(engine: LLMEngine) -> None:
     """Steps one by one and overlapped, with room for all requests and with so little that some are preempted."""
     config, scheduler, counts = engine.config, engine.scheduler, Counts()
-    windows = [group.window for group in engine.model_config.kv_groups()]
+    windows = engine.model_config.kv_windows()
     rng = random.Random(6)
     began = time.monotonic()
     for overlapped in (True, False):

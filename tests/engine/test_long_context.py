@@ -13,11 +13,14 @@ from families.folder import make_folder
 from step_recorder import record
 
 from jaxpaged.config import EngineConfig
+from jaxpaged.demand import spanned
 from jaxpaged.engine import LLMEngine
+from jaxpaged.request import SamplingParams
 from jaxpaged.tiny import TINY_MODEL
 
 WINDOW = 4096
 LENGTH = 20_000
+STEP, BLOCK = 512, 64
 OUTPUT = 16
 RELATIVE = 1e-4
 
@@ -45,7 +48,7 @@ CASES = {
 }
 
 
-def engine_of(folder: Path, *, longest: int) -> LLMEngine:
+def engine_of(folder: Path, *, longest: int, blocks: int | None = None) -> LLMEngine:
     return LLMEngine(
         EngineConfig(
             model=str(folder),
@@ -53,8 +56,9 @@ def engine_of(folder: Path, *, longest: int) -> LLMEngine:
             dtype="float32",
             max_model_len=longest,
             max_num_seqs=8,
-            max_num_batched_tokens=512,
-            num_gpu_blocks_override=longest // 64 + 2,
+            max_num_batched_tokens=STEP,
+            num_gpu_blocks_override=blocks or longest // BLOCK + 2,
+            block_size=BLOCK,
             attention_backend="xla",
             compile_cache="off",
             warmup=False,
@@ -70,8 +74,13 @@ def greedy_logits(engine: LLMEngine, prompt: list[int], count: int) -> np.ndarra
 
 @pytest.mark.timeout(600)  # 20 s each on two idle cores
 @pytest.mark.parametrize(
-    "name", ["mistral", "mixtral", pytest.param("mixtral_window", marks=pytest.mark.slow)]
-)  # each part of the last is in one of the others
+    "name",
+    [
+        pytest.param("mistral", marks=pytest.mark.long),
+        "mixtral",
+        pytest.param("mixtral_window", marks=pytest.mark.slow),
+    ],
+)  # each part of the last is in one of the others, and the first one's tokens are in the next test
 def test_20_000_tokens_as_transformers(name: str, tmp_path: Path) -> None:
     import torch
 
@@ -87,6 +96,52 @@ def test_20_000_tokens_as_transformers(name: str, tmp_path: Path) -> None:
     print(f"{name}: relative error {error:.2e}")
     assert error < RELATIVE
     assert np.argmax(theirs, axis=1).tolist() == tokens
+
+
+@pytest.mark.timeout(600)  # 20 s each on two idle cores
+@pytest.mark.parametrize(
+    ("name", "length"), [("mistral", LENGTH), pytest.param("mixtral_window", 12_000, marks=pytest.mark.long)]
+)
+def test_the_window_bounds_the_blocks_that_a_context_holds(name: str, length: int, tmp_path: Path) -> None:
+    """The whole engine, in a pool that a context without its window would outgrow four times: the greedy tokens of
+    transformers, never more blocks than I-WINDOW allows, and those behind the window found again by the next request.
+    """
+    import torch
+
+    oracle = make_folder(tmp_path, CASES[name])
+    oracle.set_attn_implementation("sdpa")
+    prompt = np.random.default_rng(6).integers(0, 211, length).tolist()
+    while_prompting, answering = spanned(WINDOW - 1 + STEP, BLOCK), spanned(WINDOW, BLOCK)
+    assert (while_prompting, answering) == (73, 65)  # ceil((4096 - 1 + c) / 64) + 1 and ceil(4096 / 64) + 1
+    engine = engine_of(tmp_path, longest=length + 64, blocks=1 + while_prompting)
+    engine.submit(prompt, SamplingParams(temperature=0.0, max_tokens=OUTPUT, ignore_eos=True))
+    (request,) = engine.scheduler._requests.values()
+    peak, tokens = 0, ()
+    while engine.has_unfinished:
+        for output in engine.step():
+            tokens = output.outputs[0].token_ids
+        held = engine.scheduler._cache.pool.num_referenced
+        peak = max(peak, held)
+        engine.scheduler.check()
+        # the first steps of the answer still hold the last chunk's: one more block is needed after 64 tokens at most
+        assert held <= while_prompting
+        if request.block_ids and request.num_committed > length:
+            assert held <= answering
+    unbounded = -(-(length + OUTPUT - 1) // BLOCK)
+    print(f"{name}: {length:,} tokens held {peak} blocks of {BLOCK} at most; {unbounded} without the window's bound")
+    assert engine.metrics.preemptions == 0
+    with torch.inference_mode():
+        ids = torch.tensor([[*prompt, *tokens[:-1]]])
+        theirs = oracle(input_ids=ids, logits_to_keep=OUTPUT).logits[0].numpy()
+    assert np.argmax(theirs, axis=1).tolist() == list(tokens)
+    # the same prompt again: what the window holds of it is cached, and nothing else is needed
+    again = engine.submit(prompt, SamplingParams(temperature=0.0, max_tokens=OUTPUT, ignore_eos=True))
+    cached, other = 0, ()
+    while engine.has_unfinished:
+        for output in engine.step():
+            assert output.request_id == again
+            other, cached = output.outputs[0].token_ids, output.num_cached_tokens
+    assert (other, cached) == (tokens, (length - 1) // BLOCK * BLOCK)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -17,7 +17,7 @@ from jaxpaged.config import CHUNK_ALIGN, EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, RequestOutput, SamplingParams
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 from jaxpaged.weights.load import load_model
 from pallas_kernels.backend import Backend
 from pallas_kernels.native.library import packs_f32_weights
@@ -72,7 +72,7 @@ def schedule(engine: LLMEngine, *, rows: int = 8, tokens: int = 128, blocks: int
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=256, chunk_align=CHUNK_ALIGN, prefix_caching=prefix
     )
-    engine.scheduler = Scheduler(config, [KVGroupSpec(block_size=BLOCK, num_blocks=blocks)], engine.buckets)
+    engine.scheduler = Scheduler(config, KVPoolSpec(block_size=BLOCK, num_blocks=blocks), engine.buckets)
 
 
 def run(engine: LLMEngine, jobs: Sequence[tuple[Sequence[int], SamplingParams]]) -> list[RequestOutput]:

@@ -21,7 +21,7 @@ from jaxpaged.config import CHUNK_ALIGN, EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 from jaxpaged.tiny.corpus import read_corpus
 
 VARIANTS = [
@@ -85,7 +85,7 @@ def new_scheduler(engine: LLMEngine, *, rows: int, tokens: int, blocks: int, pre
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=256, chunk_align=CHUNK_ALIGN, prefix_caching=prefix
     )
-    engine.scheduler = Scheduler(config, [KVGroupSpec(block_size=BLOCK, num_blocks=blocks)], engine.buckets)
+    engine.scheduler = Scheduler(config, KVPoolSpec(block_size=BLOCK, num_blocks=blocks), engine.buckets)
 
 
 def run(engine: LLMEngine, jobs: list[tuple[tuple[int, ...], SamplingParams]]) -> list[tuple[int, ...]]:

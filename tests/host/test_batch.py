@@ -45,7 +45,7 @@ def request(
         seat=seat,
         stop_ids=frozenset([6, *params.stop_ids]),
     )
-    made.block_ids = [array("i", table) for table in tables]
+    made.block_ids, made.table_starts = [array("i", table) for table in tables], [0] * len(tables)
     return made
 
 
@@ -139,11 +139,17 @@ def test_what_a_seat_keeps_follows_its_requests() -> None:
     kept.pack(plan((first, 0, 1)), LAYOUT)
     first.block_ids[0].append(6)
     first.block_ids[1].append(8)
+    first.table_edits += 1
     fields = fields_of(kept.pack(plan((first, 1, 1)), LAYOUT))
     assert [table[0].tolist() for table in fields.block_tables] == [[4, 6, 0], [9, 8, 0]]
     assert fields.top_k.tolist() == [7, 0, 0, 0]
+    # the first block of the second group falls behind a window
+    first.block_ids[1][0], first.table_starts[1] = 0, 1
+    first.table_edits += 1
+    fields = fields_of(kept.pack(plan((first, 2, 1)), LAYOUT))
+    assert [table[0].tolist() for table in fields.block_tables] == [[4, 6, 0], [0, 8, 0]]
     # preempted and admitted again at the same seat, with other blocks
-    first.block_ids = [array("i", [5]), array("i", [3])]
+    first.block_ids, first.table_starts = [array("i", [5]), array("i", [3])], [0, 0]
     fields = fields_of(kept.pack(plan((first, 0, 1)), LAYOUT))
     assert [table[0].tolist() for table in fields.block_tables] == [[5, 0, 0], [3, 0, 0]]
     second = request("b", [1, 2], 1, [[1], [1]], seat=2, top_p=0.5)

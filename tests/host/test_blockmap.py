@@ -7,7 +7,7 @@ from collections import Counter
 from host_model import make_request
 
 from jaxpaged.blockmap import BlockClass, BlockMap
-from jaxpaged.kvcache import KVCache, KVGroupSpec
+from jaxpaged.kvcache import KVCache, KVPoolSpec
 from jaxpaged.request import Request
 
 FREE, CACHED, LIVE, SHARED, TAIL, NULL = BlockClass
@@ -29,7 +29,7 @@ def classes(found: BlockMap) -> list[int]:
 
 
 def test_a_map_of_each_class() -> None:
-    cache = KVCache([KVGroupSpec(block_size=4, num_blocks=8)], prefix_caching=True)
+    cache = KVCache(KVPoolSpec(block_size=4, num_blocks=8), chunk=16, prefix_caching=True)
     first = admitted(cache, "first", [1, 2, 3, 4, 5, 6, 0, 1, 2, 3], computed=10)  # blocks 1, 2 and half of 3
     second = admitted(cache, "second", [1, 2, 3, 4, 6, 6], computed=5)  # shares block 1, begins 4
     found = BlockMap.of(cache, [first, second])
@@ -44,7 +44,7 @@ def test_a_map_of_each_class() -> None:
 
 def test_the_map_agrees_with_the_ledger() -> None:
     size = 4
-    cache = KVCache([KVGroupSpec(block_size=size, num_blocks=32)], prefix_caching=True)
+    cache = KVCache(KVPoolSpec(block_size=size, num_blocks=32), chunk=16, prefix_caching=True)
     running = [admitted(cache, f"r{i}", [1, 2, 3, 4, 5, 6, 0, 1, i, i, i], computed=9 + i % 3) for i in range(5)]
     cache.release(running.pop(1))
     ledger, count = cache.ledger(running, max_model_len=64), Counter(classes(BlockMap.of(cache, running)))

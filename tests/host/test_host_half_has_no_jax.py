@@ -9,7 +9,17 @@ import pytest
 
 MODULES = (
     *("blocks", "blockmap", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors"),
-    *("assembly", "progress", "events", "scored_tokens", "residency", "roofline"),
+    *(
+        "assembly",
+        "progress",
+        "events",
+        "scored_tokens",
+        "residency",
+        "roofline",
+        "demand",
+        "ledger",
+        "models.grouping",
+    ),
 )
 
 

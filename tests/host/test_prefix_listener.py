@@ -10,7 +10,7 @@ from host_model import ShadowModel, make_request
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.prefix import block_key, root_key
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 BLOCK = 4
 LONGEST = 30
@@ -40,14 +40,11 @@ class Mirror:
 
 def make(mirror: Mirror | None, groups: int = 1, blocks: int = 7) -> tuple[Scheduler, ShadowModel]:
     config = SchedulerConfig(max_rows=2, max_step_tokens=16, max_model_len=LONGEST, chunk_align=4, kv_dtype="bf16")
-    specs = [
-        KVGroupSpec(block_size=BLOCK, num_blocks=blocks + group, window=window)
-        for group, window in enumerate((None, 5)[:groups])
-    ]
+    windows = (None, 5)[:groups]
+    pool = KVPoolSpec(block_size=BLOCK, num_blocks=1 + (blocks - 1) * groups, windows=windows)
     buckets = BucketTable.build(max_rows=2, max_step_tokens=16, min_rows=2, min_step_tokens=8)
-    scheduler = Scheduler(config, specs, buckets, listener=mirror)
-    sizes = [spec.num_blocks for spec in specs]
-    return scheduler, ShadowModel(scheduler, block_size=BLOCK, num_blocks=sizes, max_model_len=LONGEST)
+    scheduler = Scheduler(config, pool, buckets, listener=mirror)
+    return scheduler, ShadowModel(scheduler, max_model_len=LONGEST)
 
 
 def run(scheduler: Scheduler, model: ShadowModel) -> None:

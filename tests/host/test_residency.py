@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxpaged.blocks import BlockPool
 from jaxpaged.buckets import BucketTable
 from jaxpaged.residency import BOUNDS_S, BlockResidency, ResidencyCounts, Spans
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 BLOCK = 4
 LONGEST = 30
@@ -25,18 +25,17 @@ Act = Callable[..., Any]
 class Event(NamedTuple):
     kind: str  # "allocated", "touched", "evicted" or "cleared"
     at: float
-    group: int = -1
     block: int = -1
 
 
 class Recording:
-    """Every event of every block, seen at the pools' own doors."""
+    """Every event of every block, seen at the pool's own doors."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.events: list[Event] = []
 
-    def watch(self, group: int, pool: BlockPool) -> None:
+    def watch(self, pool: BlockPool) -> None:
         allocate, share, evict = pool.allocate, pool.share, pool._on_evict
         assert evict is not None
 
@@ -44,7 +43,7 @@ class Recording:
             def seen(argument: int) -> Any:
                 found = act(argument)
                 for block in found if kind == "allocated" else [argument]:
-                    self.events.append(Event(kind, self.now, group, block))
+                    self.events.append(Event(kind, self.now, block))
                 return found
 
             return seen
@@ -69,7 +68,7 @@ class Recording:
         for event in later:
             if event.kind == "cleared":
                 break
-            if (event.group, event.block) != (born.group, born.block):
+            if event.block != born.block:
                 continue
             if event.kind == "touched":
                 touches.append(event.at)
@@ -93,14 +92,11 @@ def make(
     config = SchedulerConfig(
         max_rows=2, max_step_tokens=16, max_model_len=LONGEST, chunk_align=4, prefix_caching=prefix_caching
     )
-    specs = [
-        KVGroupSpec(block_size=BLOCK, num_blocks=blocks + group, window=window)
-        for group, window in enumerate((None, 5)[:groups])
-    ]
+    windows = (None, 5)[:groups]
+    pool = KVPoolSpec(block_size=BLOCK, num_blocks=1 + (blocks - 1) * groups, windows=windows)
     buckets = BucketTable.build(max_rows=2, max_step_tokens=16, min_rows=2, min_step_tokens=8)
-    scheduler = Scheduler(config, specs, buckets, residency=residency)
-    sizes = [spec.num_blocks for spec in specs]
-    return scheduler, ShadowModel(scheduler, block_size=BLOCK, num_blocks=sizes, max_model_len=LONGEST)
+    scheduler = Scheduler(config, pool, buckets, residency=residency)
+    return scheduler, ShadowModel(scheduler, max_model_len=LONGEST)
 
 
 def step(scheduler: Scheduler, model: ShadowModel) -> None:
@@ -143,8 +139,7 @@ def test_the_figures_are_those_of_a_recording(seed: int, groups: int, skips: lis
     recording, skip = Recording(), cycle(skips)
     residency = BlockResidency(lambda: next(skip), clock=lambda: recording.now)
     scheduler, model = make(residency, groups=groups)
-    for group, pool in enumerate(scheduler._cache.pools):
-        recording.watch(group, pool)
+    recording.watch(scheduler._cache.pool)
     shuffle(recording, scheduler, model, random.Random(seed), rounds=150)
     assert residency.counts == recording.counts(cycle(skips))
 
@@ -153,8 +148,7 @@ def test_a_schedule_of_that_test_meets_everything() -> None:
     recording = Recording()
     residency = BlockResidency.every(1, clock=lambda: recording.now)
     scheduler, model = make(residency, groups=2)
-    for group, pool in enumerate(scheduler._cache.pools):
-        recording.watch(group, pool)
+    recording.watch(scheduler._cache.pool)
     shuffle(recording, scheduler, model, random.Random(0), rounds=1500)
     counts = residency.counts
     assert counts == recording.counts(cycle([0]))
@@ -218,7 +212,7 @@ def test_a_share_of_the_allocations_is_sampled_however_they_come(share: float) -
 
         residency, total = BlockResidency.every(share, seed=7, clock=clock), 19_200
         for first in range(0, total, size):
-            residency.allocated(0, range(first, first + size))
-        sampled = len(residency._samples[0])
+            residency.allocated(range(first, first + size))
+        sampled = len(residency._samples)
         assert abs(sampled - share * total) <= 5 * (share * (1 - share) * total) ** 0.5
         assert asked[0] <= sampled  # nobody asks for the time where nothing is sampled

@@ -12,15 +12,16 @@ from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError, RequestError
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import FinishReason, Logprob, Request, RequestState, SamplingParams, TokenEvent
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 BUCKETS = BucketTable.build(max_rows=4, max_step_tokens=16, min_rows=2, min_step_tokens=8)
 
 
-def make(*, blocks: int = 20, groups: int = 1, **options: object) -> Scheduler:
+def make(*, blocks: int = 20, windows: tuple[int | None, ...] = (None,), **options: object) -> Scheduler:
     limits: dict[str, object] = {"max_rows": 4, "max_step_tokens": 16, "max_model_len": 40, "chunk_align": 4}
     config = SchedulerConfig(**(limits | options))  # pyright: ignore[reportArgumentType]
-    return Scheduler(config, [KVGroupSpec(block_size=4, num_blocks=blocks)] * groups, BUCKETS, clock=lambda: 7.0)
+    pool = KVPoolSpec(block_size=4, num_blocks=1 + (blocks - 1) * len(windows), windows=windows)
+    return Scheduler(config, pool, BUCKETS, clock=lambda: 7.0)
 
 
 def rows(plan: StepPlan | None) -> list[tuple[str, int, int, bool]]:
@@ -350,21 +351,30 @@ def test_limits_that_cannot_be(options: dict[str, int], told: str) -> None:
         make(**options)  # pyright: ignore[reportArgumentType]
 
 
-def test_groups_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="num_blocks is 1"):
-        KVGroupSpec(block_size=4, num_blocks=1)
-    config = SchedulerConfig(max_rows=4, max_step_tokens=16, max_model_len=40)
-    groups = [KVGroupSpec(block_size=size, num_blocks=9) for size in (4, 8)]
-    with pytest.raises(ConfigError, match=re.escape("is [4, 8]: there must be one")):
-        Scheduler(config, groups, BUCKETS)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_blocks": 1}, "num_blocks is 1: it must be at least 2"),
+        ({"num_blocks": 3, "windows": (None, 5, 7)}, "num_blocks is 3: it must be at least 4"),
+        ({"block_size": 0}, "block_size is 0"),
+        ({"windows": (None, 0)}, "window is 0"),
+    ],
+)
+def test_pools_that_cannot_be(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        KVPoolSpec(**{"block_size": 4, "num_blocks": 9, **options})
 
 
 def test_a_hit_counts_only_where_all_groups_hit() -> None:
-    scheduler = make(groups=2)
+    scheduler = make(windows=(None, None))
     scheduler.submit(make_request("a", range(12), max_tokens=1))
     step(scheduler)
-    pool, index = scheduler._cache.pools[1], scheduler._cache.indexes[1]
-    pool.unseal_all()
+    pool, index = scheduler._cache.pool, scheduler._cache.indexes[1]
+    lost = index._entries.keys() & set(pool.cached)
+    for block in lost:
+        del pool._cached[block]
+        pool._free.append(block)
+        pool._give_up(block)
     assert len(index) == 0
     request = make_request("b", range(12), max_tokens=1)
     scheduler.submit(request)

@@ -8,14 +8,14 @@ from host_model import make_request
 from jaxpaged.buckets import BucketTable
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import PENDING, FinishReason, RequestState, TokenEvent
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 BUCKETS = BucketTable.build(max_rows=2, max_step_tokens=16, min_rows=2, min_step_tokens=8)
 
 
 def make(*, blocks: int = 20) -> Scheduler:
     config = SchedulerConfig(max_rows=2, max_step_tokens=16, max_model_len=40, chunk_align=4)
-    return Scheduler(config, [KVGroupSpec(block_size=4, num_blocks=blocks)], BUCKETS)
+    return Scheduler(config, KVPoolSpec(block_size=4, num_blocks=blocks), BUCKETS)
 
 
 def launch(scheduler: Scheduler) -> StepPlan:

@@ -9,7 +9,7 @@ from host_model import VOCAB, ShadowModel, make_request, run_alone
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.request import Request
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 REQUESTS = 400
 LONGEST = 40
@@ -17,7 +17,8 @@ LONGEST = 40
 
 @pytest.mark.parametrize("prefix_caching", [False, True])
 @pytest.mark.parametrize("max_preemptions", [1, 4])
-def test_every_request_ends(prefix_caching: bool, max_preemptions: int) -> None:
+@pytest.mark.parametrize("windows", [(None,), (None, 6), (9,)])
+def test_every_request_ends(prefix_caching: bool, max_preemptions: int, windows: tuple[int | None, ...]) -> None:
     rng = random.Random(3)
     config = SchedulerConfig(
         max_rows=6,
@@ -28,8 +29,8 @@ def test_every_request_ends(prefix_caching: bool, max_preemptions: int) -> None:
         max_preemptions=max_preemptions,
     )
     buckets = BucketTable.build(max_rows=6, max_step_tokens=16, min_rows=2, min_step_tokens=8)
-    scheduler = Scheduler(config, [KVGroupSpec(block_size=4, num_blocks=13)], buckets)
-    model = ShadowModel(scheduler, block_size=4, num_blocks=[13], max_model_len=LONGEST)
+    scheduler = Scheduler(config, KVPoolSpec(block_size=4, num_blocks=1 + 12 * len(windows), windows=windows), buckets)
+    model = ShadowModel(scheduler, max_model_len=LONGEST)
     requests: dict[str, Request] = {}
     ended: set[str] = set()
     steps = tokens = 0

@@ -12,7 +12,7 @@ from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import ParameterError
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import Request, RequestState, SamplingParams
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 from jaxpaged.scored_tokens import ScoredTokens
 
 BLOCK = 4
@@ -21,11 +21,11 @@ BLOCK = 4
 def make(*, blocks: int = 40, tokens: int = 8, align: int = 4) -> Scheduler:
     config = SchedulerConfig(max_rows=4, max_step_tokens=tokens, max_model_len=64, chunk_align=align)
     buckets = BucketTable.build(max_rows=4, max_step_tokens=tokens, min_rows=2, min_step_tokens=8)
-    return Scheduler(config, [KVGroupSpec(block_size=BLOCK, num_blocks=blocks)], buckets)
+    return Scheduler(config, KVPoolSpec(block_size=BLOCK, num_blocks=blocks), buckets)
 
 
 def model_of(scheduler: Scheduler, blocks: int = 40) -> ShadowModel:
-    return ShadowModel(scheduler, block_size=BLOCK, num_blocks=[blocks], max_model_len=64)
+    return ShadowModel(scheduler, max_model_len=64)
 
 
 def told(scored: ScoredTokens | None) -> list[list[int]]:

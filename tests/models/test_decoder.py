@@ -43,7 +43,7 @@ def context_of(
     return make_context(
         jnp.asarray(np.cumsum([0, *q_lens]), jnp.int32),
         jnp.asarray(kv_lens, jnp.int32),
-        (jnp.asarray(tables, jnp.int32),),
+        (jnp.asarray(tables, jnp.int32),) * len(read_config(config).kv_groups()),
         config=read_config(config),
         num_tokens=tokens,
         block_size=4,
@@ -147,13 +147,13 @@ def lower(model: LoadedModel, pool: KVPool, *, tokens: int, rows: int, width: in
         leaves: tuple[jax.Array, ...], pool: KVPool, ids: jax.Array, cu: jax.Array, lens: jax.Array, tables: jax.Array
     ) -> tuple[jax.Array, KVPool]:
         context = make_context(
-            cu, lens, (tables,), config=model.config, num_tokens=tokens, block_size=block_size, backend=Backend.XLA
+            cu, lens, tables, config=model.config, num_tokens=tokens, block_size=block_size, backend=Backend.XLA
         )
         decoder = unflatten(model.graphdef, leaves)
         hidden, pool = decoder(ids, context, pool)
         return decoder.logits(hidden[:rows]), pool
 
-    shapes = ((tokens,), (rows + 1,), (rows,), (rows, width))
+    shapes = ((tokens,), (rows + 1,), (rows,), (len(model.config.kv_groups()), rows, width))
     inputs = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes]
     return jax.jit(step, donate_argnums=1).lower(model.leaves, pool, *inputs).compile()
 
@@ -170,6 +170,20 @@ def test_a_step_copies_neither_the_tables_nor_the_pool(dtype: str, tied: bool) -
     logits = 8 * 40_000 * 4
     assert memory.alias_size_in_bytes >= pool_bytes
     assert memory.temp_size_in_bytes < 2 * logits + 2**20  # a table is 10 MB in bfloat16, a pool 32 MB and more
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_of_two_groups_write_to_one_array_without_a_copy(dtype: str) -> None:
+    windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+    model = random_model(BIASED | windows | {"num_hidden_layers": 4, "hidden_size": 128}, dtype=dtype)
+    assert (len(model.config.kv_groups()), model.config.kv_arrays()) == (2, 2)
+    pool = make_pool(model.config, Backend.XLA, num_blocks=2000, block_size=64, dtype=dtype)
+    pool_bytes = sum(layer.nbytes for layer in pool)
+    assert pool_bytes == 2000 * bytes_per_block(model.config, Backend.XLA, block_size=64, dtype=dtype)
+    for tokens in (8, 64):
+        memory = lower(model, pool, tokens=tokens, rows=8, width=4, block_size=64).memory_analysis()
+        assert memory.alias_size_in_bytes >= pool_bytes
+        assert memory.temp_size_in_bytes < 2**22  # an array of the pool is 16 MiB in bfloat16
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

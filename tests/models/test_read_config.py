@@ -140,8 +140,13 @@ def test_qwen2_windows_start_at_max_window_layers() -> None:
     assert [layer.window for layer in model.layers] == [None] * 26 + [4096] * 2
     types = ["full_attention"] * 26 + ["sliding_attention"] * 2
     assert read_config(asked | {"layer_types": types}) == model
-    assert model.attention_kinds() == (AttentionKind(group=0, window=None), AttentionKind(group=0, window=4096))
-    assert model.kv_groups() == (KVGroup(layers=tuple(range(28)), window=None),)
+    assert model.kv_groups() == (
+        KVGroup(layers=tuple(range(13)), window=None),
+        KVGroup(layers=tuple(range(13, 26)), window=None),
+        KVGroup(layers=(26, 27), window=4096),
+    )
+    kinds = ((0, None), (1, None), (2, 4096))
+    assert model.attention_kinds() == tuple(AttentionKind(group=group, window=window) for group, window in kinds)
 
 
 def test_qwen2_with_yarn_reaches_further() -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.prefix import block_key, root_key
-from jaxpaged.scheduler import KVGroupSpec, Scheduler, SchedulerConfig
+from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 KEYS = [bytes([byte]) * 32 for byte in (1, 0x9F, 3)]
 # what vLLM 0.33.0's own structs (distributed/kv_events.py) encode to for the events below, with
@@ -107,11 +107,11 @@ def test_a_scheduler_writes_the_journal() -> None:
     journal = CacheJournal()
     scheduler = Scheduler(
         SchedulerConfig(max_rows=2, max_step_tokens=16, max_model_len=30, chunk_align=4),
-        [KVGroupSpec(block_size=4, num_blocks=4)],
+        KVPoolSpec(block_size=4, num_blocks=4),
         BucketTable.build(max_rows=2, max_step_tokens=16, min_rows=2, min_step_tokens=8),
         listener=journal,
     )
-    model = ShadowModel(scheduler, block_size=4, num_blocks=[4], max_model_len=30)
+    model = ShadowModel(scheduler, max_model_len=30)
 
     def run(prompt: list[int]) -> list[Stored | Removed | Cleared]:
         scheduler.submit(make_request(f"r{prompt}", prompt, max_tokens=1))

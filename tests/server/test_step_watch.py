@@ -7,7 +7,7 @@ from fake_engine import LEDGER
 from jaxpaged_server.engine_process.beats import StepWatch
 from jaxpaged_server.engine_process.wire import Beat, Frames, StepRecord, frame, front_decoder
 
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.residency import BlockResidency
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 from jaxpaged_server.engine_process.wire import EngineInfo, PoolMap, Runs, StepRecord
 
 MAX_STEPS = 256

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from operator import attrgetter, sub
 from typing import NamedTuple, Protocol
 
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.residency import BlockResidency
 from jaxpaged_server.engine_process.outbox import Outbox

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from jaxpaged.config import EngineConfig
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.request import SamplingParams
 from jaxpaged.residency import ResidencyCounts
@@ -252,7 +252,7 @@ Runs: TypeAlias = list[int | tuple[int, int]]
 
 
 class PoolMap(msgspec.Struct, frozen=True, array_like=True):
-    """The block pool as it is now. One number per block of the first KV group.
+    """The block pool as it is now. One number per block, whichever KV group holds it.
 
     classes: 0 free, 1 cached, 2 live, 3 shared, 4 live with tail slack, 5 null. owners: index into `requests`, -1 for
     none; a shared block shows its first. requests: (id, tokens, computed, blocks).

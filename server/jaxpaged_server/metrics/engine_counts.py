@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from prometheus_client.metrics_core import Metric
 
-from jaxpaged.kvcache import KVLedger
+from jaxpaged.ledger import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged_server.engine_process.wire import STEP_TOKEN_BOUNDS, Beat, EngineInfo
 from jaxpaged_server.metrics.families import Labels, counter, counters, gauge, gauges, histogram, summaries
