@@ -17,6 +17,7 @@ import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from jaxpaged.bounded_json import read_bounded
 from jaxpaged.errors import PromptError, TokenizerError
 
 _DEFAULT = "default"
@@ -34,7 +35,7 @@ def read_chat_templates(folder: Path, declared: object) -> dict[str, str]:
     if (folder / "chat_template.jinja").is_file():
         files[_DEFAULT] = folder / "chat_template.jinja"
     try:
-        from_files = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+        from_files = {name: read_bounded(path).decode() for name, path in files.items()}
     except (OSError, ValueError) as error:
         raise TokenizerError(
             name="chat template", value=str(folder), limit=f"a file of it cannot be read: {error}"

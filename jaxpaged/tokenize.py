@@ -22,6 +22,7 @@ from jaxpaged.errors import JaxPagedError, PromptError, TokenizerError
 from jaxpaged.generation_config import read_generation_config
 from jaxpaged.panics import is_failure
 from jaxpaged.token_span import longest_token
+from jaxpaged.tokenizer_file import read_tokenizer, unreadable
 
 _LONG = 1024
 """Characters, or token ids, from which on the library's form for batches is used: that one lets other threads run."""
@@ -81,12 +82,7 @@ class Tokenizer:
                 limit="there is no such file",
                 fix="Save the tokenizer in its fast form (tokenizer.json), or name another folder with `tokenizer`",
             )
-        try:
-            backend = tokenizers.Tokenizer.from_buffer(read_bounded(file))
-        except BaseException as error:  # tokenizers raises bare Exception, or panics, for whatever it cannot read
-            if not is_failure(error):
-                raise
-            raise _unreadable(file, error) from error
+        backend = read_tokenizer(file)
         config = _read_json(folder / "tokenizer_config.json")
         templates, special = read_templates(folder)
         _add_declared(backend, config.get("added_tokens_decoder"), folder)
@@ -99,7 +95,7 @@ class Tokenizer:
         except BaseException as error:
             if isinstance(error, JaxPagedError) or not is_failure(error):
                 raise
-            raise _unreadable(file, error) from error
+            raise unreadable(file, error) from error
 
     @property
     def has_chat_template(self) -> bool:
@@ -180,10 +176,6 @@ class Tokenizer:
                 return text.encode()
         byte = _BYTE_TOKEN.fullmatch(text) if self._spells_bytes else None
         return bytes.fromhex(byte[1]) if byte else None
-
-
-def _unreadable(file: Path, error: BaseException) -> TokenizerError:
-    return TokenizerError(name="tokenizer", value=str(file), limit=f"it cannot be read: {str(error)[:_SHOWN]}")
 
 
 def read_templates(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -298,11 +290,14 @@ def _add_declared(backend: tokenizers.Tokenizer, declared: Any, folder: Path) ->
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         limit = f'each entry must map an id to {{"content": text, "special": true or false}}: {error}'[:_SHOWN]
         raise TokenizerError(name=f"added_tokens_decoder of {file}", value=declared, limit=limit) from error
+    size, new = backend.get_vocab_size(), dict[str, bool]()
     for i, text, special in added:
-        if backend.token_to_id(text) is None and backend.id_to_token(i) is None and i == backend.get_vocab_size():
-            backend.add_tokens([AddedToken(text, special=special, normalized=False)])
-        if special:
-            _mark_special(backend, [text])
+        is_known = text in new or backend.token_to_id(text) is not None or backend.id_to_token(i) is not None
+        if text and not is_known and i == size + len(new):
+            new[text] = special
+    # at once: after every call the library looks at all of them again
+    backend.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in new.items()])
+    _mark_special(backend, dict.fromkeys(text for _, text, special in added if special))
 
 
 def _special_tokens(config: Mapping[str, Any], folder: Path) -> dict[str, str]:

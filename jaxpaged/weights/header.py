@@ -34,6 +34,7 @@ BITS: Mapping[str, int] = MappingProxyType(
 _LENGTH_BYTES = 8
 _MOST_DIMENSIONS = 64
 _MOST_SIZE = 2**63 - 1
+_MOST_PROBLEMS = 1000
 _SHOWN = 200
 """Characters of a name that a problem shows."""
 
@@ -73,6 +74,10 @@ def read_header(descriptor: int, file: str) -> tuple[dict[str, StoredTensor], li
     spans: list[tuple[int, int, str]] = []
     are_all_known = True
     for name, entry in entries.items():
+        if len(problems) >= _MOST_PROBLEMS:
+            problems.append("what else it declares was not looked at")
+            are_all_known = False
+            break
         if name == "__metadata__":
             if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
                 problems.append("__metadata__ must be an object of strings")
@@ -102,6 +107,9 @@ def _parse(header: bytes, problems: list[str]) -> dict[str, Any]:
 
     def noting_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
+        for text in (*found, *found.values()):
+            if isinstance(text, str):
+                text.encode()  # ValueError for half a surrogate
         if len(found) < len(pairs):
             counts = Counter(name for name, _ in pairs)
             problems.extend(f"its header says {shown(name)} more than once" for name in found if counts[name] > 1)
@@ -117,8 +125,8 @@ def _parse(header: bytes, problems: list[str]) -> dict[str, Any]:
 
 def _checked(entry: object) -> tuple[tuple[int, ...], str, tuple[int, int]]:
     """Shape, type and span of one tensor as the header declares it. Raises Unreadable."""
-    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
-        raise Unreadable("it must have dtype, shape and data_offsets")
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise Unreadable("it must have dtype, shape and data_offsets, and nothing else")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         raise Unreadable(f"unknown type {short(dtype)}")

@@ -27,6 +27,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
 _DOWNLOAD = "Download the model again"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _OTHERS = (".gguf", ".h5", ".msgpack", ".npz", ".onnx")
+_MOST_FILES = 512
+"""Shards of a model, all open at once; processes may have 1,024 files open by default."""
 _MOST_READ = 2**30
 """Bytes asked for at once; Linux gives at most 2 GiB."""
 
@@ -45,8 +47,12 @@ class Checkpoint:
         self._unreadable: set[str] = set()
         self._stack = ExitStack()
         self._index = _index_of(folder)
+        files = sorted(set(self._index.values())) if self._index is not None else [SINGLE]
+        if len(files) > _MOST_FILES:
+            limit = f"it names {len(files)} files, and at most {_MOST_FILES} are opened"
+            raise ModelError(name=INDEX, value=files, limit=limit, fix=_DOWNLOAD)
         try:
-            for file in sorted(set(self._index.values())) if self._index is not None else [SINGLE]:
+            for file in files:
                 self._open(file)
         except BaseException:
             self._stack.close()

@@ -25,10 +25,6 @@ from hypothesis import strategies as st
 MOST_S = 5.0
 MOST_BYTES = 2**30
 Case = Callable[[Path, st.DataObject], object]
-FOLDERS = (
-    {"model.safetensors": "a"},
-    {"model.safetensors.index.json": "a", "model-1.safetensors": "a"},
-)
 
 
 class Headers:
@@ -147,8 +143,14 @@ class TokenizerConfigs:
     def __init__(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text(json.dumps(seeds()[1]))
         added = {"content": "<x>", "special": True, "lstrip": False, "rstrip": False, "normalized": False}
-        template = "{% for m in messages %}<s>{{ m['role'] }}: {{ m.content | trim }}{% if loop.last %}</s>{% endif %}{% endfor %}"
-        more = "{%- set ns = namespace(a=1) -%}{{ bos_token }}{{ messages[0]['content'] | tojson }}{{ raise_exception('x') }}"
+        template = (
+            "{% for m in messages %}<s>{{ m['role'] }}: {{ m.content | trim }}"
+            "{% if loop.last %}</s>{% endif %}{% endfor %}"
+        )
+        more = (
+            "{%- set ns = namespace(a=1) -%}{{ bos_token }}{{ messages[0]['content'] | tojson }}"
+            "{{ raise_exception('x') }}"
+        )
         ids = {"bos_token_id": 1, "eos_token_id": [2, 3]}
         self._seeds: dict[str, Any] = {
             "tokenizer_config.json": {
@@ -191,6 +193,68 @@ class TokenizerConfigs:
             path.unlink() if name not in self._seeds else path.write_text(json.dumps(self._seeds[name]))
 
 
+class Large:
+    """Each kind of file as large as it may be, and larger: once each, not generated."""
+
+    def __init__(self, folder: Path) -> None:
+        from weight_folders import tensors, write_single
+
+        from jaxpaged.weights.safetensors import INDEX, SINGLE
+
+        write_single(folder, tensors())
+        (folder / "tokenizer.json").write_text(json.dumps(seeds()[1]))
+        (folder / "model-1.safetensors").write_bytes((folder / SINGLE).read_bytes())
+        entry = b'"%x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+        added = {str(264 + i): {"content": f"<{i}>", "special": True} for i in range(100_000)}
+        word_level = {f"{i:x}": i for i in range(3 * 2**18 - 9)}
+        self._files: list[tuple[str, bytes]] = [
+            (SINGLE, _headed(b'{"' + b"a" * 99_999_000 + b'":1}')),
+            (SINGLE, _headed(b'{"' + "🙂".encode() * 24_000_000 + b'":1}')),
+            (SINGLE, _headed(b'{"a":[' + b"1," * 45_000_000 + b"1]}")),
+            (SINGLE, _headed(b'{"a":' * 19_000_000)),
+            (SINGLE, _headed(b"{" + b",".join(entry % i for i in range(340_000)) + b"}")),
+            (SINGLE, _headed(b"{" + b",".join(b'"%x":[]' % i for i in range(10**6)) + b"}")),
+            ("config.json", b'{"architectures":"' + b"a" * 2**26 + b'"}'),
+            ("config.json", b'{"architectures":"' + b"a" * (2**26 - 99) + b'"}'),
+            ("config.json", b'{"a":[' + b"{}," * (2**20 - 9) + b"{}]}"),
+            (INDEX, json.dumps({"weight_map": {f"{i:x}": "model-1.safetensors" for i in range(10**6)}}).encode()),
+            (INDEX, json.dumps({"weight_map": {f"{i:x}": f"{i:x}.safetensors" for i in range(10**6)}}).encode()),
+            (INDEX, json.dumps({"weight_map": {f"{i:x}": f"{i:x}.safetensors" for i in range(500)}}).encode()),
+            ("tokenizer_config.json", json.dumps({"added_tokens_decoder": added}).encode()),
+            ("tokenizer.json", b"[" * 2**26),
+            ("tokenizer.json", b" " * (2**26 + 1)),
+            (
+                "tokenizer.json",
+                json.dumps({"model": {"type": "WordLevel", "vocab": word_level, "unk_token": "0"}}).encode(),
+            ),
+            ("chat_template.jinja", b"a" * (2**26 + 1)),
+        ]
+        self.count = len(self._files)
+        self._turn = 0
+
+    def case(self, folder: Path, data: st.DataObject) -> object:
+        from jaxpaged.weights.load import load_model
+        from jaxpaged.weights.safetensors import INDEX, SINGLE
+
+        name, content = self._files[self._turn]
+        self._turn += 1
+        path = folder / name
+        before = path.read_bytes() if path.exists() else None
+        path.write_bytes(content)
+        if name == INDEX:
+            (folder / SINGLE).rename(folder / "aside")
+        try:
+            return load_model(folder, dtype="float32") if name in (SINGLE, INDEX, "config.json") else use(folder)
+        finally:
+            if name == INDEX:
+                (folder / "aside").rename(folder / SINGLE)
+            path.unlink() if before is None else path.write_bytes(before)
+
+
+def _headed(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
 def use(folder: Path) -> Any:
     """Read a folder's tokenizer and do with it what a request does; what it refuses, it refuses by our errors."""
     from jaxpaged.errors import JaxPagedError
@@ -213,7 +277,7 @@ def use(folder: Path) -> Any:
     return tokenizer
 
 
-KINDS = {kind.__name__.lower(): kind for kind in (Headers, Indexes, Configs, Tokenizers, TokenizerConfigs)}
+KINDS = {kind.__name__.lower(): kind for kind in (Headers, Indexes, Configs, Tokenizers, TokenizerConfigs, Large)}
 
 
 def main() -> None:
@@ -248,12 +312,17 @@ def main() -> None:
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         )
-        warm = given(st.data())(run)
-        settings(options, max_examples=20)(warm)()
-        outcomes.clear()
-        cap_memory()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        settings(options)(given(st.data())(run))()
+        if isinstance(reader, Large):
+            cap_memory()
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            for _ in range(reader.count):
+                run(None)
+        else:
+            settings(options, max_examples=20)(given(st.data())(run))()
+            outcomes.clear()
+            cap_memory()
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            settings(options)(given(st.data())(run))()
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     print(json.dumps({"outcomes": outcomes, "longest_s": round(longest, 3), "grown_bytes": grown}))
 

@@ -139,9 +139,17 @@ def test_doubled_names_are_all_named(tmp_path: Path) -> None:
 
 def test_long_and_strange_names_are_shown_short(tmp_path: Path) -> None:
     (problem,) = told(file_of(tmp_path, {"a\n" * 1000: {}}))
-    assert problem == f"{LONG!r}...: it must have dtype, shape and data_offsets"
-    (problem,) = told(file_of(tmp_path, b'{"\\ud800": 1}'))
-    problem.encode()
+    assert problem == f"{LONG!r}...: it must have dtype, shape and data_offsets, and nothing else"
+    for name in ("\\ud800", '__metadata__": {"a": "\\ud800"}, "a'):
+        path = file_of(tmp_path, f'{{"{name}": {json.dumps(F32)}}}'.encode(), 8)
+        (problem,) = told(path)
+        assert problem.startswith("its header is not valid JSON: 'utf-8' codec can't encode")
+        assert is_refused_by_the_library(path)
+
+
+def test_an_entry_has_nothing_that_nobody_reads(tmp_path: Path) -> None:
+    (problem,) = told(file_of(tmp_path, {"a": F32 | {"strides": [1]}}, 8))
+    assert problem == "'a': it must have dtype, shape and data_offsets, and nothing else"
 
 
 def test_metadata_is_an_object_of_strings(tmp_path: Path) -> None:
