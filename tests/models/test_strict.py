@@ -116,3 +116,26 @@ def test_a_file_that_ends_while_it_is_read_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"model\.safetensors': it has become shorter while it was read"):
             checkpoint.read(NORM)
     assert not checkpoint.problems
+
+
+def test_layers_that_nothing_fills_are_not_built(tmp_path: Path) -> None:
+    write_single(tmp_path, tensors(), num_hidden_layers=1000)
+    assert problems(tmp_path) == ["12 tensors cannot be the 1000 layers that the config has"]
+    (tmp_path / SINGLE).write_bytes(b"")
+    (line,) = problems(tmp_path)
+    assert line.startswith(f"damaged file '{SINGLE}': it has 0 bytes")
+
+
+def test_an_index_may_not_name_files_without_end(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    write_index(tmp_path, {str(i): f"{i}.safetensors" for i in range(513)})
+    with pytest.raises(ModelError, match="it names 513 files, and at most 512 are opened"):
+        load_model(tmp_path, dtype="float32")
+
+
+def test_a_config_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    write_single(tmp_path, tensors())
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ModelError, match=r"config\.json.*it is not a file"):
+        load_model(tmp_path, dtype="float32")
