@@ -82,13 +82,13 @@ class LLMEngine:
         self.metrics = EngineMetrics()
         claim_share(asked.memory_share)
         self.device = this_device()
-        model_config = model.config if model else read_model_config(asked.model)
+        model_config = model.config if model else read_model_config(asked.model, context=asked.max_model_len)
         text_from = asked.tokenizer or (None if model else asked.model)
         self.sampling_defaults = sampling_defaults(asked, has_folder=model is None)
         self.sampling_defaults.warn()
         self.default_params = self.sampling_defaults.fill(SamplingParams())
-        generation = asked.generation_folder
-        self.tokenizer = Tokenizer.load(text_from, generation_config=generation) if text_from else NoTokenizer()
+        ends = {"model": None if model else asked.model, "generation_config": asked.generation_folder}
+        self.tokenizer = Tokenizer.load(text_from, **ends) if text_from else NoTokenizer()
         dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
         if model is not None:
             dtype, why = model.dtype, "the given model's"
@@ -96,7 +96,7 @@ class LLMEngine:
         choice = resolve_combination(asked, model_config, self.device, dtype=dtype)  # before minutes of loading
         if model is None:
             form = {"dtype": dtype, "packed": choice.packed, "quantization": choice.quantization}
-            model = load_model(asked.model, **form, progress=progress)
+            model = load_model(asked.model, **form, context=asked.max_model_len, progress=progress)
             self.device = this_device()  # what is free now
         self.weight_bytes = sum(leaf.nbytes for leaf in model.leaves)
         resolved = resolve(asked, model_config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)

@@ -70,16 +70,23 @@ class LLM:
         *,
         use_tqdm: bool = True,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation or several, each a list of {"role": ..., "content": ...}."""
+        """Answer one conversation or several, each a list of {"role": ..., "content": ...}.
+
+        continue_final_message, without add_generation_prompt: the answer goes on with the last message.
+        """
         several = bool(messages) and not isinstance(messages[0], Mapping)
         conversations = cast("Sequence[Sequence[Message]]", messages if several else [messages])
         tokenizer = self.engine.tokenizer
         prompts = [
             tokenizer.encode(
                 tokenizer.apply_chat_template(
-                    list(conversation), add_generation_prompt=add_generation_prompt, **(chat_template_kwargs or {})
+                    list(conversation),
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=continue_final_message,
+                    **(chat_template_kwargs or {}),
                 ),
                 add_special_tokens=False,
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import Enum
 
+from jaxpaged.detokenize import Detokenizer
 from jaxpaged.request import (
     CompletionOutput,
     FinishReason,
@@ -19,7 +20,7 @@ from jaxpaged.request import (
     TokenEvent,
 )
 from jaxpaged.stopping import StopScanner
-from jaxpaged.tokenize import Detokenizer, NoTokenizer, Tokenizer
+from jaxpaged.tokenize import NoTokenizer, Tokenizer
 
 
 class OutputKind(Enum):

@@ -46,7 +46,7 @@ def capacity(options: EngineConfig, device: str) -> Capacity:
             name="--device", value=device, limit=f"it is neither {' nor '.join(HERE)} nor one of "
             f"{', '.join(DEVICE_SHEETS)}", fix="Name one of these",
         )  # fmt: skip
-    model = read_shape(options.model)
+    model = read_shape(options.model, context=options.max_model_len)
     if is_here:
         return _resolved(options, model, _own_device(device, options.memory_share), None, is_here=True)
     sheet = DEVICE_SHEETS[device]
@@ -54,10 +54,10 @@ def capacity(options: EngineConfig, device: str) -> Capacity:
         return _resolved(options, model, _absent_device(sheet, options.memory_share), sheet, is_here=False)
 
 
-def read_shape(model: str) -> ModelConfig:
-    """The model of a named shape, a config.json or a folder. Raises ConfigError or ModelError for what is none."""
+def read_shape(model: str, *, context: int | None = None) -> ModelConfig:
+    """The model of a named shape, a config.json or a folder. context: see `read_config`. Raises ConfigError or ModelError for what is none."""
     if model in SHAPES or Path(model).is_file():
-        return read_config(shape_config(model))
+        return read_config(shape_config(model), context=context)
     if not Path(model).is_dir():
         raise ConfigError(
             name="--model",
@@ -65,7 +65,7 @@ def read_shape(model: str) -> ModelConfig:
             limit=f"it is no folder, no config.json and none of {', '.join(SHAPES)}",
             fix="Name a shape, or give the folder of a model in Hugging Face layout",
         )
-    return read_model_config(model)
+    return read_model_config(model, context=context)
 
 
 def _resolved(

@@ -29,7 +29,7 @@ def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) 
         )
     claim_share(options.memory_share)
     config, device = shape_config(shape), this_device()
-    model = read_config(config)
+    model = read_config(config, context=options.max_model_len)
     dtype, _ = resolve_dtype(options.dtype, model.dtype, device)
     needed = build(model, dtype=dtype, quantization=options.quantization).nbytes
     held_as = options.quantization or dtype
@@ -42,5 +42,5 @@ def random_engine(options: EngineConfig, shape: str, *, progress: bool = False) 
         )
     choice = resolve_combination(options, model, device, dtype=dtype)
     form = {"dtype": dtype, "packed": choice.packed, "quantization": choice.quantization}
-    weights = random_model(config, seed=options.seed, **form, progress=progress)
+    weights = random_model(config, seed=options.seed, **form, context=options.max_model_len, progress=progress)
     return LLMEngine(replace(options, model=shape), model=weights, progress=progress)

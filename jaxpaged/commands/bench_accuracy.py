@@ -85,7 +85,7 @@ def measure(options: AccuracyOptions, text: str, *, source: str) -> dict[str, An
     model, config = engine.runner.model, replace(engine.config, kv_cache_dtype=choice.kv_cache_dtype)
     if choice.quantization:
         form = {"dtype": engine.config.dtype, "packed": choice.packed, "quantization": choice.quantization}
-        model = load_model(asked.model, **form, progress=not options.quiet)
+        model = load_model(asked.model, **form, context=context, progress=not options.quiet)
     variant = Scorer(ModelRunner(Programs(model, replace(config, quantization=choice.quantization))))
     ids = engine.tokenizer.encode(text)[: options.tokens]
     found = compare(baseline, variant, ids, progress=progress_options(quiet=options.quiet))

@@ -25,9 +25,10 @@ Folder = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODE
 class VerifyOptions:
     """Compute a model here and in transformers (float32, the oracle), and say how far the two are apart.
 
-    Logits of a text, computed in chunks and single tokens through the paged KV cache, and greedy answers; in float32,
-    and in the types that serving would take. Where float32 is off by more than the tolerance, the first layer that
-    diverges is named. Needs torch and transformers; code in the folder is never run.
+    Logits of a text, computed in chunks and single tokens through the paged KV cache in contexts of --max-model-len
+    tokens (here by default 2048), and greedy answers; in float32, and in the types that serving would take. Where
+    float32 is off by more than the tolerance, the first layer that diverges is named. Needs torch and transformers;
+    code in the folder is never run.
     Exit status: 0 passed, 1 not.
     """
 

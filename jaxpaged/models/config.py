@@ -123,7 +123,8 @@ class ModelConfig:
 
     architecture: the name it was read from. dtype: of the checkpoint. max_positions: the longest context that the model
     is meant for.
-    Around the layers: embed_scale multiplies token vectors; embed_width: their own width where E is another, brought to
+    Around the layers: embed_scale multiplies token vectors, rounded to the type of the weights where
+    round_embed_scale says so; embed_width: their own width where E is another, brought to
     E and back by a product; positions: rows of a table of learned positions, added to the vectors (0: none), of which
     token p gets row p + position_offset; final_norm: before the output head; tied: the head is the embedding table;
     head_bias; logit_scale and then logit_softcap, t * tanh(x / t), are on the logits.
@@ -158,6 +159,7 @@ class ModelConfig:
     softcap: float | None = None
     sinks: bool = False
     embed_scale: float = 1.0
+    round_embed_scale: bool = False
     embed_width: int | None = None
     positions: int = 0
     position_offset: int = 0

@@ -79,9 +79,11 @@ class Decoder(nnx.Module):
 
     def embed(self, token_ids: Array, positions: Array) -> Array:
         """f32[T, E]: what goes into the first layer, of token_ids and positions i32[T]."""
-        x = self.embed_tokens.rows(token_ids)
-        if self.config.embed_scale != 1.0:
-            x = x * self.config.embed_scale
+        x, scale = self.embed_tokens.rows(token_ids), self.config.embed_scale
+        if self.config.round_embed_scale:
+            scale = float(np.asarray(scale, jnp.dtype(self.embed_tokens.form.dtype)))
+        if scale != 1.0:
+            x = x * scale
         if self.project_in is not None:
             x = self.project_in(x)
         if self.embed_positions is not None:

@@ -25,7 +25,7 @@ _TOKENS_AND_GENERATION = """
     num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
     no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
     remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens prefix
-    max_sequence_length
+    max_sequence_length cache_implementation
 """
 HARMLESS = frozenset(f"{_TRAINING_AND_BOOKKEEPING} {_TOKENS_AND_GENERATION}".split())
 """Keys of any config that change no logit. Tokens and generation are the tokenizer's and the request's."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,26 @@ Weights = NDArray[Any]
 Parts = tuple[Weights, ...]
 
 
+class Packing(Protocol):
+    """A form in which one tensor is several of a file, to be unpacked when it is read."""
+
+    def shapes(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
+        """What the names of these tensors, all of uint8, end in, and their shapes, for values of this shape."""
+        ...
+
+    def values(self, tensors: Mapping[str, Weights]) -> Weights:
+        """The values [*outs, A] of the tensors, by the ends of their names; or of a slice of all of them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """source: a tensor's name; path: the parameter it goes to; place: the part of it, a name in `PLACES`.
 
     Both are templates: {i} is a layer, {x} an expert or head (the first dimension of the parameter), {kind} weight or
     bias. transposed: the file has the last two dimensions the other way round. values: what the file's numbers become,
-    after that, of the same shape. Rules for parameters that a model does not have do nothing.
+    after that, of the same shape. packing: how a checkpoint may hold the tensor instead, never transposed. Rules for
+    parameters that a model does not have do nothing.
     """
 
     source: str
@@ -33,6 +46,7 @@ class Rule:
     place: str = "whole"
     transposed: bool = False
     values: Callable[[Weights], Weights] | None = None
+    packing: Packing | None = None
 
 
 Rules = tuple[Rule, ...]
@@ -46,6 +60,7 @@ PLACES: Mapping[str, Callable[[Weights], Parts]] = MappingProxyType(
         "q, k, v": lambda parameter: (parameter[:, :-2], parameter[:, -2], parameter[:, -1]),
         "gate": lambda parameter: (parameter[0],),  # of [2, F, ...]
         "up": lambda parameter: (parameter[1],),
+        "experts' gate and up in turns": lambda parameter: (np.swapaxes(parameter, 1, 2),),  # of [X, 2, F, ...]
     }
 )
 """Views of a parameter; the tensor holds them one after the other, the dimensions of each but the last made one."""

@@ -22,8 +22,8 @@ from jaxpaged.weights.load import LoadedModel
 from pallas_kernels.backend import Backend
 
 _ALIGN = 64  # the number of tokens is padded to a multiple
-_ATTENTION = re.compile(r"\.self_attn\.o_proj\b")
-_BRANCHES = re.compile(r"\.(o_proj|down_proj)\b")
+ATTENTION = re.compile(r"\.self_attn\.o_proj\b")
+"""The parameters of a layer without which its attention adds nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +45,11 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual:
-    """stream: f32[n, E]; normed: the final norm of it; last_logits: f32[V] that the last token would give."""
+    """embedded: f32[n, E], what goes into the first layer; stream: f32[n, E], after the last; normed: the final norm of
+    it; last_logits: f32[V] that the last token would give.
+    """
 
+    embedded: np.ndarray
     stream: np.ndarray
     normed: np.ndarray
     last_logits: np.ndarray
@@ -76,14 +79,15 @@ class CutDecoder:
             for spec in graph.specs
             for leaf in [self._leaves[spec.path]]
         )
-        blocks = -(-self._tokens // self._block_size)
-        pool = make_pool(config, self._backend, num_blocks=blocks + 1, block_size=self._block_size, dtype=model.dtype)
-        table = np.arange(1, blocks + 1, dtype=np.int32)[None]
+        blocks, groups = -(-self._tokens // self._block_size), len(config.kv_groups())
+        sizes = {"num_blocks": groups * blocks + 1, "block_size": self._block_size}
+        pool = make_pool(config, self._backend, **sizes, dtype=model.dtype)
+        tables = np.arange(1, groups * blocks + 1, dtype=np.int32).reshape(groups, 1, blocks)
         step = partial(_residual, graph=graph, config=config, backend=self._backend, block_size=self._block_size)
         ends, kv_lens = np.array([0, self._count], np.int32), np.array([self._count], np.int32)
-        found = jax.jit(step)(leaves, pool, self._ids, ends, kv_lens, table)
-        hidden, normed, logits = (np.asarray(array)[: self._count] for array in found)
-        return Residual(stream=hidden, normed=normed, last_logits=logits[0])
+        found = jax.jit(step)(leaves, pool, self._ids, ends, kv_lens, tables)
+        embedded, stream, normed, logits = (np.asarray(array)[: self._count] for array in found)
+        return Residual(embedded=embedded, stream=stream, normed=normed, last_logits=logits[0])
 
 
 def first_divergence(
@@ -100,16 +104,9 @@ def first_divergence(
     The first layer is found by halving, for what has diverged stays so: a decoder is compiled for each cut. Whether it
     is attention: the layer's other half is compared with attention left out on both sides.
     """
-    plain = oracle(None)
-    errors: dict[int, float] = {}
-
-    def is_off(layers: int) -> bool:
-        if layers not in errors:
-            errors[layers] = residual_error(cut.residual(layers).stream, plain[layers])
-        return not errors[layers] <= tolerance  # NaN is off
-
-    if not is_off(num_layers):
-        end = cut.residual(num_layers)
+    plain, end = oracle(None), cut.residual(num_layers)
+    errors = {num_layers: residual_error(end.stream, plain[num_layers])}
+    if errors[num_layers] <= tolerance:  # NaN is not
         if not residual_error(end.normed, plain[-1]) <= tolerance:
             return Divergence(part="final norm", branch="", errors=errors)
         off = np.abs(end.last_logits - last_logits).max() / np.abs(last_logits).max()
@@ -117,13 +114,14 @@ def first_divergence(
     low, high = 0, num_layers  # after `low` layers all is well, after `high` it is not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if is_off(middle) else (middle, high)
+        errors[middle] = residual_error(cut.residual(middle).stream, plain[middle])
+        low, high = (middle, high) if errors[middle] <= tolerance else (low, middle)
     layer = high - 1
     if layer == 0:
-        errors[0] = residual_error(cut.residual(1, without=_BRANCHES).stream, plain[0])
+        errors[0] = residual_error(end.embedded, plain[0])
         if not errors[0] <= tolerance:
             return Divergence(part="embedding", branch="", errors=errors)
-    rest = residual_error(cut.residual(high, without=_ATTENTION).stream, oracle(layer)[high])
+    rest = residual_error(cut.residual(high, without=ATTENTION).stream, oracle(layer)[high])
     branch = "attention" if rest <= tolerance else "feed-forward"
     return Divergence(part=f"layer {layer}", branch=branch, errors=errors)
 
@@ -144,19 +142,19 @@ def _residual(
     token_ids: Array,
     cu_q_lens: Array,
     kv_lens: Array,
-    table: Array,
+    tables: Array,
     *,
     graph: Graph,
     config: ModelConfig,
     backend: Backend,
     block_size: int,
-) -> tuple[Array, Array, Array]:
-    """The residual stream f32[T, E] of one row's tokens i32[T], its final norm, and the logits f32[1, V] of the row's
-    last token; table i32[1, W]."""
+) -> tuple[Array, Array, Array, Array]:
+    """Of one row's tokens i32[T]: what goes into the first layer, what comes out of the last, and its final norm, all
+    f32[T, E], and the logits f32[1, V] of the row's last token; tables i32[groups, 1, W]."""
     context = make_context(
         cu_q_lens,
         kv_lens,
-        (table,) * len(config.kv_groups()),
+        tables,
         config=config,
         num_tokens=token_ids.shape[0],
         block_size=block_size,
@@ -164,4 +162,5 @@ def _residual(
     )
     decoder = unflatten(graph, leaves)
     hidden, _ = decoder(token_ids, context, pool)
-    return hidden, decoder.norm(hidden), decoder.logits(hidden[cu_q_lens[1:] - 1])
+    normed = hidden if decoder.norm is None else decoder.norm(hidden)
+    return decoder.embed(token_ids, context.positions), hidden, normed, decoder.logits(hidden[cu_q_lens[1:] - 1])

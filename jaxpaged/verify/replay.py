@@ -83,9 +83,8 @@ class Replay:
     def _own_scheduler(self) -> Scheduler:
         """With an empty prefix cache: every token of the text is computed."""
         engine = self._engine
-        windows = [group.window for group in engine.model_config.kv_groups()]
         config = replace(engine.config, enable_prefix_caching=False)
-        return make_scheduler(config, windows, engine.buckets, clock=time.monotonic)
+        return make_scheduler(config, engine.model_config.kv_windows(), engine.buckets, clock=time.monotonic)
 
     def _own_packer(self) -> Packer:
         engine, config = self._engine, self._engine.config

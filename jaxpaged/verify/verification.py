@@ -19,6 +19,7 @@ from jaxpaged.bench.circumstances import versions
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.memory import resolve_combination, resolve_dtype, this_device
+from jaxpaged.models.config import ModelConfig
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.verify.certificate import Certificate, Comparison, Setting
 from jaxpaged.verify.figures import compare
@@ -71,7 +72,7 @@ class Verification:
         context = min(asked.max_model_len or CONTEXT, model.max_positions, len(sample.ids))
         contexts = _contexts(sample.ids, context)
         device = this_device()
-        exact = self._engine_config(context, model.max_positions)
+        exact = self._engine_config(context, model)
         dtype, _ = resolve_dtype(asked.dtype, model.dtype, device)
         serving = replace(exact, dtype=dtype, quantization=asked.quantization, kv_cache_dtype=asked.kv_cache_dtype)
         choice = resolve_combination(serving, model, device, dtype=dtype)  # refused before minutes of computing
@@ -93,11 +94,11 @@ class Verification:
             versions={**versions(), **package_versions()},
         )
 
-    def _engine_config(self, context: int, max_positions: int) -> EngineConfig:
+    def _engine_config(self, context: int, model: ModelConfig) -> EngineConfig:
         """The engine in float32, as large as the texts need."""
         asked = self.asked
-        longest = min(max(context, 32 + self.answer_tokens), max_positions)
-        per_row = -(-longest // (asked.block_size or _SMALLEST_BLOCK))
+        longest = min(max(context, 32 + self.answer_tokens), model.max_positions)
+        per_row = -(-longest // (asked.block_size or _SMALLEST_BLOCK)) * len(model.kv_groups())
         return replace(
             asked,
             tokenizer=str(TINY_MODEL),  # token ids alone go in and out

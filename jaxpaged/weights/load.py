@@ -15,8 +15,8 @@ from jaxpaged.progress import Progress
 from jaxpaged.weights.folder import model_folder, read_json
 from jaxpaged.weights.header import shown
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
-from jaxpaged.weights.read import read_leaves
-from jaxpaged.weights.safetensors import DTYPES, INDEX, Checkpoint
+from jaxpaged.weights.read import packed_names, read_leaves
+from jaxpaged.weights.safetensors import DTYPES, INDEX, PACKED_DTYPES, Checkpoint
 
 _MOST_LISTED = 50
 """Problems that an error spells out."""
@@ -36,10 +36,13 @@ class LoadedModel:
     quantization: str | None = None
 
 
-def read_model_config(folder: str | Path) -> ModelConfig:
-    """The model that the folder's config.json describes. Raises ModelError or UnsupportedModelError."""
+def read_model_config(folder: str | Path, *, context: int | None = None) -> ModelConfig:
+    """The model that the folder's config.json describes. context: see `read_config`.
+
+    Raises ModelError or UnsupportedModelError.
+    """
     path = model_folder(folder) / "config.json"
-    return read_config(read_json(path, fix="Give the folder of a model in Hugging Face layout"))
+    return read_config(read_json(path, fix="Give the folder of a model in Hugging Face layout"), context=context)
 
 
 def load_model(
@@ -48,16 +51,18 @@ def load_model(
     dtype: str,
     packed: bool = False,
     quantization: str | None = None,
+    context: int | None = None,
     progress: Progress | bool = False,
 ) -> LoadedModel:
-    """Read config.json and the safetensors of a folder. dtype, packed, quantization: see `WeightForm`.
+    """Read config.json and the safetensors of a folder. dtype, packed, quantization: see `WeightForm`; context: see
+    `read_config`.
 
     Raises ModelError, UnsupportedModelError, or WeightsError listing every tensor that is missing,
     unknown, doubled, of a wrong shape or of an unsupported type, and every file that is absent or damaged. Nothing is
     half-loaded.
     """
     place = model_folder(folder)
-    config = read_model_config(place)
+    config = read_model_config(place, context=context)
     family = FAMILIES[config.architecture]
     with Checkpoint(place) as checkpoint:
         if len(checkpoint.tensors) < len(config.layers):  # before minutes go to a graph of layers that nothing fills
@@ -91,23 +96,29 @@ def _named_as(checkpoint: Checkpoint, targets: dict[str, Target], *, prefix: str
 def _differences(targets: dict[str, Target], checkpoint: Checkpoint, config: ModelConfig) -> list[str]:
     """Sentences: where the checkpoint's tensors are not what the model expects."""
     more = FAMILIES[config.architecture].ignorable
-    by_lower_case = {name.lower(): name for name in targets}
+    wanted: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}  # shape and types
+    for name, target in targets.items():
+        if packed := packed_names(name, target, checkpoint):
+            wanted |= {packed[end]: (shape, PACKED_DTYPES) for end, shape in target.packed_shapes().items()}
+        else:
+            wanted[name] = (target.shape, tuple(DTYPES))
+    by_lower_case = {name.lower(): name for name in wanted}
     found: list[str] = []
     for name, stored in checkpoint.tensors.items():
-        if name not in targets and not is_ignorable(name, tied=config.tied, more=more):
+        if name not in wanted and not is_ignorable(name, tied=config.tied, more=more):
             near = by_lower_case.get(name.lower())
             case = f", not {near!r} in this case" if near else ""
             found.append(f"unknown: {shown(name)} in {stored.file!r}{case}")
-    for name, target in targets.items():
+    for name, (shape, dtypes) in wanted.items():
         stored = checkpoint.tensors.get(name)
         if stored is None:
             if not checkpoint.is_lost(name):
-                found.append(f"missing: {name!r} {list(target.shape)}")
+                found.append(f"missing: {name!r} {list(shape)}")
             continue
         if checkpoint.is_unlisted(name):
             found.append(f"not in {INDEX}: {name!r}, though {stored.file!r} holds it")
-        if stored.shape != target.shape:
-            found.append(f"wrong shape: {name!r} is {list(stored.shape)}, the config makes it {list(target.shape)}")
-        if stored.dtype not in DTYPES:
-            found.append(f"unsupported type: {name!r} is {stored.dtype}, not one of {', '.join(DTYPES)}")
+        if stored.shape != shape:
+            found.append(f"wrong shape: {name!r} is {list(stored.shape)}, the config makes it {list(shape)}")
+        if stored.dtype not in dtypes:
+            found.append(f"unsupported type: {name!r} is {stored.dtype}, not one of {', '.join(dtypes)}")
     return found

@@ -29,15 +29,17 @@ def random_model(
     dtype: str = "float32",
     packed: bool = False,
     quantization: str | None = None,
+    context: int | None = None,
     progress: Progress | bool = False,
 ) -> LoadedModel:
     """The model of a parsed config.json, with weights drawn on the device as its parameters declare.
 
-    A parameter depends on the seed and its path alone. dtype, packed, quantization: see `WeightForm`.
+    A parameter depends on the seed and its path alone. dtype, packed, quantization: see `WeightForm`; context: see
+    `read_config`.
     Beside the weights themselves the device holds about 256 MiB while they are drawn. Raises ModelError or
     UnsupportedModelError as `read_config` does.
     """
-    model = read_config(config)
+    model = read_config(config, context=context)
     graph = build(model, dtype=dtype, packed=packed, quantization=quantization)
     root = jax.random.key(seed & 0xFFFFFFFF, impl="threefry2x32")
 

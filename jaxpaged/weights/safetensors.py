@@ -24,6 +24,9 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16), "F16": np.dtype(np.float16)}
 )
 """Element types that can be read, in safetensors' own names."""
+PACKED_DTYPES = ("U8",)
+"""Those of the parts of a packed tensor."""
+_NUMPY: Mapping[str, np.dtype[Any]] = MappingProxyType({**DTYPES, "U8": np.dtype(np.uint8)})
 _DOWNLOAD = "Download the model again"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _OTHERS = (".gguf", ".h5", ".msgpack", ".npz", ".onnx")
@@ -62,7 +65,7 @@ class Checkpoint:
     def read(self, name: str) -> NDArray[Any]:
         """The values of one tensor, in the file's own dtype. Raises WeightsError."""
         stored = self.tensors[name]
-        values = np.empty(stored.shape, DTYPES[stored.dtype])
+        values = np.empty(stored.shape, _NUMPY[stored.dtype])
         self.read_into(name, values)
         return values
 
@@ -72,7 +75,7 @@ class Checkpoint:
         Several threads may read at once. Raises WeightsError where the file has become unreadable.
         """
         stored = self.tensors[name]
-        dtype = DTYPES[stored.dtype]
+        dtype = _NUMPY[stored.dtype]
         raw = values if values.dtype == dtype else np.empty(values.shape, dtype)
         left = raw.reshape(-1).view(np.uint8).data
         place = stored.start + skip * dtype.itemsize
@@ -86,6 +89,10 @@ class Checkpoint:
             left, place = left[count:], place + count
         if raw is not values:
             values[...] = raw
+
+    def is_there(self, name: str) -> bool:
+        """Whether a file holds the tensor, or the index says that one does."""
+        return name in self.tensors or (self._index is not None and name in self._index)
 
     def is_lost(self, name: str) -> bool:
         """Whether the tensor's absence is explained by a file that is missing or damaged."""

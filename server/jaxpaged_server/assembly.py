@@ -58,6 +58,7 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             engine_config.tokenizer or str(model_folder(engine_config.model)),
             template=_template(settings.chat_template),
             most_characters=settings.max_body_bytes * _CHARACTERS_PER_BYTE,
+            model=engine_config.model,
             generation_config=engine_config.generation_folder,
             shared=lambda: len(keys.keys) > 1,
         ),

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from jaxpaged.errors import PromptError
 from jaxpaged.prompt import check_characters
 from jaxpaged.tokenize import Tokenizer
 from jaxpaged_server.access.keys import Key
@@ -25,7 +24,7 @@ class TextWorker:
     """A model's tokenizer and chat templates, for handlers. Keys take turns at what is not done at once (`Turns`).
 
     template: a chat template in place of the model's own; most_characters: of a rendered conversation.
-    generation_config: see `Tokenizer.load`. shared: whether there are several keys.
+    model, generation_config: see `Tokenizer.load`. shared: whether there are several keys.
     """
 
     def __init__(
@@ -34,12 +33,13 @@ class TextWorker:
         *,
         template: str | None = None,
         most_characters: int,
+        model: str | None = None,
         generation_config: str | None = None,
         threads: int = 2,
         shared: Callable[[], bool] = lambda: False,
     ) -> None:
         """Reads the tokenizer. Raises TokenizerError and ModelError."""
-        self.tokenizer = Tokenizer.load(folder, generation_config=generation_config)
+        self.tokenizer = Tokenizer.load(folder, model=model, generation_config=generation_config)
         self.renderer = TemplateRenderer(folder, shared=shared)
         self._template = template
         self._most = most_characters
@@ -105,34 +105,17 @@ class TextWorker:
 
         continue_final_message: the prompt ends with the last message's own text, so that the answer goes on with it.
         """
-        text = await self.renderer.render(
+        return await self.renderer.render(
             key,
             messages,
             add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
             variables=variables,
             most=self._most,
             template=template or self._template,
         )
-        return _cut_after(text, messages[-1].get("content")) if continue_final_message else text
 
     async def close(self) -> None:
         """End threads and processes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.renderer.close()
-
-
-def _cut_after(text: str, content: object) -> str:
-    """The prompt up to the end of the last message's content: what the template puts after it is left out. Spaces at
-    that end stay where the template keeps them: "Answer: " goes on otherwise than "Answer:"."""
-    said = content.strip() if isinstance(content, str) else ""
-    at = text.rfind(said) if said else -1
-    if at < 0:
-        raise PromptError(
-            name="continue_final_message",
-            value=True,
-            limit="the last message's content is empty, or the chat template changes it",
-            fix="End with a message whose text the template keeps as it is",
-        )
-    end = at + len(said)
-    spaces = content[len(content.rstrip()) :] if isinstance(content, str) else ""
-    return text[: end + len(spaces)] if text.startswith(spaces, end) else text[:end]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile_templates import HOSTILE
 
 from jaxpaged.commands.chat import Chat, talk
 from jaxpaged.errors import PromptError
 from jaxpaged.request import SamplingParams
+from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.tokenize import Tokenizer
 
 FIVE = SamplingParams(max_tokens=5)
 
@@ -109,3 +113,20 @@ def test_a_message_that_cannot_be_leaves_the_conversation_as_it_was(
     assert talk(chat, interactive=False) == 0
     assert chat.messages == before
     assert "/reset begins a new conversation" in capsys.readouterr().err
+
+
+def test_a_template_that_takes_too_much_ends_its_question_only(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Templates come with models from strangers, in this process's terminal, too."""
+    (tmp_path / "tokenizer.json").write_bytes((TINY_MODEL / "tokenizer.json").read_bytes())
+    hostile = (
+        "{% if messages[-1].content == 'big' %}" + HOSTILE["a long string"] + "{% endif %}{{ messages[-1].content }}"
+    )
+    (tmp_path / "chat_template.jinja").write_text(hostile)
+    engine.tokenizer = Tokenizer.load(tmp_path)
+    say("big\nsmall\n", monkeypatch)
+    assert talk(Chat(engine, FIVE), interactive=False) == 0
+    assert len(engine.submitted) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: messages is '(this conversation)': the chat template takes too much memory")

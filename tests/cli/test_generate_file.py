@@ -11,6 +11,8 @@ import pytest
 from jaxpaged.commands import generate_file
 from jaxpaged.commands.generate import main
 from jaxpaged.errors import EngineError, OutputError, TokenizerError
+from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.tokenize import Tokenizer
 
 
 class Files:
@@ -226,3 +228,16 @@ def test_a_full_disk_names_the_file_and_keeps_the_rows(files: Files, monkeypatch
     assert not files.engine.going
     assert files.run() == 0
     assert files.texts() == {0: "aba", 1: "cdc", 2: "efe"}
+
+
+def test_a_template_that_takes_too_much_ends_its_line_only(files: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes((TINY_MODEL / "tokenizer.json").read_bytes())
+    (folder / "chat_template.jinja").write_text("{{ 'a' * messages[0].content | int }}")
+    files.engine.tokenizer = Tokenizer.load(folder)
+    files.lines(*({"messages": [{"role": "user", "content": count}]} for count in ("3", "9" * 10, "2")))
+    assert files.run() == 1
+    rows = {row["index"]: row for row in files.rows()}
+    assert [rows[i]["prompt"] for i in (0, 2)] == ["aaa", "aa"]
+    assert "the chat template takes too much memory" in rows[1]["error"]

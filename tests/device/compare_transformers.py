@@ -16,14 +16,14 @@ import json
 
 import jax
 import numpy as np
+from comparison import answer_ids, engine_options, requests, same_beginning
 
 from jaxpaged.bench.shapes import SHAPES
 from jaxpaged.bench.throughput import measure
-from jaxpaged.bench.trace import Lengths, TraceRequest, random_trace
+from jaxpaged.bench.trace import TraceRequest
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.models.families import FAMILIES
-from jaxpaged.request import SamplingParams
 from jaxpaged.weights.load import LoadedModel
 from jaxpaged.weights.mapping import expected_tensors
 from jaxpaged.weights.random import random_model
@@ -33,25 +33,14 @@ _MOST_S = 25  # for one run of continuous batching
 
 
 def compare(*, shape: str, rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
-    """After each of the interleaved rounds a row with the medians so far. All in one type: bfloat16 on a GPU."""
+    """After each run of the interleaved rounds a row with the medians so far. All in one type: bfloat16 on a GPU."""
     import torch
 
     on_gpu = jax.devices()[0].platform != "cpu"
     dtype = "bfloat16" if on_gpu else "float32"
     model = random_model(SHAPES[shape], dtype=dtype)
-    inputs = Lengths(mean=10, sigma=0.9, most=40) if quick else Lengths(mean=200, sigma=0.9, most=1024)
-    outputs = Lengths(mean=8, sigma=0.7, most=20) if quick else Lengths(mean=150, sigma=0.7, most=512)
-    trace = random_trace(
-        num_requests=8 if quick else 32, inputs=inputs, outputs=outputs, rate=0, vocab=model.config.vocab, seed=0
-    )
-    options = EngineConfig(
-        model=shape,
-        max_model_len=256 if quick else 2048,
-        max_num_seqs=8 if quick else 32,
-        enable_prefix_caching=False,
-        warmup=not quick,
-    )
-    engine = LLMEngine(options, model=model)
+    trace = requests(8 if quick else 32, vocab=model.config.vocab, quick=quick)
+    engine = LLMEngine(EngineConfig(model=shape, **engine_options(quick=quick)), model=model)
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder), SHAPES[shape], model)
         theirs = _load(folder, "cuda" if on_gpu else "cpu", getattr(torch, dtype))
@@ -63,14 +52,13 @@ def compare(*, shape: str, rounds: int, quick: bool) -> Iterator[dict[str, Any]]
     found: dict[str, list[float]] = {name: [] for name in runs}
     failed: dict[str, str] = {}
     same = _same_tokens(engine, theirs, trace[0])  # and what is loaded at first use is loaded
-    for _ in range(rounds):
-        for name, run in runs.items():
-            if name in failed:
-                continue
-            try:
-                found[name].append(run())
-            except Exception as error:  # theirs may not have it on this machine; the others go on
-                failed[name] = f"{type(error).__name__}: {error}"
+    for name in [*runs] * rounds:
+        if name in failed:
+            continue
+        try:
+            found[name].append(runs[name]())
+        except Exception as error:  # theirs may not have it on this machine; the others go on
+            failed[name] = f"{type(error).__name__}: {error}"
         medians = {name: statistics.median(values) for name, values in found.items() if values}
         ratio = medians["jaxpaged"] / medians["static"] if {"jaxpaged", "static"} <= set(medians) else None
         yield {
@@ -119,19 +107,11 @@ def _same_tokens(engine: LLMEngine, theirs: Any, request: TraceRequest) -> str:
     """How many tokens of an answer are the same before the first that differs: that they are the same weights."""
     import torch
 
-    params = SamplingParams(temperature=0, max_tokens=request.max_tokens, ignore_eos=True)
-    engine.submit(request.prompt_ids, params)
-    ours: tuple[int, ...] = ()
-    while engine.has_unfinished:
-        for output in engine.step():
-            ours = output.outputs[0].token_ids
     prompt = torch.tensor([request.prompt_ids], device=theirs.device)
     out = theirs.generate(
         input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=_greedy(request.max_tokens)
     )
-    wanted = out[0, prompt.shape[1] :].tolist()
-    same = next((i for i, (a, b) in enumerate(zip(ours, wanted, strict=False)) if a != b), len(wanted))
-    return f"{same} of {len(wanted)}"
+    return same_beginning(answer_ids(engine, request), out[0, prompt.shape[1] :].tolist())
 
 
 def _greedy(steps: int) -> Any:

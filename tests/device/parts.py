@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 BEGAN_S = time.monotonic()
 SILENT = {"disable": True}
+Rows = Generator[dict[str, Any], None, None]
 
 
-def kernels(*, quick: bool) -> Iterator[dict[str, Any]]:
+def kernels(*, quick: bool) -> Rows:
     """Every case of `bench kernels`, those that goals ask for first."""
     from jaxpaged.bench.cases import chosen_cases
     from jaxpaged.bench.kernels import measure
@@ -31,7 +33,7 @@ def kernels(*, quick: bool) -> Iterator[dict[str, Any]]:
     yield from measure(cases, backend, rates, progress=SILENT)
 
 
-def engine(*, quick: bool) -> Iterator[dict[str, Any]]:
+def engine(*, quick: bool) -> Rows:
     """E1 to E5 and E7 on one engine of random weights."""
     from idle import idle_share
 
@@ -78,7 +80,7 @@ def engine(*, quick: bool) -> Iterator[dict[str, Any]]:
     yield {"id": "E4", "value": row["roofline"]["share"], "row": row}
 
 
-def start(*, quick: bool) -> Iterator[dict[str, Any]]:
+def start(*, quick: bool) -> Rows:
     """E10: from the start of the process to the first token, programs compiled by an earlier part."""
     from jaxpaged.request import SamplingParams
 
@@ -89,14 +91,21 @@ def start(*, quick: bool) -> Iterator[dict[str, Any]]:
     yield {"id": "E10", "value": time.monotonic() - BEGAN_S}
 
 
-def transformers(*, quick: bool) -> Iterator[dict[str, Any]]:
+def transformers(*, quick: bool) -> Rows:
     """E8: the same weights and requests through transformers."""
     from compare_transformers import compare
 
     yield from compare(shape="tiny-llama" if quick else "llama-3.2-1b", rounds=1 if quick else 2, quick=quick)
 
 
-def scan(*, quick: bool) -> Iterator[dict[str, Any]]:
+def server(*, quick: bool) -> Rows:
+    """E6: the same weights and requests through the HTTP server, from many clients at once."""
+    from compare_server import compare
+
+    yield from compare(rounds=2 if quick else 5, quick=quick)
+
+
+def scan(*, quick: bool) -> Rows:
     """The dots of a decode step's layers in a scan over stacked weights, and unrolled."""
     import statistics
 
@@ -144,24 +153,29 @@ def _engine(*, quick: bool) -> Any:
     return random_engine(options, "tiny-llama" if quick else "llama-3.1-8b")
 
 
-PARTS = {part.__name__: part for part in (kernels, engine, start, transformers, scan)}
+PARTS = {part.__name__: part for part in (kernels, engine, start, server, transformers, scan)}
 
 
 def main(name: str, path: str, *, quick: bool) -> None:
     """Run one part; every row is on the disk as soon as it is known."""
-    import jax
-
-    device = jax.devices()[0]
-    about = {"part": name, "quick": quick, "platform": device.platform, "device": device.device_kind}
-    with Path(path).open("a", encoding="utf-8") as file:
-        for row in PARTS[name](quick=quick):
-            file.write(json.dumps(about | row) + "\n")
+    with Path(path).open("a", encoding="utf-8") as file, closing(PARTS[name](quick=quick)) as rows:
+        for row in rows:
+            file.write(json.dumps({"part": name, "quick": quick, **_device(), **row}) + "\n")
             file.flush()
             print(f"  {time.monotonic() - BEGAN_S:6.1f} s  {_shown(row)}", flush=True)
 
 
+def _device() -> dict[str, str]:
+    """Asked for with the first row: asking makes JAX take its share of a GPU, which is for the part to say."""
+    import jax
+
+    device = jax.devices()[0]
+    return {"platform": device.platform, "device": device.device_kind}
+
+
 def _shown(row: dict[str, Any]) -> str:
     names = ("id", "value", "op", "case", "time_us", "share_sheet", "share_measured", "error", "measured", "note")
+    names += ("out_tok_s", "front_core_share")
     shown = {name: row[name] for name in names if name in row} or row
     return " ".join(f"{name}={value}" for name, value in shown.items())
 

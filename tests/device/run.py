@@ -1,15 +1,35 @@
 """All that a machine with a GPU can tell, in one command and ten minutes: `python tests/device/run.py --output DIR`.
 
 Each part is a process of its own with a time limit, so that one failure loses one part. Parts print what they do; rows
-of JSON come to DIR/PART.jsonl, what they mean to DIR/summary.jsonl and, as a table, to stdout. Needs jax with a GPU
-plugin, flax, jinja2, numpy, safetensors, tokenizers and tqdm, no command-line packages and no network; one part needs
-pytest, one torch and transformers. --quick runs the same parts at small shapes on any machine; on a CPU no row is
+of JSON come to DIR/PART.jsonl, those of the tests to DIR/tests.xml, what they mean to DIR/summary.jsonl and, as a
+table, to stdout: eight files at most. --quick runs the same parts at small shapes on any machine; on a CPU no row is
 judged.
+
+Needs no network, and these packages beside jax with a GPU plugin:
+
+    every part    flax, jinja2, numpy, safetensors, tokenizers, tqdm
+    tests         pytest
+    server        aiohttp, msgspec, prometheus_client, tyro, yaml; uvloop if it is there
+    transformers  torch, transformers
+
+Where there is no package index, wheels of the missing ones are brought along, as `pip download --no-deps
+--only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64` gets them.
+For a machine with Python 3.12 on x86-64, jax 0.11.2 with CUDA, flax, torch, transformers, pytest, aiohttp,
+prometheus_client and uvloop (3.1 MiB together, KiB of each):
+
+    every part    flax 0.12.12 (521): 0.12.9 cannot be imported beside jax 0.11.2
+    server        msgspec 0.22.0 (225), tyro 1.0.17 (212), docstring_parser 0.18.0 (22), typeguard 4.6.1 (36),
+                  typing_extensions 4.16.0 (45); unless they are as new: aiohttp 3.14.5 (1,875), yarl 1.25.1 (114),
+                  aiohappyeyeballs 2.7.1 (15), prometheus_client 0.26.0 (63)
+    the others    nothing
+
+PYTHONPATH may name the folder that they are installed in.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -27,19 +47,24 @@ from summary import judged
 
 ROOT = Path(__file__).parents[2]
 PARTS = {
-    "kernels": 150,
-    "engine": 190,
-    "tests": 100,
-    "start": 45,
-    "transformers": 75,
-    "scan": 25,
+    "kernels": 120,  # cases with goals first: what is cut off is the rest
+    "engine": 185,  # E4 and E9 come last
+    "tests": 80,
+    "start": 45,  # its programs are in the cache
+    "server": 80,  # a row after each round
+    "transformers": 60,  # a row after each run; its engine's programs may be in the cache since the part before
+    "scan": 20,  # no goal asks for it
 }
-"""Seconds that each part may take, in the order of what is wanted most."""
+"""Seconds that each part has for itself, in the order of what is wanted most. What it leaves the next ones may take."""
 TOTAL_S = 590
 LAST_S = 5
 """Before its limit a part is interrupted, and may write what it has."""
 NEEDED = ("jax", "flax", "jinja2", "numpy", "safetensors", "tokenizers", "tqdm")
-NEEDED_BY = {"tests": ("pytest",), "transformers": ("torch", "transformers")}
+NEEDED_BY = {
+    "tests": ("pytest",),
+    "server": ("aiohttp", "msgspec", "prometheus_client", "tyro", "yaml"),
+    "transformers": ("torch", "transformers"),
+}
 QUICK_TESTS = "linear or top_k or write_kv"
 
 
@@ -50,10 +75,12 @@ def main() -> int:
         sys.exit(f"packages are missing: {missing}")
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to stop"))  # a part is in a process group of its own
     deadline_s = time.monotonic() + TOTAL_S
     failures = {}
-    for name in arguments.parts or PARTS:
-        left_s = min(PARTS[name], deadline_s - time.monotonic())
+    names = list(arguments.parts or PARTS)
+    for number, name in enumerate(names):
+        left_s = allowed_s(deadline_s - time.monotonic(), names[number + 1 :])
         if missing := _missing(NEEDED_BY.get(name, ())):
             said = f"packages are missing: {missing}"
         elif left_s < 2 * LAST_S:
@@ -68,6 +95,11 @@ def main() -> int:
     (folder / "summary.jsonl").write_text("".join(json.dumps(row) + "\n" for row in summary))
     _show(summary, rows)
     return int(any(row["kept"] is False for row in summary))
+
+
+def allowed_s(left_s: float, later: Sequence[str]) -> float:
+    """Seconds for a part where so many are left of all: the parts after it keep theirs."""
+    return left_s - sum(PARTS[name] for name in later)
 
 
 def _arguments() -> argparse.Namespace:
@@ -92,12 +124,12 @@ def _run(name: str, folder: Path, *, quick: bool, limit_s: float) -> str:
         "PYTHONUNBUFFERED": "1",
         "XDG_CACHE_HOME": str(Path(tempfile.gettempdir()) / "jaxpaged-device-cache"),
     }
-    part = (folder / f"{name}.jsonl").absolute()
+    part = (folder / ("tests.xml" if name == "tests" else f"{name}.jsonl")).absolute()
     part.unlink(missing_ok=True)
     if name == "tests":
         command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-W", "default", "-p", "no:cacheprovider"]
         command += ["-o", "addopts=--import-mode=importlib"]  # the project's own need pytest-xdist
-        command += ["tests/device", f"--junitxml={(folder / 'tests.xml').absolute()}"]
+        command += ["tests/device", f"--junitxml={part}"]
         command += ["-k", QUICK_TESTS] if quick else []
     else:
         command = [sys.executable, str(Path(__file__).with_name("parts.py")), name, str(part)]
@@ -106,21 +138,26 @@ def _run(name: str, folder: Path, *, quick: bool, limit_s: float) -> str:
     began_s = time.monotonic()
     status = _limited(command, environment, limit_s)
     spent_s = round(time.monotonic() - began_s, 1)
-    if name == "tests":
-        part.write_text(json.dumps({"part": name, "status": status, "spent_s": spent_s}) + "\n")
     if spent_s >= limit_s - LAST_S:
         return f"stopped after {spent_s} s"
     return f"ended with status {status} after {spent_s} s" if status else ""
 
 
 def _limited(command: Sequence[str], environment: dict[str, str], limit_s: float) -> int:
-    """The status of a command that is interrupted shortly before its limit, and killed at it."""
-    with subprocess.Popen(command, cwd=ROOT, env=environment) as running:
-        for wait_s, end in ((limit_s - LAST_S, signal.SIGINT), (LAST_S, signal.SIGKILL)):
-            try:
-                return running.wait(wait_s)
-            except subprocess.TimeoutExpired:
-                running.send_signal(end)
+    """The status of a command that is interrupted shortly before its limit, and killed at it.
+
+    Whatever happens, all that it has started ends with it: a server that went on would keep its share of the GPU.
+    """
+    with subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0) as running:
+        try:
+            return running.wait(limit_s - LAST_S)
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return running.wait(LAST_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
         return running.wait()
 
 

@@ -9,12 +9,14 @@ from goals import GOALS
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
+_PARTS = {"K8": ("kernels", "engine"), "E6": ("server",), "E8": ("transformers",), "E10": ("start",)}
+"""The parts that a goal needs; of the others those of kernels, or of the engine."""
 
 
 def judged(rows: Rows, failures: Mapping[str, str]) -> list[dict[str, Any]]:
     """A row per goal. Rows of a CPU and of small shapes are not judged: goals are of real ones on GPUs."""
     values = {**_of_kernels(rows.get("kernels", [])), **_of_engine(rows.get("engine", []))}
-    values |= {row["id"]: row["value"] for name in ("start", "transformers") for row in rows.get(name, [])}
+    values |= {row["id"]: row["value"] for name in ("start", "server", "transformers") for row in rows.get(name, [])}
     every = [row for part in rows.values() for row in part]
     unfit = "ran on a CPU" if any(row.get("platform") == "cpu" for row in every) else ""
     unfit = unfit or ("ran at small shapes" if any(row.get("quick") for row in every) else "")
@@ -32,9 +34,8 @@ def judged(rows: Rows, failures: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _why(name: str, failures: Mapping[str, str]) -> str:
-    if name == "E6":
-        return "needs a server to measure"
-    part = {"E8": "transformers", "E10": "start"}.get(name, "kernels" if name.startswith("K") else "engine")
+    parts = _PARTS.get(name, ("kernels",) if name.startswith("K") else ("engine",))
+    part = next((part for part in parts if part in failures), parts[0])
     return f"{part}: {failures.get(part, 'no such row')}"
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
+import re
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from jaxpaged.bench.cases import chosen_cases
+
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    from summary import judged
-
-    yield judged
-    for name in ("summary", "goals"):
-        sys.modules.pop(name)
+def judged(script: Callable[[str], ModuleType]) -> Any:
+    return script("summary").judged
 
 
 def kernel(op: str, case: str, time_us: float, share: float) -> dict[str, Any]:
@@ -62,8 +62,46 @@ def test_other_shapes_and_machines_are_not_judged(judged: Any, mark: dict[str, A
     assert found["why"].startswith(why)
 
 
-def test_busy_time_is_the_union_of_the_streams(judged: Any) -> None:
-    from idle import busy_ns
+def test_the_last_row_of_the_server_counts(judged: Any) -> None:
+    """It has the median of all rounds so far."""
+    rows = [{"id": "E6", "value": value, "platform": "gpu", "quick": False} for value in (0.8, 0.9)]
+    found = by_id(judged({"server": rows}, {}))["E6"]
+    assert [found[name] for name in ("value", "floor", "goal", "kept", "reached")] == [0.9, 0.85, 0.95, True, False]
+    assert by_id(judged({"server": rows[:1]}, {}))["E6"]["kept"] is False
+    missing = by_id(judged({}, {"server": "packages are missing: msgspec, tyro"}))["E6"]
+    assert missing["why"] == "server: packages are missing: msgspec, tyro"
 
-    assert busy_ns([(0, 10), (5, 12), (20, 30), (21, 22)]) == 22
-    sys.modules.pop("idle")
+
+def every_row(parts: ModuleType) -> dict[str, list[dict[str, Any]]]:
+    """Rows as the parts would make them on a GPU: of the cases and ids that are in their code."""
+    found = {"kernels": [kernel(case.op, case.name, 100, 0.7) for case in chosen_cases(quick=False, only=None)]}
+    row = {"tpot_p50_ms": 8.0, "compiles_while_measured": 0, "kv_waste": 0.01}
+    for name, part in parts.PARTS.items():
+        source = inspect.getsource(part)
+        for module in re.findall(r"from (\w+) import", source):
+            file = Path(__file__).with_name(f"{module}.py")
+            source += file.read_text(encoding="utf-8") if file.exists() else ""
+        ids = sorted(set(re.findall(r'"(E\d+)"', source)))
+        found.setdefault(name, [{"id": each, "value": 0.7, "row": row, "platform": "gpu"} for each in ids])
+    return found
+
+
+def test_every_goal_has_a_part_that_makes_its_row(judged: Any, script: Callable[[str], ModuleType]) -> None:
+    rows = every_row(script("parts"))
+    assert [row["id"] for row in rows["server"]] == ["E6"]
+    assert {row["id"]: row.get("why") for row in judged(rows, {})} == dict.fromkeys(script("goals").GOALS)
+
+
+def test_a_goal_is_unmeasured_for_the_part_that_failed(judged: Any, script: Callable[[str], ModuleType]) -> None:
+    rows, told = every_row(script("parts")), set()
+    for part in script("run").PARTS:
+        left = {name: made for name, made in rows.items() if name != part}
+        for row in judged(left, {part: "stopped"}):
+            if row["value"] is None:
+                assert row["why"] == f"{part}: stopped"
+                told.add(row["id"])
+    assert told == set(script("goals").GOALS)
+
+
+def test_busy_time_is_the_union_of_the_streams(script: Callable[[str], ModuleType]) -> None:
+    assert script("idle").busy_ns([(0, 10), (5, 12), (20, 30), (21, 22)]) == 22

@@ -12,11 +12,12 @@ import pytest
 
 from jaxpaged.async_engine import AsyncEngine
 from jaxpaged.config import EngineConfig
+from jaxpaged.detokenize import Detokenizer
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import EngineError, PromptError
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import RequestOutput, SamplingParams, TokenEvent
-from jaxpaged.tokenize import Detokenizer, Tokenizer
+from jaxpaged.tokenize import Tokenizer
 
 
 @pytest.fixture(scope="module")

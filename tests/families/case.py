@@ -10,7 +10,7 @@ from typing import Any
 ABSENT = object()
 """As a value of `Case.keys`: config.json has no such key."""
 
-SIZES: Mapping[str, Any] = MappingProxyType(
+SIZES: MappingProxyType[str, Any] = MappingProxyType(
     {
         "hidden_size": 96,
         "intermediate_size": 160,
@@ -54,3 +54,8 @@ class Case:
     def vocab(self) -> int:
         """V."""
         return self.config["vocab_size"]
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether tokens are sent to experts."""
+        return any("expert" in key for key in self.config)

@@ -30,11 +30,9 @@ def paged_logits(
     dtype: of the pool. Every KV group has tables of its own, whose blocks lie in no order.
     """
     groups = len(model.config.kv_groups())
-    blocks = 1 + len(prompts) * WIDTH
-    rng = np.random.default_rng(2)
-    tables = np.stack(
-        [rng.permutation(np.arange(1, blocks, dtype=np.int32)).reshape(-1, WIDTH) for _ in range(groups)]
-    )  # [groups, prompts, WIDTH]
+    blocks = 1 + groups * len(prompts) * WIDTH
+    order = np.random.default_rng(2).permutation(np.arange(1, blocks, dtype=np.int32))
+    tables = order.reshape(groups, len(prompts), WIDTH)
     pool = make_pool(model.config, backend, num_blocks=blocks, block_size=block_size, dtype=dtype)
     pool = jax.tree.map(poisoned, pool)
     step = _compile(model, backend, block_size)

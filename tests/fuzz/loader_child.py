@@ -169,8 +169,10 @@ class TokenizerConfigs:
             (folder / name).write_text(json.dumps(seed))
 
     def case(self, folder: Path, data: st.DataObject) -> object:
+        from jaxpaged.chat_template import ChatTemplates
         from jaxpaged.config import EngineConfig
         from jaxpaged.sampling_defaults import sampling_defaults
+        from jaxpaged.tokenize import read_templates
 
         name = data.draw(st.sampled_from((*self._seeds, "chat_template.jinja")))
         path = folder / name
@@ -186,8 +188,9 @@ class TokenizerConfigs:
         try:
             defaults = sampling_defaults(EngineConfig(model=str(folder)))
             tokenizer = use(folder)
-            if tokenizer.has_chat_template:
-                tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])
+            if tokenizer.has_chat_template:  # here, not in a process for each case, which is what servers do
+                templates = ChatTemplates(*read_templates(folder))
+                templates.render([{"role": "user", "content": "hi"}], add_generation_prompt=True)
             return defaults
         finally:
             path.unlink() if name not in self._seeds else path.write_text(json.dumps(self._seeds[name]))
@@ -257,8 +260,9 @@ def _headed(header: bytes) -> bytes:
 
 def use(folder: Path) -> Any:
     """Read a folder's tokenizer and do with it what a request does; what it refuses, it refuses by our errors."""
+    from jaxpaged.detokenize import Detokenizer
     from jaxpaged.errors import JaxPagedError
-    from jaxpaged.tokenize import Detokenizer, Tokenizer
+    from jaxpaged.tokenize import Tokenizer
 
     tokenizer = Tokenizer.load(folder)
     ids = [*range(12), tokenizer.vocab_size - 1, 300, 2**31]

@@ -12,8 +12,9 @@ import tokenizers
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
+from jaxpaged.chat_template import ChatTemplates
 from jaxpaged.errors import PromptError, TokenizerError
-from jaxpaged.tokenize import Tokenizer
+from jaxpaged.tokenize import Tokenizer, read_templates
 
 CHATML = """{%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
@@ -133,7 +134,7 @@ def test_what_a_template_refuses_is_told() -> None:
         tokenizer(INST).apply_chat_template([{"role": "assistant", "content": "hi"}])
 
 
-@pytest.mark.parametrize("content", [None, 3, ["x"]])
+@pytest.mark.parametrize("content", [3, ["x"]])
 def test_what_a_template_trips_over_is_told(content: object) -> None:
     with pytest.raises(PromptError, match="chat template fails with TypeError"):
         tokenizer(CHATML).apply_chat_template([{"role": "user", "content": content}])
@@ -155,6 +156,8 @@ def test_only_json_values_reach_a_template() -> None:
 def test_a_missing_or_damaged_template_is_named() -> None:
     with pytest.raises(TokenizerError, match="has none"):
         Tokenizer(backend()).apply_chat_template([])
+    with pytest.raises(PromptError, match="there is none"):
+        tokenizer(CHATML).apply_chat_template([])
     with pytest.raises(TokenizerError, match=r"does not parse.*line 2"):
         tokenizer("\n{% if %}").apply_chat_template([])
     with pytest.raises(PromptError, match="'default', 'a'"):
@@ -165,7 +168,8 @@ def test_templates_are_read_from_the_folder(tmp_path: Path) -> None:
     backend().save(str(tmp_path / "tokenizer.json"))
 
     def rendered(**variables: Any) -> str:
-        return Tokenizer.load(tmp_path).apply_chat_template([{"role": "user", "content": "x"}], **variables)
+        templates = ChatTemplates(*read_templates(tmp_path))
+        return templates.render([{"role": "user", "content": "x"}], add_generation_prompt=True, **variables)
 
     config = tmp_path / "tokenizer_config.json"
     config.write_text(json.dumps({"chat_template": "string"}))
@@ -174,6 +178,7 @@ def test_templates_are_read_from_the_folder(tmp_path: Path) -> None:
     config.write_text(json.dumps({"chat_template": named}))
     assert rendered() == "listed"
     assert rendered(tools=[TOOL]) == "with tools"
+    assert Tokenizer.load(tmp_path).apply_chat_template([{"role": "user", "content": "x"}]) == "listed"
     (tmp_path / "chat_template.jinja").write_text("file {{ messages[0].content }}")
     assert rendered() == "file x"
     (tmp_path / "additional_chat_templates").mkdir()

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from jaxpaged.detokenize import Detokenizer
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.tiny import TINY_MODEL
-from jaxpaged.tokenize import Detokenizer, Tokenizer
+from jaxpaged.tokenize import Tokenizer
 
 SPECIAL = ["<s>", "</s>", "<|end of turn|>"]  # the last one has characters that byte-level BPE cannot spell
 
@@ -128,6 +129,10 @@ def test_spaces_of_sentence_pieces() -> None:
     backend = sentence_piece_backend()
     ids = [id_of(backend, word) for word in ("▁a", "b", "▁", "▁b", "<0xE6>", "<0x97>", "<0xA5>", "▁a", "<0xE6>", "▁a")]
     assert pieces(sentence_piece(), ids) == ["a", "b", " ", " b", "", "", "日", " a", "", "� a", ""]
+    # a byte that is a space may be the one that is taken off the beginning, too
+    space = id_of(backend, "<0x20>")
+    for said in ([space, ids[0]], [ids[0], space, ids[3]], [space, space], [2, space, ids[0]]):
+        assert "".join(pieces(sentence_piece(), said)) == sentence_piece().decode(said)
     # a skipped token between two words takes no space away
     assert pieces(sentence_piece(), [1, ids[0], 2, ids[3], 2]) == ["", "a", "", " b", "", ""]
     assert pieces(sentence_piece(), [ids[0], 2, ids[3]], skip_special_tokens=False) == ["a", "</s>", " b", ""]
@@ -181,7 +186,7 @@ def test_load_reads_tokens_and_every_eos_id(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(folder)
     backend = byte_level_backend()
     assert tokenizer.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
-    assert tokenizer.eos_ids == tuple(sorted({3, 5, end_of_turn, id_of(backend, "</s>")}))
+    assert tokenizer.eos_ids == tuple(sorted({3, end_of_turn, id_of(backend, "</s>")}))
     assert tokenizer.special_ids == {id_of(backend, text) for text in SPECIAL}
     assert tokenizer.vocab_size == backend.get_vocab_size()
     assert tokenizer.has_chat_template is False
@@ -189,13 +194,48 @@ def test_load_reads_tokens_and_every_eos_id(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("the <s>té"), skip_special_tokens=False) == "the <s>té"
 
 
+FAMILIES: dict[str, tuple[dict[str, Any], set[int]]] = {
+    "llama 3: a list": (
+        {"generation_config": {"eos_token_id": [128001, 128008, 128009]}, "config": {"eos_token_id": 128001}},
+        {128001, 128008, 128009},
+    ),
+    "qwen 2.5: the end of a turn, and the end of a text": (
+        {"generation_config": {"eos_token_id": [151645, 151643]}, "config": {"eos_token_id": 151645}},
+        {151643, 151645},
+    ),
+    "gemma 2: one alone": ({"generation_config": {"eos_token_id": 1}, "config": {"eos_token_id": [1, 107]}}, {1}),
+    "gemma 3: of the text part": ({"config": {"text_config": {"eos_token_id": [1, 106]}}}, {1, 106}),
+    "mistral 7b: no generation_config.json": ({"config": {"eos_token_id": 2}}, {2}),
+    "phi 3: one that says nothing of ends": (
+        {"generation_config": {"_from_model_config": True}, "config": {"eos_token_id": 32000}},
+        {32000},
+    ),
+    "a stale config.json": ({"generation_config": {"eos_token_id": [7]}, "config": {"eos_token_id": 2}}, {7}),
+    "nothing": ({"generation_config": {"eos_token_id": None}, "config": {}}, set()),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("end", [None, "</s>", "<|end of turn|>"])
+def test_end_tokens_are_those_of_vllm(family: str, end: str | None, tmp_path: Path) -> None:
+    """Of the files and of the tokenizer's own name; a token is no end for its name alone."""
+    files, expected = FAMILIES[family]
+    named = set() if end is None else {id_of(byte_level_backend(), end)}
+    folder = write(tmp_path, **files, tokenizer_config={"eos_token": end})
+    assert set(Tokenizer.load(folder).eos_ids) == expected | named
+
+
 def test_another_folder_may_name_the_end_tokens(tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
+    other, model = tmp_path / "other", tmp_path / "model"
+    for made in (other, model):
+        made.mkdir()
     (other / "generation_config.json").write_text('{"eos_token_id": 4}')
+    (model / "config.json").write_text('{"eos_token_id": 6}')
     folder = write(tmp_path, generation_config={"eos_token_id": 3}, config={"eos_token_id": 5})
-    assert Tokenizer.load(folder).eos_ids == (3, 5)
-    assert Tokenizer.load(folder, generation_config=other).eos_ids == (4, 5)
+    assert Tokenizer.load(folder).eos_ids == (3,)
+    assert Tokenizer.load(folder, generation_config=other).eos_ids == (4,)
+    assert Tokenizer.load(folder, model=model).eos_ids == (6,), "a tokenizer's folder says nothing of another model"
+    assert Tokenizer.load(folder, model=model, generation_config=other).eos_ids == (4,)
 
 
 def test_load_needs_only_tokenizer_json(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ CALLS = frozenset(
 METHODS = frozenset({"recv_pyobj", "send_pyobj", "read_pickle"})
 WORDS = frozenset({"trust_remote_code", "allow_pickle"})
 EXPECTED = {
-    "jaxpaged/bundle.py: jax.experimental.serialize_executable": "a bundle is code, and says so (docs/DECISIONS.md)"
+    "jaxpaged/bundle.py: jax.experimental.serialize_executable": "a bundle is code, and says so (docs/DECISIONS.md)",
+    "jaxpaged/verify/oracle.py: trust_remote_code": "False, said to transformers, which would ask a terminal otherwise",
 }
 """What is there on purpose, and why."""
 

@@ -184,8 +184,8 @@ def test_a_model_config_is_hashable() -> None:
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel") as refusal:
-        read_config(LLAMA_31_8B | {"architectures": ["GPT2LMHeadModel"]})
+    with pytest.raises(UnsupportedModelError, match="MambaForCausalLM") as refusal:
+        read_config(LLAMA_31_8B | {"architectures": ["MambaForCausalLM"]})
     assert all(name in str(refusal.value) for name in FAMILIES)
     with pytest.raises(UnsupportedModelError, match="architectures is None"):
         read_config({})

@@ -73,6 +73,26 @@ def test_frequencies_and_tables_are_those_of_transformers(name: str, theta: floa
         np.testing.assert_allclose(np.asarray(mine)[:, same], other[0, :, :half].numpy()[:, same], atol=3e-7, rtol=0)
 
 
+@pytest.mark.parametrize("context", [8192, 8193])
+def test_longrope_has_the_factors_of_its_side(context: int) -> None:
+    import torch
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    scaling = {
+        "rope_type": "longrope",
+        "short_factor": [1.0 + 0.1 * i for i in range(32)],
+        "long_factor": [1.2 + 1.7 * i for i in range(32)],
+        "original_max_position_embeddings": 8192,
+    }
+    config = config_with(scaling, theta=10_000.0, head_dim=64)
+    rope = read_config(config, context=context).ropes()[0]
+    theirs = LlamaRotaryEmbedding(LlamaConfig(**{**config, "rope_scaling": dict(scaling)}))
+    theirs(torch.zeros(1), torch.arange(context)[None])  # of so many tokens, which choose
+    np.testing.assert_array_max_ulp(frequencies(rope), theirs.inv_freq.numpy(), maxulp=2)
+    assert rope.scale == pytest.approx(theirs.attention_scaling, rel=1e-12)
+
+
 def test_rotate_pairs_halves_and_leaves_the_rest() -> None:
     rope = RopeConfig(kind="default", theta=1.0, dims=4)  # both pairs turn by one radian per position
     x = jnp.array([[[1.0, 0.0, 0.0, 2.0, 7.0]]])

@@ -27,12 +27,14 @@ def read_rope(
     partial: float | None = None,
     aliases: Mapping[str, str] = NO_ALIASES,
     default: Mapping[str, object] = NO_ALIASES,
+    default_original: int | None = None,
 ) -> RopeConfig:
     """`rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (earlier).
 
     dims: D. partial: the share of a head that is rotated where the config does not say; None: families that rotate all
     of it, and where the key is refused. aliases: names that some configs have for a kind. default: the parameters of a
-    config that gives none.
+    config that gives none. default_original: the context of the training where it does not stand beside the rope; what
+    stands in the rope's parameters is then no other.
     """
     old, new = config.section("rope_scaling"), config.section("rope_parameters")
     if old and new and config.get("rope_scaling") != config.get("rope_parameters"):
@@ -46,13 +48,15 @@ def read_rope(
         outer, inner = (place.optional_number(_PARTIAL) for place in (config, section))
         share = _agreed(section, _PARTIAL, outer, inner)
         dims = _rotated(config, dims, partial if share is None else share)
-    outer_original = config.optional_integer(_ORIGINAL)
+    original = config.optional_integer(_ORIGINAL) or default_original
+    if default_original is not None and (inner := section.get(_ORIGINAL)) not in (None, original):
+        raise section.refusal(_ORIGINAL, inner, f"{_ORIGINAL} beside the rope is {original}", "Keep one")
     return read_parameters(
         section,
         dims=dims,
         max_positions=max_positions,
         theta=default_theta if theta is None else theta,
-        original=outer_original,
+        original=original,
         context=config.context,
         aliases=aliases,
     )

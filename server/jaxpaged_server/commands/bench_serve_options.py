@@ -41,7 +41,7 @@ class ServerOptions:
     served_model_name: OptionalText = None
     """Name of the model in requests, where it is another than --model."""
     tokenizer: OptionalPath = None
-    """Folder with the model's tokenizer.json (default: --model where it is a folder, then what the server tells)."""
+    """Folder with the model's tokenizer (default: --model where it is a folder, then what the server tells)."""
     header: Pairs = ()
     """Headers of every request. OPENAI_API_KEY, where it is set, becomes the Authorization header."""
     insecure: Switch = False

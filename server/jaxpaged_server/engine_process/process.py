@@ -9,7 +9,8 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
-from jaxpaged_server.children import PYTHON, child_environment
+from jaxpaged.children import PYTHON
+from jaxpaged_server.children import child_environment
 from jaxpaged_server.engine_process.output import Output
 from jaxpaged_server.engine_process.own_log import log_arguments
 from jaxpaged_server.logs import LogForm

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from jaxpaged.errors import JaxPagedError, RequestError
+from jaxpaged.parent import end_with_parent
 from jaxpaged.residency import BlockResidency
 from jaxpaged_server.engine_process.beats import StepWatch, beat_for_ever
 from jaxpaged_server.engine_process.cache_journal import CacheJournal
@@ -55,7 +56,6 @@ from jaxpaged_server.engine_process.wire import (
     pairs,
     token_messages,
 )
-from jaxpaged_server.parent import end_with_parent
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine

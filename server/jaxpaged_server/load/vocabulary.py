@@ -10,6 +10,7 @@ from typing import Any
 from jaxpaged.errors import JaxPagedError
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
+from jaxpaged.tokenizer_files import has_tokenizer
 from jaxpaged_server.settings import BUNDLED_NAME
 
 
@@ -62,7 +63,7 @@ def _plain_ids(size: int, special: Collection[int]) -> tuple[int, ...]:
 def _folder_here(name: str) -> Vocabulary | None:
     folder = Path(name)
     try:
-        return vocabulary_of_folder(folder) if (folder / "tokenizer.json").is_file() else None
+        return vocabulary_of_folder(folder) if has_tokenizer(folder) else None
     except (JaxPagedError, OSError, ValueError):  # one that is not asked for must not end the run
         return None
 

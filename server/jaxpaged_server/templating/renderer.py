@@ -6,18 +6,31 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.children import PYTHON
+from jaxpaged.templating.wire import (
+    COMMAND,
+    LENGTH_BYTES,
+    READY,
+    Render,
+    Rendered,
+    Setup,
+    broken,
+    frame,
+    text_of,
+    too_slow,
+)
+from jaxpaged.tokenize import read_templates
 from jaxpaged_server.access.keys import Key
-from jaxpaged_server.children import PYTHON, child_environment
-from jaxpaged_server.templating.worker import Render, Rendered
+from jaxpaged_server.children import child_environment
 from jaxpaged_server.turns import Turns
 
 _START_S = 20.0
-"""Seconds that a child may take to start, beside the time of the template itself."""
+"""Seconds that a child may take to start."""
 
 
 class TemplateRenderer:
@@ -35,7 +48,8 @@ class TemplateRenderer:
         workers: int = 2,
         shared: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._folder = folder
+        templates, special = read_templates(Path(folder))
+        self._setup = frame(Setup(templates=templates, special_tokens=special))
         self._limit_s = limit_s
         self._idle: list[asyncio.subprocess.Process] = []
         self._turns = Turns(workers, shared=shared)
@@ -48,6 +62,7 @@ class TemplateRenderer:
         messages: list[dict[str, Any]],
         *,
         add_generation_prompt: bool,
+        continue_final_message: bool = False,
         variables: dict[str, Any],
         most: int,
         template: str | None = None,
@@ -57,11 +72,12 @@ class TemplateRenderer:
         PromptError too where it takes too long, too much memory, or makes more than `most` characters; QueueFullError
         where too much of this key waits.
         """
-        asked = _frame(
+        asked = frame(
             Render(
                 messages=messages,
                 add_generation_prompt=add_generation_prompt,
-                variables=variables,
+                continue_final_message=continue_final_message,
+                asked=variables,
                 most=most,
                 template=template,
             )
@@ -72,26 +88,20 @@ class TemplateRenderer:
         work.add_done_callback(partial(self._ended, key))
         # a client who leaves ends the wait alone: what a child says to it must not be read by the next one, and a
         # child that is ended takes half a second to be replaced, so that clients who leave would hold up all others
-        reply = await asyncio.shield(work)
-        if reply.refused is not None:
-            raise _refusal(reply.refused, reply.name, reply.limit, reply.fix)
-        return reply.text
+        return text_of(await asyncio.shield(work))
 
     async def _render(self, asked: bytes) -> Rendered:
         """One rendering, to its end. Raises PromptError."""
-        fresh = not self._idle
-        child = await self._start() if fresh else self._idle.pop()
+        child = self._idle.pop() if self._idle else await self._start()
         try:
-            async with asyncio.timeout(self._limit_s + (_START_S if fresh else 0.0)):
+            async with asyncio.timeout(self._limit_s):
                 reply = await self._ask(child, asked)
         except TimeoutError:
             await _kill(child)
-            limit = f"the chat template takes more than {self._limit_s:g} s for them"
-            raise _refusal("PromptError", "messages", limit) from None
+            raise too_slow(self._limit_s) from None
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
             await _kill(child)
-            limit = "the chat template broke its process, by the memory it took or otherwise"
-            raise _refusal("PromptError", "messages", limit) from None
+            raise broken() from None
         except BaseException:
             await _kill(child)
             raise
@@ -115,34 +125,34 @@ class TemplateRenderer:
         self._idle.clear()
 
     async def _start(self) -> asyncio.subprocess.Process:
+        """A child that waits for conversations. Raises PromptError."""
         pipe = asyncio.subprocess.PIPE
-        command = (*PYTHON, "-m", "jaxpaged_server.templating.worker", self._folder)
         # a session of its own: Ctrl-C is for the parent, whose requests still need their prompts
-        return await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, env=child_environment(), start_new_session=True
+        child = await asyncio.create_subprocess_exec(
+            *PYTHON, *COMMAND, stdin=pipe, stdout=pipe, env=child_environment(), start_new_session=True
         )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            async with asyncio.timeout(_START_S):
+                child.stdin.write(self._setup)
+                await child.stdin.drain()
+                await child.stdout.readexactly(len(READY))
+        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+            await _kill(child)
+            raise broken() from None
+        except BaseException:
+            await _kill(child)
+            raise
+        return child
 
     async def _ask(self, child: asyncio.subprocess.Process, asked: bytes) -> Rendered:
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(asked)
         await child.stdin.drain()
-        length = int.from_bytes(await child.stdout.readexactly(4), "little")
+        length = int.from_bytes(await child.stdout.readexactly(LENGTH_BYTES), "little")
         return self._decode(await child.stdout.readexactly(length))
-
-
-def _frame(asked: Render) -> bytes:
-    """Raises PromptError for numbers that no machine word holds."""
-    try:
-        body = msgspec.msgpack.encode(asked)
-    except OverflowError:
-        raise _refusal("PromptError", "messages", "a whole number in them has more than 64 bits") from None
-    return len(body).to_bytes(4, "little") + body
-
-
-def _refusal(kind: str, name: str, limit: str, fix: str = "") -> Exception:
-    made = TokenizerError if kind == "TokenizerError" else PromptError
-    return made(name=name, value="(this conversation)" if name == "messages" else "(the model's)", limit=limit, fix=fix)
 
 
 async def _kill(child: asyncio.subprocess.Process) -> None:

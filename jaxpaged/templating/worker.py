@@ -1,6 +1,6 @@
-"""The child: renders conversations, one at a time, until its input ends. [no jax, no aiohttp]
+"""The child: renders conversations, one at a time, until its input ends. [host half: no jax]
 
-Frames of msgpack over stdin and stdout. Its memory is capped; its time is the parent's affair, who kills it.
+Its memory is capped; its time is the parent's affair, who kills it.
 """
 
 from __future__ import annotations
@@ -9,59 +9,54 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 
 from jaxpaged.chat_template import ChatTemplates
 from jaxpaged.errors import JaxPagedError
-from jaxpaged.tokenize import read_templates
-from jaxpaged_server.engine_process.wire import Frames
-from jaxpaged_server.parent import end_with_parent
+from jaxpaged.parent import end_with_parent
+from jaxpaged.templating.wire import LENGTH_BYTES, READY, Render, Rendered, Setup, frame
 
 MEMORY_CAP = 512 * 1024 * 1024
 """Bytes of address space beyond what the process has when it is ready."""
 
 
-class Render(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation. template: another template than the model's own; most: characters of the prompt at most."""
-
-    messages: list[dict[str, Any]]
-    add_generation_prompt: bool
-    variables: dict[str, Any]
-    most: int
-    template: str | None = None
-
-
-class Rendered(msgspec.Struct, frozen=True, kw_only=True):
-    """The prompt, or why there is none. refused: the class of the error."""
-
-    text: str = ""
-    refused: str | None = None
-    name: str = ""
-    limit: str = ""
-    fix: str = ""
-
-
-def main(folder: str) -> int:
+def main() -> int:
     """Serve stdin until its end."""
     end_with_parent()  # a template need not end by itself
-    templates, special = read_templates(Path(folder))
-    own = ChatTemplates(templates, special)
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write between the frames
+    if (told := _next(sys.stdin.buffer)) is None:
+        return 0
+    setup = msgspec.msgpack.decode(told, type=Setup)
+    own, decode = ChatTemplates(setup.templates, setup.special_tokens), msgspec.msgpack.Decoder(Render).decode
     _cap_memory()
-    decode, frames = msgspec.msgpack.Decoder(Render).decode, Frames()
-    while data := os.read(sys.stdin.fileno(), 1 << 16):
-        for body in frames.push(data):
-            _say(output, _render(own, special, decode(body)))
+    output.write(READY)
+    output.flush()
+    while (told := _next(sys.stdin.buffer)) is not None:
+        output.write(frame(_render(own, setup.special_tokens, decode(told))))
+        output.flush()
     return 0
+
+
+def _next(stream: BinaryIO) -> bytes | None:
+    """The body of the next frame, None at the end."""
+    header = stream.read(LENGTH_BYTES)
+    length = int.from_bytes(header, "little")
+    body = stream.read(length) if len(header) == LENGTH_BYTES else b""
+    return body if len(header) == LENGTH_BYTES and len(body) == length else None
 
 
 def _render(own: ChatTemplates, special: dict[str, str], asked: Render) -> Rendered:
     templates = own if asked.template is None else ChatTemplates({"default": asked.template}, special)
     try:
-        text = templates.render(asked.messages, add_generation_prompt=asked.add_generation_prompt, **asked.variables)
+        text = templates.render(
+            asked.messages,
+            add_generation_prompt=asked.add_generation_prompt,
+            continue_final_message=asked.continue_final_message,
+            **asked.asked,
+        )
     except JaxPagedError as error:
         return Rendered(refused=type(error).__name__, name=error.name, limit=error.limit[:500], fix=error.fix)
     except MemoryError:
@@ -79,12 +74,6 @@ def _render(own: ChatTemplates, special: dict[str, str], asked: Render) -> Rende
     return Rendered(text=text)
 
 
-def _say(output: BinaryIO, reply: Rendered) -> None:
-    body = msgspec.msgpack.encode(reply)
-    output.write(len(body).to_bytes(4, "little") + body)
-    output.flush()
-
-
 def _cap_memory() -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):  # not a Unix, or no such figure there
         import resource
@@ -95,4 +84,4 @@ def _cap_memory() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A child of the server ends with it, however the server ends. [no jax]"""
+"""A child ends with the process that started it, however that one ends. [host half: no jax]"""
 
 from __future__ import annotations
 

@@ -1,0 +1,62 @@
+"""tekken.json: Mistral's tokenizers since Nemo. [host half: no jax]
+
+Format: mistral-common's, docs at https://mistralai.github.io/mistral-common. Ids begin with the special tokens; the
+tokens by rank follow, as many as the vocabulary's size leaves room for.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxpaged.errors import TokenizerError
+from jaxpaged.tokenizer_files.byte_level import ranked_bpe
+from jaxpaged.tokenizer_files.source import Source, reading
+
+FILE = "tekken.json"
+_MOST_TOKENS = 2**21
+_BEFORE_V11 = (
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
+    *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
+    *("[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"),
+)
+"""Special tokens of files that do not list them, which are those up to v7."""
+_LISTLESS = ("v1", "v2", "v3", "v7")
+
+
+def read_tekken(path: Path) -> Source:
+    """Raises TokenizerError."""
+    with reading(path):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        config, vocab = told["config"], told["vocab"]
+        size, num_special = int(config["default_vocab_size"]), int(config["default_num_special_tokens"])
+        if not 0 <= num_special < size <= min(len(vocab) + num_special, _MOST_TOKENS):
+            limit = f"{num_special} special tokens and {len(vocab)} others cannot make a vocabulary of {size}"
+            raise TokenizerError(name=f"config of {path}", value=size, limit=limit)
+        ranked = [_bytes(entry) for entry in sorted(vocab, key=lambda entry: entry["rank"])[: size - num_special]]
+        special = _special(told.get("special_tokens"), str(config.get("version")), num_special)
+        backend = ranked_bpe(ranked, pattern=config["pattern"], special=special, first_id=num_special)
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    found = {name: text for name, text in named.items() if text in special}
+    return Source(backend=backend, special_tokens=found, adds_bos=True)
+
+
+def _bytes(entry: dict[str, Any]) -> bytes:
+    return binascii.a2b_base64(entry["token_bytes"], strict_mode=True)
+
+
+def _special(listed: list[dict[str, Any]] | None, version: str, count: int) -> dict[str, int]:
+    """Ids of the special tokens; those that the file leaves out are <SPECIAL_id>."""
+    if listed is None:
+        if version not in _LISTLESS:
+            limit = "special_tokens is missing, and what they are is not known for this version"
+            raise TokenizerError(name=f"version of {FILE}", value=version, limit=limit)
+        texts = dict(enumerate(_BEFORE_V11[:count]))
+    else:
+        texts = {int(entry["rank"]): str(entry["token_str"]) for entry in listed}
+    if any(not 0 <= i < count for i in texts) or len(set(texts.values())) != len(listed or texts):
+        limit = f"their ranks must go from 0 to {count - 1}, each token once"
+        raise TokenizerError(name=f"special_tokens of {FILE}", value=list(texts), limit=limit)
+    return {texts.get(i, f"<SPECIAL_{i}>"): i for i in range(count)}

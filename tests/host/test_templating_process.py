@@ -1,0 +1,134 @@
+"""Templates of a folder, as programs that wait run them: the same text, and an end to those that do not end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile_templates import FORMATS, HOSTILE
+
+from jaxpaged.chat_template import ChatTemplates
+from jaxpaged.errors import JaxPagedError, PromptError, TokenizerError
+from jaxpaged.templating.process import CappedTemplates
+
+MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "so 🙂 >"}]
+GOOD = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}{{ tools | tojson }}{{ eos_token }}{{ mode }}"
+)
+
+
+@pytest.fixture(scope="module")
+def capped() -> Iterator[CappedTemplates]:
+    sources = {"good": GOOD, "wrong": "{% if %}", "refuses": "{{ raise_exception('no') }}", **HOSTILE}
+    made = CappedTemplates(sources, {"eos_token": "</s>"}, limit_s=0.3, most_characters=10_000)
+    yield made
+    made.close()
+
+
+def good(capped: CappedTemplates, **asked: Any) -> str:
+    return capped.render(MESSAGES, chat_template="good", **{"add_generation_prompt": False, **asked})
+
+
+def test_the_text_is_that_of_this_process(capped: CappedTemplates) -> None:
+    here = ChatTemplates({"default": GOOD}, {"eos_token": "</s>"})
+    given: list[dict[str, Any]] = [{}, {"tools": [{"a": "ü"}], "mode": 3}, {"continue_final_message": True}]
+    for asked in given:
+        assert good(capped, **asked) == here.render(MESSAGES, add_generation_prompt=False, **asked)
+    assert good(capped, continue_final_message=True) == "<user>hello</><assistant>so 🙂 >"
+
+
+def test_what_is_refused_is_told(capped: CappedTemplates) -> None:
+    cases: list[tuple[type[JaxPagedError], str, dict[str, Any]]] = [
+        (PromptError, "refuses: no", {"chat_template": "refuses"}),
+        (TokenizerError, "does not parse", {"chat_template": "wrong"}),
+        (PromptError, "Name one of them", {"chat_template": "absent"}),
+        (PromptError, "JSON values only", {"mode": object()}),
+        (PromptError, "more than 64 bits", {"mode": 2**64}),
+        (PromptError, "UTF-8", {"mode": "\ud800"}),
+        (PromptError, "there is none", {"messages": []}),
+        (PromptError, "more than 10000 characters", {"messages": [{"role": "user", "content": "a" * 10_001}]}),
+    ]
+    for kind, told, asked in cases:
+        with pytest.raises(kind, match=told):
+            capped.render(**{"messages": MESSAGES, "chat_template": "good", "add_generation_prompt": True, **asked})
+    assert good(capped)
+    with pytest.raises(TokenizerError, match="has none"):
+        CappedTemplates({}, {}).render(MESSAGES, add_generation_prompt=True)
+
+
+QUICK = ("an endless loop", "a long string", "a macro without end", "attributes", "a number with a billion digits")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in HOSTILE]
+)
+def test_hostile_templates_end_in_time_and_the_next_one_is_served(name: str, capped: CappedTemplates) -> None:
+    expected = good(capped)
+    began = time.monotonic()
+    with pytest.raises((PromptError, TokenizerError)) as refused:
+        capped.render(MESSAGES, add_generation_prompt=True, chat_template=name)
+    assert time.monotonic() - began < 5
+    assert len(str(refused.value)) < 700
+    assert "Traceback" not in str(refused.value)
+    assert good(capped) == expected
+
+
+def test_formats_do_not_reach_into_objects() -> None:
+    for source in FORMATS:
+        try:
+            told = ChatTemplates({"default": source}, {}).render(MESSAGES, add_generation_prompt=True)
+        except PromptError:
+            continue
+        assert told == ""
+
+
+def test_a_child_that_died_is_replaced(capped: CappedTemplates) -> None:
+    expected = good(capped)
+    child = capped._child
+    assert child is not None
+    child.kill()
+    child.wait()
+    assert good(capped) == expected
+    assert capped._child is not child
+
+
+def test_a_child_ends_with_its_templates(capped: CappedTemplates) -> None:
+    templates = CappedTemplates({"good": GOOD}, {})
+    good(templates)
+    child, seen = templates._child, weakref.ref(templates)
+    assert child is not None
+    pid = child.pid
+    del child, templates
+    gc.collect()
+    assert seen() is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_ctrl_c_leaves_no_answer_for_the_next_one(capped: CappedTemplates, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = good(capped)
+
+    def interrupt(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(capped, "_read", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            good(capped, mode="the first")
+    assert good(capped) == expected
+
+
+def test_the_child_imports_nothing_from_the_current_folder(
+    capped: CappedTemplates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("jinja2", "msgspec", "json"):
+        (tmp_path / f"{name}.py").write_text("open('canary', 'w').close()\nraise ImportError('a stranger')")
+    monkeypatch.chdir(tmp_path)
+    assert good(capped)
+    assert not (tmp_path / "canary").exists()
