@@ -28,8 +28,8 @@ _ALIGNMENT = 64
 class Leaf:
     """A parameter [*outs, A] on its way, seen as rows [B, A]; the leaves of a quantised one are its values and scales.
 
-    Rows may come in any order, from several threads, each of them once: `room`, which the caller fills, and then `put`;
-    `step` rows at a time, or those that are left.
+    Rows may come in any order, from several threads, each of them once: `room`, which the caller fills, and then `put`,
+    which takes `step` rows at a time, or those that are left.
     """
 
     def __init__(self, spec: ParamSpec, *, dtype: np.dtype | None = None) -> None:

@@ -34,6 +34,6 @@ def test_strangers_files_are_read_or_refused(kind: str) -> None:
     outcomes = told["outcomes"]
     cases = CASES.get(kind, 10)
     assert sum(outcomes.values()) >= cases
-    assert outcomes["read"] >= max(1, cases // 200), "nothing right is among them: the cases say little"
+    assert outcomes["read"] > 0, "nothing right is among them: the cases say little"
     assert len(outcomes) > 1, "nothing wrong is among them"
     assert told["grown_bytes"] < MOST_BYTES
