@@ -33,6 +33,7 @@ NEEDED = (
     "jaxpaged/tiny/model.safetensors",
     "jaxpaged/tiny/tokenizer.json",
     "jaxpaged/tiny/LICENSE-PSF",
+    "jaxpaged/verify/passage.txt",
     "jaxpaged_server/cli.py",
     "jaxpaged_server/vllm_flags.toml",
     *(f"jaxpaged_server/static/{name}" for name in ("playground.html", "status.html", "docs.html", "design.css")),

@@ -262,16 +262,17 @@ class KVCache:
     def publish(self, request: Request, start: int, end: int) -> None:
         """Take in that tokens[start:end] are computed: full blocks become known to the prefix index, and those of a
         chunk that are behind a window already are given up."""
-        request.num_committed = end
-        if self.prefix_caching:
-            self._index(request, start // self.block_size, end // self.block_size)
-        if self._windowed and end - start > 1:
-            self.retire(request)
+        size = self.block_size
+        first, last = start // size, end // size
+        if first != last and self.prefix_caching:
+            self._index(request, first, last)
+        if self._windowed:
+            request.num_committed = end
+            if end - start > 1:
+                self.retire(request)
 
     def _index(self, request: Request, first: int, last: int) -> None:
         """Make a request's blocks of places [first, last), full by now, known to the prefix indexes."""
-        if first == last:
-            return
         size, tokens, keys = self.block_size, request.tokens, request.block_keys
         root = root_key(request.salt, self._dtype)
         extend_keys(keys, tokens, last, block_size=size, root=root)

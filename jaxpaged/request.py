@@ -170,7 +170,7 @@ class Request:
     tokens: list[int] = field(default_factory=list)  # prompt + output
     seat: int = -1  # while running: its place among the rows that the device remembers
     num_computed: int = 0  # tokens whose K and V are in the pool
-    num_committed: int = 0  # of these, the ones whose steps are committed since it was admitted
+    num_committed: int = 0  # of these, those of committed steps; kept up where a KV group has a window
     num_cached: int = 0  # of the prompt, tokens served by the prefix cache at first admission
     num_scored: int = 0  # where prompt_logprobs are asked for: tokens whose next one is scored, in launched steps too
     prompt_logprobs: list[Mapping[int, Logprob]] = field(default_factory=list)  # committed so far, from token 1 on

@@ -212,7 +212,7 @@ def _source(folder: Path, config: Mapping[str, Any]) -> tuple[Source, dict[str, 
     declared = declared_tokens(config, folder)
     source = read_source(folder, config=config, declared={i: token.content for i, token in declared.items()})
     add_declared(source.backend, declared)
-    own = {name: text for name, text in source.special_tokens.items() if name not in config}
+    own = {name: text for name, text in source.special_tokens.items() if config.get(name, "") == ""}
     return source, {**own, **named_tokens(config, folder)}
 
 

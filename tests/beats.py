@@ -26,6 +26,7 @@ def engine_info(**changes: Any) -> EngineInfo:
         vocab=8,
         block_size=16,
         num_blocks=10,
+        num_groups=1,
         max_num_seqs=4,
         max_num_batched_tokens=64,
         dtype="float32",

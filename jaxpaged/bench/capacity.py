@@ -55,7 +55,10 @@ def capacity(options: EngineConfig, device: str) -> Capacity:
 
 
 def read_shape(model: str, *, context: int | None = None) -> ModelConfig:
-    """The model of a named shape, a config.json or a folder. context: see `read_config`. Raises ConfigError or ModelError for what is none."""
+    """The model of a named shape, a config.json or a folder. context: see `read_config`.
+
+    Raises ConfigError or ModelError for what is none.
+    """
     if model in SHAPES or Path(model).is_file():
         return read_config(shape_config(model), context=context)
     if not Path(model).is_dir():

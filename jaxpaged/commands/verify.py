@@ -59,7 +59,14 @@ class VerifyOptions:
             raise ConfigError(name="--tolerance", value=self.tolerance, limit="it must be above 0")
 
     def config(self) -> EngineConfig:
-        """The engine as it would serve. Raises ConfigError where two models are named."""
+        """The engine as it would serve. Raises ConfigError where two models are named, and for a bundle."""
+        if self.engine.bundle is not None:
+            raise ConfigError(
+                name="--bundle",
+                value=self.engine.bundle,
+                limit="this command compiles steps of its own, as large as the text",
+                fix="Leave it out",
+            )
         if self.folder is None:
             return self.engine
         if self.engine.model not in (EngineConfig().model, self.folder):

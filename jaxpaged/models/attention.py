@@ -52,13 +52,13 @@ class Attention(nnx.Module):
         config, tokens = self.config, x.shape[0]
         x, fused = before_product(x, norm)
         qkv = self.qkv_proj(x, norm=fused)  # [T, K, G + 2, D]
-        if config.qkv_clip is not None:
-            qkv = jnp.clip(qkv, -config.qkv_clip, config.qkv_clip)
         q = qkv[:, :, :-2].reshape(tokens, config.heads, config.head_dim)
         k, v = qkv[:, :, -2], qkv[:, :, -1]  # [T, K, D]
         if config.qk_norm is not None and self.q_norm is not None and self.k_norm is not None:
             wide = config.qk_norm.over == "width"
             q, k = _normed_heads(q, self.q_norm, wide=wide), _normed_heads(k, self.k_norm, wide=wide)
+        if config.qkv_clip is not None:
+            q, k, v = (jnp.clip(part, -config.qkv_clip, config.qkv_clip) for part in (q, k, v))
         pool = write_kv(pool, k, v, slots, rope=table, backend=work.backend, tuning=work.tuning)
         # for kernels, what they multiply and the next product takes; XLA's CPU path keeps float32
         taken = self.dtype if not on_cpu() or work.backend == Backend.NATIVE else q.dtype

@@ -131,7 +131,7 @@ class ModelConfig:
     In a layer: arrangement; one_norm: of PARALLEL, m is n; residual_scale multiplies what is added to the residual
     stream; norm: of all these norms. gated: the network has a gate; activation: a name in
     `pallas_kernels.activations`. scale: factor on q.k; softcap: on the scores; sinks: a logit per head that takes part
-    in the softmax; qkv_clip: queries, keys and values are clipped to it.
+    in the softmax; qkv_clip: queries, keys and values are clipped to it, after their norms.
     """
 
     architecture: str

@@ -44,7 +44,7 @@ class MXFP4:
 
 
 def _powers() -> Weights:
-    """f32[256]: by scale, 2 ** (scale - 127); of the last, half. A scale is float32's own exponent, but 0 is no zero."""
+    """f32[256]: by scale, 2 ** (scale - 127); of the last, half. A scale is float32's exponent, but 0 is no zero."""
     bits = np.arange(256, dtype=np.uint32) << 23
     bits[0] = 1 << 22  # 2 ** -127 is subnormal
     bits[_LAST] = bits[_LAST - 1]  # half of what it stands for: 2 ** 128 is infinite, half of it is not

@@ -38,8 +38,12 @@ def byte_level_bpe(
     """A tokenizer of a vocabulary in the alphabet's characters and of its merges, the first one first.
 
     pattern: regular expression of the parts that merges do not cross; None: GPT-2's. nfc: texts are composed first.
-    whole_words: a part that is in the vocabulary is a token, whatever the merges.
+    whole_words: a part that is in the vocabulary is a token, whatever the merges. Raises TokenizerError for two tokens
+    of one id.
     """
+    if len(set(vocab.values())) != len(vocab):
+        limit = f"{len(vocab) - len(set(vocab.values()))} of the tokens have the id of another"
+        raise TokenizerError(name="vocabulary", value=len(vocab), limit=limit)
     backend = tokenizers.Tokenizer(models.BPE(vocab=dict(vocab), merges=list(merges), ignore_merges=whole_words))
     if nfc:
         backend.normalizer = normalizers.NFC()

@@ -32,9 +32,13 @@ def read_json(file: Path) -> dict[str, Any]:
 def named_tokens(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The named special tokens of tokenizer_config.json or, where it is silent, of special_tokens_map.json.
 
-    Each is a string or {"content": string}; null and absent ones are left out. Raises TokenizerError.
+    Each is a string or {"content": string}; null and absent ones are left out, "" stands for absent. Raises
+    TokenizerError.
     """
-    told = {**read_json(folder / "special_tokens_map.json"), **config}
+    told = {
+        **read_json(folder / "special_tokens_map.json"),
+        **{key: said for key, said in config.items() if said != ""},
+    }
     return {name: _text(told[name], name, folder) for name in _NAMED_TOKENS if told.get(name) is not None}
 
 

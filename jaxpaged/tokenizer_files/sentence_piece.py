@@ -14,7 +14,8 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 _SPACE = "▁"
-_SPACES_AROUND = r"\A +| +\z"
+_SPACES_AROUND = rf"\A +|[ {_SPACE}]+\z"
+"""At the end SentencePiece takes off spaces once they are written as ▁, so a ▁ of the text, too."""
 
 
 class Kind(IntEnum):

@@ -8,14 +8,23 @@ from typing import Any
 
 import tokenizers
 
+from jaxpaged.errors import TokenizerError
+
 
 def splitting(backend: tokenizers.Tokenizer, special_ids: Collection[int]) -> tokenizers.Tokenizer:
-    """A copy that never gives one of these ids for a text, unless its merges make it: to encode with, not to decode."""
+    """A copy that never gives one of these ids for a text, unless its merges make it: to encode with, not to decode.
+
+    Raises TokenizerError for a vocabulary that cannot be written and read again, as where two tokens have one id.
+    """
     told = json.loads(backend.to_str())
     # added tokens are not looked for then; those of the vocabulary itself are found as whole words all the same
     hidden = _hide(told["model"], special_ids)
     told["added_tokens"] = [token for token in told["added_tokens"] if token["id"] not in hidden]
-    copy = tokenizers.Tokenizer.from_str(json.dumps(told))
+    try:
+        copy = tokenizers.Tokenizer.from_str(json.dumps(told))
+    except Exception as error:  # tokenizers raises bare Exception
+        limit = f"it cannot be copied: {error}"
+        raise TokenizerError(name="tokenizer", value=backend.get_vocab_size(), limit=limit) from error
     copy.encode_special_tokens = True
     return copy
 

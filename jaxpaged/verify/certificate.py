@@ -131,6 +131,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "greedy": {
             "tokens": greedy.tokens,
             "equal": greedy.equal,
+            "ties": greedy.ties,
             "wrong": greedy.wrong,
             "differences": [asdict(difference) for difference in greedy.differences[:_MOST_DIFFERENCES]],
         },
@@ -140,12 +141,12 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
 def _comparison_rows(name: str, comparison: Comparison) -> list[tuple[str, str]]:
     figures, greedy, setting = comparison.figures, comparison.greedy, comparison.setting
     held = f", {setting.quantization} weights" if setting.quantization else ""
-    ties = [difference for difference in greedy.differences if difference.tie]
     told = "; ".join(
         f"answer {difference.answer} token {difference.place}: {difference.token} for {difference.oracle_token}, "
         f"{difference.gap:.1e} apart{' (tie)' if difference.tie else ''}"
         for difference in greedy.differences[:3]
     )
+    broken = [] if figures.finite else [("  NOT FINITE", "some logits are infinite or no numbers")]
     return [
         (
             name,
@@ -161,8 +162,9 @@ def _comparison_rows(name: str, comparison: Comparison) -> list[tuple[str, str]]
         ),
         (
             "  greedy tokens",
-            f"{greedy.equal} of {greedy.tokens} as transformers, {len(ties)} ties" + (f": {told}" if told else ""),
+            f"{greedy.equal} of {greedy.tokens} as transformers, {greedy.ties} ties" + (f": {told}" if told else ""),
         ),
+        *broken,
     ]
 
 

@@ -36,9 +36,14 @@ class Agreement:
         return self.tokens - len(self.differences)
 
     @property
+    def ties(self) -> int:
+        """Tokens that are not the oracle's own, but as near as the tolerance allows."""
+        return sum(difference.tie for difference in self.differences)
+
+    @property
     def wrong(self) -> int:
         """Tokens that are neither the oracle's nor a tie with them."""
-        return sum(not difference.tie for difference in self.differences)
+        return len(self.differences) - self.ties
 
 
 def differences_of(

@@ -40,11 +40,14 @@ def package_versions() -> dict[str, str]:
 class Oracle:
     """A causal language model of transformers, eager attention, never with code of the folder's own.
 
+    length: what every text is filled up to with tokens that nothing before them sees. transformers chooses some rotary
+    embeddings (longrope) by the length of each text, a server once, by the longest that it may meet.
     Raises ConfigError where torch or transformers is missing, ModelError where transformers cannot load the folder.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, length: int = 0) -> None:
         require_packages()
+        self._length = length
         self._torch, transformers = import_module("torch"), import_module("transformers")
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
@@ -70,7 +73,7 @@ class Oracle:
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """f32[n, V] of a text of n tokens, its start at position 0, in one forward pass without a cache."""
-        return self._forward(ids).numpy()
+        return self._forward(ids).logits[0, : len(ids)].float().numpy()
 
     def residuals(self, ids: Sequence[int], *, without_attention: int | None = None) -> list[np.ndarray]:
         """The residual stream f32[n, E] before the first layer, after each, and after the final norm.
@@ -84,14 +87,13 @@ class Oracle:
             hooks.enter_context(_pre_hook(self._layers[0], kept.append))
             for layer in self._layers:
                 hooks.enter_context(_hook(layer, lambda output: kept.append(_first(output))))
-            found = self._forward(ids, output_hidden_states=True, whole=True)
-        arrays = [array[0].float().numpy() for array in kept]
-        return [*arrays, found.hidden_states[-1][0].numpy()]
+            found = self._forward(ids, output_hidden_states=True)
+        return [array[0, : len(ids)].float().numpy() for array in (*kept, found.hidden_states[-1])]
 
-    def _forward(self, ids: Sequence[int], *, whole: bool = False, **options: Any) -> Any:
+    def _forward(self, ids: Sequence[int], **options: Any) -> Any:
+        filled = [*ids, *[0] * (self._length - len(ids))]
         with self._torch.inference_mode():
-            output = self._model(input_ids=self._torch.tensor([list(ids)]), use_cache=False, **options)
-        return output if whole else output.logits[0].float()
+            return self._model(input_ids=self._torch.tensor([filled]), use_cache=False, **options)
 
 
 def _decoder_layers(model: Any) -> list[Any]:

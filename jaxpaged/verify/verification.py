@@ -19,7 +19,6 @@ from jaxpaged.bench.circumstances import versions
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.memory import resolve_combination, resolve_dtype, this_device
-from jaxpaged.models.config import ModelConfig
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.verify.certificate import Certificate, Comparison, Setting
 from jaxpaged.verify.figures import compare
@@ -67,19 +66,22 @@ class Verification:
         ModelError, WeightsError or UnsupportedModelError for a folder that one of the engines cannot load.
         """
         require_packages()
-        asked, model = self.asked, read_model_config(self.asked.model)
+        asked, model = self.asked, read_model_config(self.asked.model, context=self.asked.max_model_len)
         sample = sample_text(asked.tokenizer or asked.model, self.text, tokens=self.tokens, vocab=model.vocab)
         context = min(asked.max_model_len or CONTEXT, model.max_positions, len(sample.ids))
         contexts = _contexts(sample.ids, context)
         device = this_device()
-        exact = self._engine_config(context, model)
+        longest = min(max(context, 32 + self.answer_tokens), model.max_positions)
+        model = read_model_config(asked.model, context=longest)
+        exact = self._engine_config(longest, groups=len(model.kv_groups()))
         dtype, _ = resolve_dtype(asked.dtype, model.dtype, device)
         serving = replace(exact, dtype=dtype, quantization=asked.quantization, kv_cache_dtype=asked.kv_cache_dtype)
         choice = resolve_combination(serving, model, device, dtype=dtype)  # refused before minutes of computing
         ours = [self._ours(exact, contexts, sample, name="float32")]
         if (dtype, choice.quantization, choice.kv_cache_dtype) != ("float32", None, "float32"):
             ours.append(self._ours(serving, contexts, sample, name="serving"))
-        oracle = Oracle(asked.model)
+        chosen_by_length = any(rope.kind == "longrope" for rope in model.ropes())
+        oracle = Oracle(asked.model, length=longest if chosen_by_length else 0)
         found = self._compare(oracle, ours, contexts, sample)
         return Certificate(
             model=Path(asked.model).resolve().name,
@@ -89,16 +91,15 @@ class Verification:
             text={"source": sample.source, "tokens": len(sample.ids), "context": context},
             float32=found[0],
             serving=found[-1],
-            divergence=self._divergence(oracle, ours[0], found[0], contexts),
+            divergence=self._divergence(oracle, ours[0], found[0], contexts, longest=longest),
             device=f"{device.name} ({device.platform})",
             versions={**versions(), **package_versions()},
         )
 
-    def _engine_config(self, context: int, model: ModelConfig) -> EngineConfig:
-        """The engine in float32, as large as the texts need."""
+    def _engine_config(self, longest: int, *, groups: int) -> EngineConfig:
+        """The engine in float32, as large as the texts need. groups: of KV."""
         asked = self.asked
-        longest = min(max(context, 32 + self.answer_tokens), model.max_positions)
-        per_row = -(-longest // (asked.block_size or _SMALLEST_BLOCK)) * len(model.kv_groups())
+        per_row = -(-longest // (asked.block_size or _SMALLEST_BLOCK)) * groups
         return replace(
             asked,
             tokenizer=str(TINY_MODEL),  # token ids alone go in and out
@@ -160,7 +161,7 @@ class Verification:
         return Agreement(tokens=sum(map(len, answers)), differences=tuple(differences))
 
     def _divergence(
-        self, oracle: Oracle, ours: _Ours, found: Comparison, contexts: Sequence[Sequence[int]]
+        self, oracle: Oracle, ours: _Ours, found: Comparison, contexts: Sequence[Sequence[int]], *, longest: int
     ) -> Divergence | None:
         if found.figures.relative_error <= self.tolerance:
             return None
@@ -174,11 +175,11 @@ class Verification:
         backend = Backend(ours.setting.attention_backend)
         choice = resolve_combination(
             replace(self.asked, dtype="float32", quantization=None, kv_cache_dtype="auto", bundle=None),
-            read_model_config(self.asked.model),
+            read_model_config(self.asked.model, context=longest),
             this_device(),
             dtype="float32",
         )
-        model = load_model(self.asked.model, dtype="float32", packed=choice.packed)
+        model = load_model(self.asked.model, dtype="float32", packed=choice.packed, context=longest)
         cut = CutDecoder(model, backend, ids, block_size=ours.block_size)
         return first_divergence(
             cut,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,8 +50,9 @@ def test_a_logit_that_is_no_number_is_the_largest_error() -> None:
     found = compare(ours, theirs, np.zeros(3, np.int32))
     assert not found.finite
     assert found.worst_place == 1
-    certificate = a_certificate(Comparison(setting=SETTING, figures=found, greedy=NOTHING, steps={}))
+    certificate = a_certificate(Comparison(setting=SETTING, figures=found, greedy=NOTHING, steps=STEPS))
     assert not certificate.passed
+    assert "  NOT FINITE" in dict(certificate.as_rows())
     told = json.loads(json.dumps(certificate.as_json(), allow_nan=False))
     assert told["float32"]["max_logit_error"] is None
 
@@ -198,6 +200,7 @@ def test_code_of_a_folder_is_never_run(tmp_path: Path, monkeypatch: pytest.Monke
         (["--tolerance", "0"], "--tolerance"),
         (["--tolerance", "nan"], "--tolerance"),
         (["--model", "elsewhere"], "--model"),
+        (["--bundle", "somewhere"], "--bundle"),
     ],
 )
 def test_options_that_say_nothing_are_refused(flags: list[str], name: str) -> None:
@@ -212,7 +215,9 @@ def test_a_wrong_token_fails_and_a_tie_does_not() -> None:
         agreement = Agreement(tokens=9, differences=(difference,))
         certificate = a_certificate(Comparison(setting=SETTING, figures=same, greedy=agreement, steps=STEPS))
         assert certificate.passed == tie
-        assert certificate.as_json()["float32"]["greedy"]["equal"] == 8
+        greedy = certificate.as_json()["float32"]["greedy"]
+        assert (greedy["tokens"], greedy["equal"], greedy["ties"], greedy["wrong"]) == (9, 8, int(tie), int(not tie))
+        assert greedy["differences"] == [asdict(difference)]
         rows = dict(certificate.as_rows())
         assert rows["  greedy tokens"].startswith(f"8 of 9 as transformers, {int(tie)} ties: answer 0 token 4: 1 for 2")
         assert ("PASS" in rows) == tie

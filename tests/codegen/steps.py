@@ -65,6 +65,18 @@ STEPS: Mapping[str, Step] = MappingProxyType(
             shape="mixtral-8x7b", tokens=16, rows=16, context=32768, quantization="int8"
         ),
         "mixtral-8x7b-32k-mixed": Step(shape="mixtral-8x7b", tokens=2048, rows=16, context=32768),
+        # heads of 256, softcap, windows by turns
+        "gemma-2-9b-decode": Step(shape="gemma-2-9b", tokens=64, rows=64, context=8192),
+        "gemma-2-9b-mixed": Step(shape="gemma-2-9b", tokens=2048, rows=64, context=8192),
+        # heads of 256, ropes by layer type
+        "gemma-3-12b-32k-decode": Step(shape="gemma-3-12b", tokens=32, rows=32, context=32768),
+        "gemma-3-12b-32k-mixed": Step(shape="gemma-3-12b", tokens=2048, rows=32, context=32768),
+        # sinks, windows of 128, experts with biases
+        "gpt-oss-20b-32k-decode": Step(shape="gpt-oss-20b", tokens=64, rows=64, context=32768),
+        "gpt-oss-20b-32k-mixed": Step(shape="gpt-oss-20b", tokens=2048, rows=64, context=32768),
+        # many small experts
+        "qwen3-30b-a3b-decode": Step(shape="qwen3-30b-a3b", tokens=64, rows=64, context=8192),
+        "qwen3-30b-a3b-mixed": Step(shape="qwen3-30b-a3b", tokens=2048, rows=64, context=8192),
     }
 )
 

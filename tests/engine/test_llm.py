@@ -135,8 +135,7 @@ def test_chat_uses_the_template(llm: LLM) -> None:
     rendered = llm.engine.tokenizer.apply_chat_template([{"role": "user", "content": "hello"}])
     assert output.prompt_token_ids == tuple(llm.engine.tokenizer.encode(rendered, add_special_tokens=False))
     begun = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "so:  "}]
-    going_on = {"add_generation_prompt": False, "continue_final_message": True}
-    [output] = llm.chat(begun, GREEDY, use_tqdm=False, **going_on)
+    [output] = llm.chat(begun, GREEDY, use_tqdm=False, add_generation_prompt=False, continue_final_message=True)
     prompt = llm.engine.tokenizer.decode(output.prompt_token_ids, skip_special_tokens=False)
     assert prompt == f"{rendered}so:  "
 

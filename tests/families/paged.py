@@ -25,21 +25,22 @@ _DECODED = 3  # tokens at the end of every prompt that are computed one at a tim
 def paged_logits(
     model: LoadedModel, prompts: Sequence[Sequence[int]], backend: Backend, *, block_size: int, dtype: str = "float32"
 ) -> list[np.ndarray]:
-    """f32[T, V] of each of two prompts, which have at most WIDTH blocks. Unused slots of the pool hold NaN.
+    """f32[T, V] of each of two prompts, which have at most WIDTH blocks. Unused slots of the pool hold NaN, and so does
+    the null block, to which tables lead behind a window.
 
     dtype: of the pool. Every KV group has tables of its own, whose blocks lie in no order.
     """
-    groups = len(model.config.kv_groups())
-    blocks = 1 + groups * len(prompts) * WIDTH
-    order = np.random.default_rng(2).permutation(np.arange(1, blocks, dtype=np.int32))
-    tables = order.reshape(groups, len(prompts), WIDTH)
+    windows = model.config.kv_windows()
+    blocks = 1 + len(windows) * len(prompts) * WIDTH
+    rng = np.random.default_rng(2)
+    tables = rng.permutation(np.arange(1, blocks, dtype=np.int32)).reshape(len(windows), len(prompts), WIDTH)
     pool = make_pool(model.config, backend, num_blocks=blocks, block_size=block_size, dtype=dtype)
     pool = jax.tree.map(poisoned, pool)
     step = _compile(model, backend, block_size)
     done = [0] * len(prompts)
     found: list[list[np.ndarray]] = [[] for _ in prompts]
     for plan in _schedule([len(prompt) for prompt in prompts]):
-        token_ids, step_tables = np.zeros(_TOKENS, np.int32), np.zeros((groups, _ROWS, WIDTH), np.int32)
+        token_ids, step_tables = np.zeros(_TOKENS, np.int32), np.zeros((len(windows), _ROWS, WIDTH), np.int32)
         cu_q_lens, kv_lens = np.zeros(_ROWS + 1, np.int32), np.zeros(_ROWS, np.int32)
         start = 0
         for i, (row, count) in enumerate(plan):
@@ -48,7 +49,9 @@ def paged_logits(
             start += count
             cu_q_lens[i + 1 :], kv_lens[i] = start, done[row]
             used = -(-done[row] // block_size)
-            step_tables[:, i, :used] = tables[:, row, :used]
+            for group, window in enumerate(windows):
+                first = 0 if window is None else max(0, done[row] - count - window + 1) // block_size
+                step_tables[group, i, first:used] = tables[group, row, first:used]
         logits, pool = step(pool, token_ids, cu_q_lens, kv_lens, step_tables)
         for i, (row, _) in enumerate(plan):
             found[row].append(np.asarray(logits[cu_q_lens[i] : cu_q_lens[i + 1]]))

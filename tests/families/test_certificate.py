@@ -14,6 +14,7 @@ from families.case import SIZES, Case
 from families.evidence import TOLERANCE
 from families.folder import make_folder
 from families.table import by_architecture
+from families.test_longrope import CASE as BY_LENGTH
 from families.zoo import CASES
 from native_backend import backends_here
 from safetensors.numpy import load_file, save_file
@@ -107,7 +108,7 @@ def test_a_faithful_model_passes(certify: Callable[..., Any], capsys: pytest.Cap
     assert exact["top1_agreement"] == 1.0
     assert exact["mean_kl_nats"] < 1e-9
     assert abs(exact["perplexity_difference"]) < 1e-3 * exact["oracle_perplexity"]
-    assert exact["greedy"] == {"tokens": 24, "equal": 24, "wrong": 0, "differences": []}
+    assert exact["greedy"] == {"tokens": 24, "equal": 24, "ties": 0, "wrong": 0, "differences": []}
     assert exact["steps"] == {"chunks": 1, "single tokens": 32}
     assert told["serving"] == exact, "the checkpoint is float32, and so is what serves"
     assert set(told["versions"]) >= {"jaxpaged", "jax", "torch", "transformers"}
@@ -148,7 +149,7 @@ def test_the_first_divergence_is_named(
     branch: str | None,
 ) -> None:
     other = edited(folder, tmp_path, tensor)
-    monkeypatch.setattr(verification, "Oracle", lambda _: Oracle(other))
+    monkeypatch.setattr(verification, "Oracle", lambda _, **options: Oracle(other, **options))
     status, told = certify()
     assert status == 1
     assert told["passed"] is False
@@ -169,3 +170,14 @@ def test_steps_are_named_where_the_layers_agree(
     monkeypatch.setattr(verification.Replay, "logits", off)
     status, told = certify()
     assert (status, told["divergence"]["part"]) == (1, "steps")
+
+
+@WHOLE
+@pytest.mark.parametrize("tokens", [90, 200])
+def test_a_rope_chosen_by_length_is_the_same_on_both_sides(
+    certify: Callable[..., Any], tmp_path: Path, tokens: int
+) -> None:
+    """Answers of 30 tokens, beside a text that is shorter or longer than the 128 of the rope's training."""
+    make_folder(tmp_path, BY_LENGTH)
+    status, told = certify("--tokens", str(tokens), model=tmp_path)
+    assert (status, told["float32"]["greedy"]["wrong"]) == (0, 0)

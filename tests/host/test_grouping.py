@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpaged.models.config import AttentionKind, KVGroup, LayerConfig, ModelConfig, RopeConfig
+from jaxpaged.models.config import AttentionKind, KVGroup, LayerConfig, ModelConfig, NormConfig, RopeConfig
 from jaxpaged.models.grouping import LayerKind, layers_per_block
 
 ROPE = RopeConfig(kind="default", theta=1e4, dims=8)
@@ -23,7 +23,7 @@ MODEL = ModelConfig(
     ffn=8,
     layers=(LayerConfig(window=None, rope=ROPE),),
     max_positions=4096,
-    eps=1e-5,
+    norm=NormConfig(eps=1e-5),
     activation="silu",
     scale=1.0,
 )

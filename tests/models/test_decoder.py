@@ -77,6 +77,15 @@ def test_layers_with_two_windows_get_two_works() -> None:
     assert [work.window for work in context.works] == [None, 8]
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 59.8665181883831), ("bfloat16", 59.75)])
+def test_gemma_rounds_its_scale_to_the_type_of_the_weights(dtype: str, scale: float) -> None:
+    gemma = CONFIG | {"architectures": ["GemmaForCausalLM"], "hidden_size": 3584, "head_dim": 16, "vocab_size": 8}
+    graph = build(read_config(gemma | {"num_hidden_layers": 1}), dtype=dtype)
+    decoder = unflatten(graph, [jnp.ones(spec.shape, spec.storage) for spec in graph.specs])
+    embedded = decoder.embed(jnp.asarray([3], jnp.int32), jnp.zeros(1, jnp.int32))
+    np.testing.assert_allclose(embedded, scale, rtol=1e-7)
+
+
 @pytest.mark.parametrize("config", [CONFIG, EXPERTS, BIASED])
 def test_every_parameter_declares_its_axes(config: dict[str, Any]) -> None:
     model = read_config(config)

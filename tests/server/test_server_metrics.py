@@ -72,6 +72,8 @@ def test_a_gateway_finds_what_it_scores_by() -> None:
         **{"kv_cache_size_tokens": "144", "cache_dtype": "bfloat16", "enable_prefix_caching": "True"},
         "prefix_caching_hash_algo": "sha256",
     }
+    metrics.on_beat(beat(EngineMetrics(), steps=[]), engine_info(num_groups=2))  # a token takes a place in each
+    assert families(metrics)["vllm:cache_config_info"].samples[0].labels["kv_cache_size_tokens"] == "64"
     adapters = families(metrics)["vllm:lora_requests_info"].samples[0]
     assert adapters.value == 1700000000.0
     assert {key: adapters.labels[key] for key in ("max_lora", "running_lora_adapters", "waiting_lora_adapters")} == {

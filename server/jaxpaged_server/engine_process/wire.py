@@ -108,6 +108,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     vocab: int  # width of the logits: token ids are below
     block_size: int
     num_blocks: int  # the null block included
+    num_groups: int  # KV groups: a token takes a place in a block of each
     max_num_seqs: int
     max_num_batched_tokens: int
     dtype: str

@@ -216,6 +216,7 @@ def info_of(engine: LLMEngine) -> EngineInfo:
         vocab=model.vocab,
         block_size=config.block_size,
         num_blocks=config.num_blocks,
+        num_groups=len(model.kv_groups()),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         dtype=config.dtype,

@@ -134,7 +134,8 @@ class EngineCounts:
                 **labels,
                 "block_size": str(info.block_size),
                 "num_gpu_blocks": str(info.num_blocks),
-                "kv_cache_size_tokens": str((info.num_blocks - 1) * info.block_size),
+                # as vLLM counts them: that windows bound what a group holds is left out
+                "kv_cache_size_tokens": str((info.num_blocks - 1) // info.num_groups * info.block_size),
                 "cache_dtype": info.kv_cache_dtype,
                 "enable_prefix_caching": str(info.enable_prefix_caching),
                 "prefix_caching_hash_algo": "sha256",

@@ -1,15 +1,15 @@
 """Phi-3 and Phi-4.
 
-Longrope's cases are of a model whose contexts are all on one side of the training's: within one request transformers
-goes from the short factors to the long ones, and no paged cache can follow (docs/DECISIONS.md).
+Longrope's case has long contexts alone: within one request transformers goes from the short factors to the long ones,
+and no paged cache can follow (docs/DECISIONS.md). Both sides are in tests/families/test_longrope.py.
 """
 
 from __future__ import annotations
 
 from families.case import SIZES, Case
 
-_SHORT = [1.0 + 0.1 * i for i in range(12)]
-_LONG = [1.5 + 0.7 * i for i in range(12)]
+_SHORT = [1.0 + 0.1 * i for i in range(9)]
+_LONG = [1.5 + 0.7 * i for i in range(9)]
 
 CASES = (
     Case(
@@ -39,36 +39,17 @@ CASES = (
         features=("fused products", "rope of a part of a head", "tied head"),
     ),
     Case(
-        name="phi3_short",
+        name="phi3_long_old",
         architecture="Phi3ForCausalLM",
         old_style=True,
-        config=SIZES
-        | {
-            "original_max_position_embeddings": 512,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10_000.0,
-                "short_factor": _SHORT,
-                "long_factor": _LONG,
-                "attention_factor": 1.2,
-            },
-        },
-        keys={
-            "rope_scaling": {"type": "longrope", "short_factor": _SHORT, "long_factor": _LONG, "attention_factor": 1.2}
-        },
-        features=("longrope, short factors",),
-    ),
-    Case(
-        name="phi3_long",
-        architecture="Phi3ForCausalLM",
         config=SIZES
         | {
             "original_max_position_embeddings": 2,
             "rope_parameters": {
                 "rope_type": "longrope",
                 "rope_theta": 10_000.0,
-                "short_factor": _SHORT[:9],
-                "long_factor": _LONG[:9],
+                "short_factor": _SHORT,
+                "long_factor": _LONG,
                 "attention_factor": 1.3,
                 "partial_rotary_factor": 0.75,
             },
