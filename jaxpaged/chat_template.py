@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from jaxpaged.bounded_json import read_bounded
 from jaxpaged.chat_messages import cut_at_mark, mark_end, plain, plain_messages
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.template_sandbox import template_sandbox
@@ -31,7 +32,7 @@ def read_chat_templates(folder: Path, declared: object) -> dict[str, str]:
     if (folder / "chat_template.jinja").is_file():
         files[DEFAULT] = folder / "chat_template.jinja"
     try:
-        from_files = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+        from_files = {name: read_bounded(path).decode() for name, path in files.items()}
     except (OSError, ValueError) as error:
         raise TokenizerError(
             name="chat template", value=str(folder), limit=f"a file of it cannot be read: {error}"

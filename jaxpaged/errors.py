@@ -38,8 +38,9 @@ class JaxPagedError(Exception):
         shown = repr(_beginning(value))
         if len(shown) > 200:
             shown = f"{shown[:200]}..."
-        sentence = f"{name} is {shown}: {limit}"
-        super().__init__(f"{sentence}. {fix}" if fix else sentence)
+        sentence = f"{name if len(name) <= 500 else f'{name[:500]}...'} is {shown}: {limit}"
+        text = f"{sentence}. {fix}" if fix else sentence
+        super().__init__(text.encode("utf-8", "backslashreplace").decode())  # a file's key may be half a surrogate
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.name, self.value, self.limit, self.fix))

@@ -19,6 +19,7 @@ from tokenizers import AddedToken
 from jaxpaged.chat_template import ChatTemplates, read_chat_templates
 from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.generation_config import read_generation_config
+from jaxpaged.panics import is_failure
 from jaxpaged.templating.process import CappedTemplates
 from jaxpaged.token_span import longest_token
 from jaxpaged.tokenizer_files import FAST, Source, read_source
@@ -31,11 +32,13 @@ from jaxpaged.tokenizer_files.folder import (
     named_tokens,
     read_json,
 )
-from jaxpaged.tokenizer_files.source import put_around
+from jaxpaged.tokenizer_files.source import put_around, reading
 from jaxpaged.tokenizer_files.splitting import splitting
 
 _LONG = 1024
 """Characters, or token ids, from which on the library's form for batches is used: that one lets other threads run."""
+_SHOWN = 200
+"""Characters of a library's message that an error shows."""
 _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
@@ -102,7 +105,8 @@ class Tokenizer:
         if "eos_token" in special and (named := backend.token_to_id(special["eos_token"])) is not None:
             eos_ids.add(named)
         templates = read_chat_templates(folder, config.get("chat_template"))
-        return cls(backend, special_tokens=special, eos_ids=eos_ids, chat_templates=templates, trusted=False)
+        with reading(folder):
+            return cls(backend, special_tokens=special, eos_ids=eos_ids, chat_templates=templates, trusted=False)
 
     @property
     def has_chat_template(self) -> bool:
@@ -122,6 +126,11 @@ class Tokenizer:
             return backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeError) as error:
             raise PromptError(name="prompt", value=text, limit="it must be text that UTF-8 can hold") from error
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            limit = f"the model's tokenizer fails on it: {str(error)[:_SHOWN]}"
+            raise PromptError(name="prompt", value=text, limit=limit) from error
 
     @cached_property
     def _splitting(self) -> tokenizers.Tokenizer:
@@ -139,6 +148,11 @@ class Tokenizer:
             return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         except (OverflowError, TypeError) as error:
             limit = "each must be a whole number from 0"
+            raise PromptError(name="token ids", value=list(ids)[:16], limit=limit) from error
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            limit = f"the model's tokenizer fails on them: {str(error)[:_SHOWN]}"
             raise PromptError(name="token ids", value=list(ids)[:16], limit=limit) from error
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:

@@ -50,9 +50,10 @@ def packed_shape(outs: int, ins: int) -> tuple[int, ...]:
     return outs // UNIT, ins // UNIT, 2, _HALF, _HALF
 
 
-def pack(weight: np.ndarray) -> np.ndarray:
-    """The tiles of a bfloat16 weight [B, A]."""
+def pack(weight: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The tiles of a bfloat16 weight [B, A], contiguous; written to `out` where it is given."""
     outs, ins = weight.shape
-    parts = weight.view(np.uint16).reshape(outs // UNIT, 2, _HALF, ins // UNIT, _HALF, 2)
-    tiles = np.ascontiguousarray(parts.transpose(0, 3, 1, 4, 2, 5))
-    return tiles.view(np.uint32).reshape(packed_shape(outs, ins))
+    pairs = weight.view(np.uint32).reshape(outs // UNIT, 2, _HALF, ins // UNIT, _HALF)
+    tiles = np.empty(packed_shape(outs, ins), np.uint32) if out is None else out
+    tiles[...] = pairs.transpose(0, 3, 1, 4, 2)
+    return tiles

@@ -42,7 +42,9 @@ def packed_f32_shape(outs: int, ins: int) -> tuple[int, ...]:
     return outs // PANEL, ins, PANEL
 
 
-def pack_f32(weight: np.ndarray) -> np.ndarray:
-    """The panels of a float32 weight [B, A]."""
+def pack_f32(weight: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The panels of a float32 weight [B, A]; written to `out` where it is given."""
     outs, ins = weight.shape
-    return np.ascontiguousarray(weight.reshape(outs // PANEL, PANEL, ins).swapaxes(1, 2))
+    panels = np.empty(packed_f32_shape(outs, ins), np.float32) if out is None else out
+    panels[...] = weight.reshape(outs // PANEL, PANEL, ins).swapaxes(1, 2)
+    return panels

@@ -46,12 +46,13 @@ def packed_int8_shape(outs: int, ins: int) -> tuple[int, ...]:
     return -(-outs // PANEL), -(-ins // DEPTH), 2, _HALF, _HALF
 
 
-def pack_int8(values: np.ndarray) -> np.ndarray:
-    """The tiles of values i8[B, A]."""
+def pack_int8(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The tiles of values i8[B, A]; written to `out` where it is given."""
     outs, ins = values.shape
     panels, depths, *_ = packed_int8_shape(outs, ins)
     whole = np.zeros((panels * PANEL, depths * DEPTH), np.int8)
     whole[:outs, :ins] = values
-    parts = whole.reshape(panels, 2, _HALF, depths, _HALF, 4)
-    tiles = np.ascontiguousarray(parts.transpose(0, 3, 1, 4, 2, 5))
-    return tiles.view(np.uint32).reshape(packed_int8_shape(outs, ins))
+    fours = whole.view(np.uint32).reshape(panels, 2, _HALF, depths, _HALF)
+    tiles = np.empty(packed_int8_shape(outs, ins), np.uint32) if out is None else out
+    tiles[...] = fours.transpose(0, 3, 1, 4, 2)
+    return tiles

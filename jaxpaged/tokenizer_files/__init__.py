@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
 from jaxpaged.errors import TokenizerError
+from jaxpaged.tokenizer_files.fast import read_fast
 from jaxpaged.tokenizer_files.folder import read_json
 from jaxpaged.tokenizer_files.sentence_piece_file import read_sentence_piece
-from jaxpaged.tokenizer_files.source import Source, reading
+from jaxpaged.tokenizer_files.source import Source
 from jaxpaged.tokenizer_files.tekken import FILE as TEKKEN
 from jaxpaged.tokenizer_files.tekken import read_tekken
 from jaxpaged.tokenizer_files.tiktoken import is_tiktoken, read_tiktoken
@@ -36,8 +35,7 @@ def read_source(folder: Path, *, config: Mapping[str, Any], declared: Mapping[in
     Raises TokenizerError naming the file that is missing or damaged, or the package that reading it needs.
     """
     if (path := folder / FAST).is_file():
-        with reading(path):
-            return Source(backend=tokenizers.Tokenizer.from_file(str(path)), is_whole=True)
+        return Source(backend=read_fast(path), is_whole=True)
     if (path := folder / TEKKEN).is_file():
         return read_tekken(path)
     model_type = read_json(folder / "config.json").get("model_type")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
+from jaxpaged.bounded_json import parse_json, read_bounded
 from jaxpaged.errors import TokenizerError
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -21,8 +21,8 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(read_bounded(file), hook=dict)
+    except (OSError, ValueError) as error:
         raise TokenizerError(name=file.name, value=str(file), limit=f"it cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise TokenizerError(name=file.name, value=str(file), limit="it must hold a JSON object")
@@ -63,8 +63,11 @@ def declared_tokens(config: Mapping[str, Any], folder: Path) -> dict[int, AddedT
     listed = config.get("added_tokens_decoder") or {}
     also_special = {_text(token, "additional_special_tokens", folder) for token in _additional(config, folder)}
     try:
-        found = {int(i): AddedToken(text, special=text in also_special, normalized=False) for text, i in plain.items()}
-        found |= {int(i): _token(token) for i, token in listed.items()}
+        found = {
+            _id(i): AddedToken(_unicode(text), special=text in also_special, normalized=False)
+            for text, i in plain.items()
+        }
+        found |= {_id(i): _token(token) for i, token in listed.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         limit = 'each entry must map an id to {"content": text, "special": true or false}'
         raise TokenizerError(
@@ -75,12 +78,15 @@ def declared_tokens(config: Mapping[str, Any], folder: Path) -> dict[int, AddedT
 
 def add_declared(backend: tokenizers.Tokenizer, declared: Mapping[int, AddedToken]) -> None:
     """Add those tokens that are not there yet, where they get the ids that they should have."""
+    size, new = backend.get_vocab_size(), dict[str, AddedToken]()
     for i, token in declared.items():
         text = token.content
-        if backend.token_to_id(text) is None and backend.id_to_token(i) is None and i == backend.get_vocab_size():
-            backend.add_tokens([token])
-        if token.special:
-            mark_special(backend, [token])
+        is_known = text in new or backend.token_to_id(text) is not None or backend.id_to_token(i) is not None
+        if text and not is_known and i == size + len(new):
+            new[text] = token
+    # at once: after every call the library looks at all of them again
+    backend.add_tokens(list(new.values()))
+    mark_special(backend, list({token.content: token for token in declared.values() if token.special}.values()))
 
 
 def mark_special(backend: tokenizers.Tokenizer, tokens: list[AddedToken]) -> None:
@@ -102,15 +108,30 @@ def _additional(config: Mapping[str, Any], folder: Path) -> list[Any]:
 
 
 def _text(value: Any, name: str, folder: Path) -> str:
-    text = value.get("content") if isinstance(value, Mapping) else value
+    try:
+        return _unicode(value.get("content") if isinstance(value, Mapping) else value)
+    except (TypeError, ValueError) as error:
+        limit = 'it must be a string or {"content": string}, in Unicode'
+        raise TokenizerError(name=f"{name} of {folder}", value=value, limit=limit) from error
+
+
+def _unicode(text: object) -> str:
+    """The text itself. Raises TypeError, and ValueError for half a surrogate."""
     if not isinstance(text, str):
-        limit = 'it must be a string or {"content": string}'
-        raise TokenizerError(name=f"{name} of {folder}", value=value, limit=limit)
+        raise TypeError(f"{type(text).__name__} is no text")
+    text.encode()
     return text
 
 
+def _id(told: Any) -> int:
+    """A token's id. Raises TypeError, and ValueError for a number that the library cannot hold."""
+    i = int(told)
+    if not 0 <= i < 2**32:
+        raise ValueError("an id must be from 0 and below 2**32")
+    return i
+
+
 def _token(told: Mapping[str, Any]) -> AddedToken:
-    if not isinstance(told["content"], str):
-        raise TypeError("content")
+    text = _unicode(told["content"])
     flags = {name: bool(told.get(name)) for name in ("special", "lstrip", "rstrip", "single_word")}
-    return AddedToken(told["content"], normalized=False, **flags)
+    return AddedToken(text, normalized=False, **flags)

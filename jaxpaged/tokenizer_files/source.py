@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import processors
 
 from jaxpaged.errors import TokenizerError
+from jaxpaged.panics import is_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ def reading(path: Path) -> Iterator[None]:
     except TokenizerError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not is_failure(error):
             raise
         limit = f"it cannot be read: {type(error).__name__}: {str(error)[:300]}"
         raise TokenizerError(name="tokenizer", value=str(path), limit=limit) from error

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from jaxpaged.bounded_json import parse_json, read_bounded
 from jaxpaged.errors import ModelError
-from jaxpaged.unique_keys import unique_keys
 
 SINGLE = "model.safetensors"
 """The file that holds all weights, where one does."""
@@ -38,12 +37,12 @@ def model_folder(folder: str | Path) -> Path:
 def read_json(path: Path, *, fix: str) -> dict[str, object]:
     """The object in a JSON file. Raises ModelError for a file that is missing, unreadable, not JSON or no object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        value = parse_json(read_bounded(path))
     except FileNotFoundError:
         raise ModelError(name="file", value=path.name, limit="it is missing from the model folder", fix=fix) from None
     except OSError as error:
         raise ModelError(name="file", value=path.name, limit=f"it cannot be read: {error.strerror}", fix=fix) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(name="file", value=path.name, limit=f"it is not valid JSON: {error}", fix=fix) from error
     if not isinstance(value, dict):
         raise ModelError(

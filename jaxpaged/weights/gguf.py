@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from jax import Array
 
 from jaxpaged.errors import WeightsError
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.models.families import FAMILIES, read_config
-from jaxpaged.progress import Progress
+from jaxpaged.progress import Advance, Progress
 from jaxpaged.weights.gguf_file import GGUFFile
+from jaxpaged.weights.leaf import values_dtype
 from jaxpaged.weights.load import LoadedModel
 from jaxpaged.weights.mapping import Target, expected_tensors
-from jaxpaged.weights.store import store, values_dtype
+from jaxpaged.weights.store import held_bytes, hold, store
 
 
 def load_gguf(
@@ -47,13 +49,15 @@ def load_gguf(
     for name, target in targets.items():
         names[target.parameter].append(name)
 
-    def values_of(i: int, spec: ParamSpec) -> np.ndarray:
+    def arrays_of(i: int, spec: ParamSpec, advance: Advance) -> tuple[Array, ...]:
         parameter = np.empty(spec.shape, values_dtype(spec))
         for name in names[i]:
             targets[name].fill(parameter, file.read(name))
-        return parameter
+        arrays = hold(spec, parameter)
+        advance(held_bytes(spec))
+        return arrays
 
-    leaves = store(graph.specs, values_of, phase="loading", progress=progress)
+    leaves = store(graph.specs, arrays_of, phase="loading", progress=progress)
     return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
 
 

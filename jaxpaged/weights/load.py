@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jax import Array
 
 from jaxpaged.errors import WeightsError
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.models.decoder import Graph, ParamSpec, build
+from jaxpaged.models.decoder import Graph, build
 from jaxpaged.models.families import FAMILIES, read_config
 from jaxpaged.progress import Progress
 from jaxpaged.weights.folder import is_gguf, model_folder, read_json
 from jaxpaged.weights.gguf_file import GGUFFile
+from jaxpaged.weights.header import shown
 from jaxpaged.weights.manifest import is_converted
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
+from jaxpaged.weights.read import packed_names, read_leaves
 from jaxpaged.weights.safetensors import DTYPES, INDEX, PACKED_DTYPES, Checkpoint
-from jaxpaged.weights.store import store, values_dtype
+
+_MOST_LISTED = 50
+"""Problems that an error spells out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,19 +78,27 @@ def load_model(
 
         return load_converted(place, **form, progress=progress)
     config = read_model_config(place, context=context)
-    graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     family = FAMILIES[config.architecture]
     with Checkpoint(place) as checkpoint:
+        if len(checkpoint.tensors) < len(config.layers):  # before minutes go to a graph of layers that nothing fills
+            few = f"{len(checkpoint.tensors)} tensors cannot be the {len(config.layers)} layers that the config has"
+            raise _refusal(place, checkpoint.problems or [few])
+        graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
         targets = _named_as(checkpoint, expected_tensors(graph.specs, family.rules(config)), prefix=family.prefix)
         if problems := checkpoint.problems + _differences(targets, checkpoint, config):
-            raise WeightsError(
-                name=f"weights of {place.name}",
-                value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
-                limit="\n  " + "\n  ".join(problems) + "\n",
-                fix="Download the model again, or correct its config.json",
-            )
-        leaves = _read_leaves(graph, targets, checkpoint, progress=progress)
+            raise _refusal(place, problems)
+        leaves = read_leaves(graph.specs, targets, checkpoint, progress=progress)
     return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
+
+
+def _refusal(place: Path, problems: list[str]) -> WeightsError:
+    listed, more = problems[:_MOST_LISTED], len(problems) - _MOST_LISTED
+    return WeightsError(
+        name=f"weights of {place.name}",
+        value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
+        limit="\n  " + "\n  ".join([*listed, f"and {more} more"] if more > 0 else listed) + "\n",
+        fix="Download the model again, or correct its config.json",
+    )
 
 
 def _named_as(checkpoint: Checkpoint, targets: dict[str, Target], *, prefix: str) -> dict[str, Target]:
@@ -102,15 +113,17 @@ def _differences(targets: dict[str, Target], checkpoint: Checkpoint, config: Mod
     more = FAMILIES[config.architecture].ignorable
     wanted: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}  # shape and types
     for name, target in targets.items():
-        if packed := _packed_names(name, target, checkpoint):
+        if packed := packed_names(name, target, checkpoint):
             wanted |= {packed[end]: (shape, PACKED_DTYPES) for end, shape in target.packed_shapes().items()}
         else:
-            wanted[name] = (target.shape, DTYPES)
-    found = [
-        f"unknown: {name!r} in {stored.file!r}"
-        for name, stored in checkpoint.tensors.items()
-        if name not in wanted and not is_ignorable(name, tied=config.tied, more=more)
-    ]
+            wanted[name] = (target.shape, tuple(DTYPES))
+    by_lower_case = {name.lower(): name for name in wanted}
+    found: list[str] = []
+    for name, stored in checkpoint.tensors.items():
+        if name not in wanted and not is_ignorable(name, tied=config.tied, more=more):
+            near = by_lower_case.get(name.lower())
+            case = f", not {near!r} in this case" if near else ""
+            found.append(f"unknown: {shown(name)} in {stored.file!r}{case}")
     for name, (shape, dtypes) in wanted.items():
         stored = checkpoint.tensors.get(name)
         if stored is None:
@@ -124,31 +137,3 @@ def _differences(targets: dict[str, Target], checkpoint: Checkpoint, config: Mod
         if stored.dtype not in dtypes:
             found.append(f"unsupported type: {name!r} is {stored.dtype}, not one of {', '.join(dtypes)}")
     return found
-
-
-def _packed_names(name: str, target: Target, checkpoint: Checkpoint) -> dict[str, str]:
-    """The tensors that hold this one in its packed form, by the ends of their names; none where it is held plainly."""
-    names = {end: name + end for end in target.packed_shapes()}
-    return (
-        {} if name in checkpoint.tensors or not any(checkpoint.is_there(other) for other in names.values()) else names
-    )
-
-
-def _read_leaves(
-    graph: Graph, targets: dict[str, Target], checkpoint: Checkpoint, *, progress: Progress | bool
-) -> tuple[Array, ...]:
-    names: list[list[str]] = [[] for _ in graph.specs]
-    for name, target in targets.items():
-        names[target.parameter].append(name)
-
-    def values_of(i: int, spec: ParamSpec) -> np.ndarray:
-        parameter = np.empty(spec.shape, values_dtype(spec))
-        for name in names[i]:
-            if packed := _packed_names(name, targets[name], checkpoint):
-                tensors = {end: checkpoint.read(other) for end, other in packed.items()}
-                targets[name].fill_packed(parameter, tensors)
-            else:
-                targets[name].fill(parameter, checkpoint.read(name))
-        return parameter
-
-    return store(graph.specs, values_of, phase="loading", progress=progress)

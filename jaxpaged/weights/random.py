@@ -14,9 +14,10 @@ from jax import Array, lax
 
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.models.families import read_config
-from jaxpaged.progress import Progress
+from jaxpaged.progress import Advance, Progress
+from jaxpaged.weights.leaf import values_dtype
 from jaxpaged.weights.load import LoadedModel
-from jaxpaged.weights.store import store, values_dtype
+from jaxpaged.weights.store import held_bytes, hold, store
 
 _MOST_AT_ONCE = 2**24  # elements; drawing needs some 16 bytes of scratch memory for each
 
@@ -42,10 +43,12 @@ def random_model(
     graph = build(model, dtype=dtype, packed=packed, quantization=quantization)
     root = jax.random.key(seed & 0xFFFFFFFF, impl="threefry2x32")
 
-    def values_of(_: int, spec: ParamSpec) -> np.ndarray | Array:
-        return _parameter(spec, root)
+    def arrays_of(_: int, spec: ParamSpec, advance: Advance) -> tuple[Array, ...]:
+        arrays = hold(spec, _parameter(spec, root))
+        advance(held_bytes(spec))
+        return arrays
 
-    leaves = store(graph.specs, values_of, phase="drawing", progress=progress)
+    leaves = store(graph.specs, arrays_of, phase="drawing", progress=progress)
     return LoadedModel(config=model, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
 
 

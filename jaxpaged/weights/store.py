@@ -1,4 +1,4 @@
-"""From the values of parameters to the arrays that hold them: rounded, quantised, permuted, as each declares."""
+"""From the values of parameters to the arrays that hold them, one parameter after the other."""
 
 from __future__ import annotations
 
@@ -6,64 +6,53 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxpaged.models.decoder import ParamSpec
-from jaxpaged.progress import Progress, progress_of
-from pallas_kernels.int8 import quantise
-from pallas_kernels.packed import pack
-from pallas_kernels.packed_f32 import pack_f32
-from pallas_kernels.packed_int8 import pack_int8
+from jaxpaged.progress import Advance, Progress, progress_of
+from jaxpaged.weights.leaf import Leaf, quantised
+
+ArraysOf = Callable[[int, ParamSpec, Advance], tuple[Array, ...]]
 
 
 def store(
-    specs: tuple[ParamSpec, ...],
-    values_of: Callable[[int, ParamSpec], np.ndarray | Array],
-    *,
-    phase: str,
-    progress: Progress | bool,
+    specs: tuple[ParamSpec, ...], arrays_of: ArraysOf, *, phase: str, progress: Progress | bool
 ) -> tuple[Array, ...]:
-    """The leaves of these parameters, in their order. Values come one parameter at a time, so that the host never holds
-    more than one beside the device.
+    """The leaves of these parameters, in their order. They are made one at a time, so that beside a device of its own
+    memory the host holds two parameters at most: one that is made and one on its way.
 
-    values_of: index and declaration -> values, of `values_dtype`, or an array on the device as it is held already. Not
-    asked for scales. phase: what `progress` is told this is; it counts the bytes that are held.
+    arrays_of: index, declaration, and whom to tell of bytes that are held -> the parameter as it is held, and the
+    scales of a quantised one. Not asked for scales. phase: what `progress` is told this is.
     """
     leaves: dict[str, Array] = {}
-    sizes = [0 if spec.is_scale else math.prod(spec.shape) * spec.dtype.itemsize for spec in specs]
-    with progress_of(progress).track(phase, total=sum(sizes), unit="B") as advance:
+    on_its_way: tuple[Array, ...] = ()
+    total = sum(map(held_bytes, specs))
+    with progress_of(progress).track(phase, total=total, unit="B") as advance:
         for i, spec in enumerate(specs):
             if spec.is_scale:
                 continue
-            values = values_of(i, spec)
-            if spec.quantised:
-                leaves[spec.path], leaves[f"{spec.path}_scale"] = _quantised(spec, values)
-            else:
-                leaves[spec.path] = values if isinstance(values, Array) else _plain(spec, values)
-            advance(sizes[i])
+            arrays = arrays_of(i, spec, advance)
+            jax.block_until_ready(on_its_way)
+            on_its_way = arrays
+            leaves |= zip((spec.path, f"{spec.path}_scale"), arrays, strict=False)
     return tuple(leaves[spec.path] for spec in specs)
 
 
-def values_dtype(spec: ParamSpec) -> np.dtype:
-    """The type that a parameter's values are best made in: its own, float32 where they are quantised."""
-    return np.dtype(np.float32) if spec.quantised else spec.dtype
+def held_bytes(spec: ParamSpec) -> int:
+    """Of a parameter as it is declared; of scales none, which come with what they scale."""
+    return 0 if spec.is_scale else math.prod(spec.shape) * spec.dtype.itemsize
 
 
-def _plain(spec: ParamSpec, values: np.ndarray) -> Array:
-    values = values.astype(spec.dtype, copy=False)
-    if spec.packed:
-        pack_values = pack_f32 if spec.dtype == np.float32 else pack
-        return jax.device_put(pack_values(values.reshape(-1, spec.shape[-1])))
-    return jax.device_put(values.view(spec.storage))
-
-
-def _quantised(spec: ParamSpec, values: np.ndarray | Array) -> tuple[Array, Array]:
-    held, scales = _quantise(jnp.asarray(values))
-    if spec.packed:
-        held = jax.device_put(pack_int8(np.asarray(held).reshape(-1, spec.shape[-1])))
-    return held, scales
-
-
-_quantise = jax.jit(quantise)
+def hold(spec: ParamSpec, values: np.ndarray | Array) -> tuple[Array, ...]:
+    """A parameter whose values are all there, of `values_dtype` or as it is held already."""
+    if isinstance(values, Array) and not spec.packed:
+        return quantised(values) if spec.quantised else (values,)
+    leaf = Leaf(spec)
+    rows = np.asarray(values).reshape(leaf.rows, leaf.ins)
+    for first in range(0, leaf.rows, leaf.step):
+        part = rows[first : first + leaf.step]
+        room = leaf.room(first, len(part))
+        room[...] = part
+        leaf.put(first, room)
+    return leaf.arrays()

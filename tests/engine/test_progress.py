@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,6 +47,15 @@ def test_a_start_tells_bytes_and_programs() -> None:
         ("compiling", programs, "program"),
     ]
     assert told.done == {phase: total for phase, total, _ in told.phases}
+
+
+def test_a_bar_of_bytes_tells_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_of(True).track("loading", total=4_000_000_000, unit="B") as advance:
+        time.sleep(0.11)  # a bar is drawn ten times a second
+        advance(2_000_000_000)
+    drawn = capsys.readouterr().err
+    assert "2.00G/4.00G" in drawn
+    assert re.search(r"\d+\.\dGB/s", drawn)
 
 
 @pytest.mark.parametrize(("asked", "shown"), [(True, True), (False, False)])

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax import Array
 
 from jaxpaged.commands import convert, guarded
 from jaxpaged.config import EngineConfig
@@ -23,13 +24,15 @@ from jaxpaged.errors import ConfigError, ModelError, OutputError, WeightsError
 from jaxpaged.fingerprint import weights_identity
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.models.families import read_config
+from jaxpaged.progress import Advance
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
 from jaxpaged.weights.converted import load_converted, write_converted
+from jaxpaged.weights.leaf import values_dtype
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from jaxpaged.weights.manifest import MANIFEST, digest_of_file, read_manifest
 from jaxpaged.weights.source import localised
-from jaxpaged.weights.store import store, values_dtype
+from jaxpaged.weights.store import hold, store
 
 SMALL: dict[str, Any] = {
     "architectures": ["MixtralForCausalLM"],
@@ -61,11 +64,12 @@ def model(
     config = read_config(SMALL)
     graph = build(config, dtype=dtype, quantization=quantization, packed=packed)
 
-    def values_of(_: int, spec: ParamSpec) -> np.ndarray:
+    def arrays_of(_: int, spec: ParamSpec, advance: Advance) -> tuple[Array, ...]:
+        del advance
         rng = np.random.default_rng([seed, zlib.crc32(spec.path.encode())])
-        return rng.standard_normal(spec.shape, np.float32).astype(values_dtype(spec))
+        return hold(spec, rng.standard_normal(spec.shape, np.float32).astype(values_dtype(spec)))
 
-    leaves = store(graph.specs, values_of, phase="drawing", progress=False)
+    leaves = store(graph.specs, arrays_of, phase="drawing", progress=False)
     return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
 
 

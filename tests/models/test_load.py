@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,84 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from weight_folders import (
+    GATE,
+    UP,
+    A,
+    B,
+    K,
+    Q,
+    V,
+    problems,
+    tensors,
+    write_config,
+    write_index,
+    write_sharded,
+    write_single,
+)
 
-from jaxpaged.errors import ModelError, UnsupportedModelError, WeightsError
+from jaxpaged.errors import ModelError, UnsupportedModelError
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from jaxpaged.weights.safetensors import INDEX, SINGLE
-
-CONFIG: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 11,
-    "hidden_size": 8,
-    "intermediate_size": 6,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 2,
-    "max_position_embeddings": 16,
-}
-SHAPES = {
-    "model.embed_tokens.weight": (11, 8),
-    "model.layers.0.input_layernorm.weight": (8,),
-    "model.layers.0.self_attn.q_proj.weight": (8, 8),
-    "model.layers.0.self_attn.k_proj.weight": (4, 8),
-    "model.layers.0.self_attn.v_proj.weight": (4, 8),
-    "model.layers.0.self_attn.o_proj.weight": (8, 8),
-    "model.layers.0.post_attention_layernorm.weight": (8,),
-    "model.layers.0.mlp.gate_proj.weight": (6, 8),
-    "model.layers.0.mlp.up_proj.weight": (6, 8),
-    "model.layers.0.mlp.down_proj.weight": (8, 6),
-    "model.norm.weight": (8,),
-    "lm_head.weight": (11, 8),
-}
-Q, K, V = (f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv")
-GATE, UP = (f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up"))
-A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-
-
-def tensors() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {name: rng.standard_normal(shape, np.float32) for name, shape in SHAPES.items()}
-
-
-def write_config(folder: Path, **changes: object) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
-    return folder
-
-
-def write_single(folder: Path, values: dict[str, np.ndarray], **changes: object) -> Path:
-    write_config(folder, **changes)
-    save_file(values, folder / SINGLE)
-    return folder
-
-
-def write_sharded(folder: Path, values: dict[str, np.ndarray]) -> dict[str, str]:
-    """Two shards and their index, which is returned for the test to spoil."""
-    write_config(folder)
-    names = list(values)
-    files = {name: (A if i < len(names) // 2 else B) for i, name in enumerate(names)}
-    for file in (A, B):
-        save_file({name: values[name] for name in names if files[name] == file}, folder / file)
-    write_index(folder, files)
-    return files
-
-
-def write_index(folder: Path, files: object) -> None:
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": files}))
 
 
 def leaf(model: LoadedModel, path: str) -> np.ndarray:
     return next(np.asarray(a) for s, a in zip(model.graphdef.specs, model.leaves, strict=True) if s.path == path)
-
-
-def problems(folder: Path) -> list[str]:
-    with pytest.raises(WeightsError) as refusal:
-        load_model(folder, dtype="float32")
-    listed = [line.strip() for line in refusal.value.limit.strip().splitlines()]
-    assert str(refusal.value.value).startswith(str(len(listed)))
-    assert all(line in str(refusal.value) for line in listed)
-    return listed
 
 
 def test_fused_parameters_hold_their_parts(tmp_path: Path) -> None:
@@ -201,7 +145,10 @@ def test_a_damaged_shard_does_not_hide_the_other_problems(tmp_path: Path) -> Non
         (lambda folder: (folder / "config.json").write_text('{"a": 1, "a": 2}'), "the key 'a' is there twice"),
         (lambda folder: (folder / "config.json").write_text("[]"), "file is 'config.json': it holds a list"),
         (lambda folder: (folder / SINGLE).unlink(), f"it holds neither {SINGLE} nor {INDEX}"),
-        (lambda folder: (folder / SINGLE).rename(folder / "pytorch_model.bin"), "pytorch_model.bin), and loading one"),
+        (
+            lambda folder: (folder / SINGLE).rename(folder / "pytorch_model.bin"),
+            "('pytorch_model.bin'), and loading one",
+        ),
         (lambda folder: (folder / SINGLE).rename(folder / INDEX), f"'{INDEX}': it is not valid JSON"),
     ],
 )

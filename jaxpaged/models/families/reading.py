@@ -11,6 +11,7 @@ from jaxpaged.models.hf_config import HFConfig
 from pallas_kernels.activations import ACTIVATIONS
 
 CHECKPOINT_DTYPES = ("float32", "bfloat16", "float16")
+_MOST_EXPERTS = 4096  # of a layer; a name is made for each
 
 
 def read_decoder(
@@ -107,7 +108,9 @@ def checkpoint_dtype(config: HFConfig) -> str:
 
 def read_experts(config: HFConfig, keys: tuple[str, str], *, defaults: tuple[int, int]) -> tuple[int, int]:
     """Number of experts, and how many a token goes to: at most all. keys, defaults: of the two."""
-    experts, top_k = (config.integer(key, default=default) for key, default in zip(keys, defaults, strict=True))
+    experts, top_k = (
+        config.integer(key, default=default, maximum=_MOST_EXPERTS) for key, default in zip(keys, defaults, strict=True)
+    )
     if top_k > experts:
         raise config.refusal(keys[1], top_k, f"it must be at most {config.name_of(keys[0])}={experts}")
     return experts, top_k
