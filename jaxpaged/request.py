@@ -303,7 +303,10 @@ def _integer(name: str, value: object, low: int, high: int = 2**31 - 1, fix: str
 
 
 def _number(name: str, value: object, low: float, high: float, fix: str = "", *, above: bool = False) -> float:
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number that no float holds
+        number = math.nan
     if not low <= number <= high or (above and number == low):
         bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
         raise ParameterError(name=name, value=value, limit=f"it must be a number {bounds}", fix=fix)

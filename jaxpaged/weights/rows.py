@@ -33,8 +33,10 @@ def row_runs(shape: tuple[int, ...], parts: Mapping[str, Target]) -> list[Run] |
     for name, target in parts.items():
         if target.transposed or target.values is not None:
             return None
-        numbers = np.concatenate([part.reshape(-1) for part in target.parts(numbered)])
-        if numbers.size * shape[-1] != math.prod(target.shape):
+        parts_of_it = target.parts(numbered)
+        numbers = np.concatenate([part.reshape(-1) for part in parts_of_it])
+        # a view that turns the last dimension leaves another one there
+        if any(part.shape[-1] != 1 for part in parts_of_it) or numbers.size * shape[-1] != math.prod(target.shape):
             return None
         bounds = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), numbers.size]
         for begin, end in pairwise(bounds):

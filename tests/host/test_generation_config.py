@@ -11,6 +11,7 @@ import pytest
 
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError, ModelError
+from jaxpaged.generation_config import file_value
 from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults, sampling_defaults
 
@@ -155,3 +156,8 @@ def test_what_is_not_implemented_is_named(tmp_path: Path, caplog: pytest.LogCapt
     assert "not implemented: do_sample=False" in defaults.describe()
     long = found(folder_with(tmp_path / "c", {"bad_words_ids": [[i] for i in range(1000)]}))
     assert len(long.describe()) < 200
+
+
+def test_a_number_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"temperature of generation_config\.json is 1000"):
+        file_value("temperature", 10**400)

@@ -173,6 +173,8 @@ PARTS = {
     "gated": ((2, 6, 5), {"gate": ("gate", (6, 5), None), "up": ("up", (6, 5), None)}),
     "gated bias": ((2, 6), {"gate": ("gate", (6,), None), "up": ("up", (6,), None)}),
     "experts": ((2, 2, 3, 5), {f"{x}{p}": (p, (3, 5), x) for x in range(2) for p in ("gate", "up")}),
+    "in turns": ((2, 2, 3, 5), {"both": ("experts' gate and up in turns", (2, 6, 5), None)}),
+    "bias in turns": ((2, 2, 3), {"both": ("experts' gate and up in turns", (2, 6), None)}),
     "norm": ((7,), {"norm": ("whole", (7,), None)}),
 }
 
