@@ -118,9 +118,9 @@ def test_a_beat_tells_of_blocks_where_they_are_watched(engine: Counted) -> None:
     assert engine.watch.beat().residency is None
     residency = BlockResidency.every(1, clock=lambda: engine.now)
     watch = StepWatch(engine, max_step_tokens=512, residency=residency)
-    residency.allocated(0, [3])
+    residency.allocated([3])
     engine.now += 7.0
-    residency.evicted(0, 3)
+    residency.evicted(3)
     (body,) = Frames().push(frame(watch.beat()))
     told = front_decoder().decode(body)
     assert isinstance(told, Beat)
