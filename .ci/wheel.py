@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import sys
 import zipfile
+from pathlib import Path
 
 MAX_MODEL_BYTES = 12 * 10**6
 PACKAGES = ("jaxpaged", "pallas_kernels", "jaxpaged_server")
-NATIVE = (
-    "activation.h",
-    "amx.h",
-    "attend_amx.h",
-    "attend_vector.h",
-    "attention.cc",
-    "attention.h",
-    "linear.cc",
-    "mlp.cc",
-    "parallel.h",
-    "product.h",
-    "product_amx.h",
-    "product_bfloat16.h",
-    "product_float32.h",
-    "product_int8.h",
-    "rotate.h",
-    "rows.h",
-    "vectors.h",
-    "write.cc",
-)
+SOURCES = Path(__file__).parents[1] / "pallas_kernels" / "native"
+"""Of the native library, which a user's own compiler builds: all of them are in the wheel."""
 NEEDED = (
     *(f"{package}/py.typed" for package in PACKAGES),
     "jaxpaged/tiny/config.json",
@@ -37,7 +20,7 @@ NEEDED = (
     "jaxpaged_server/cli.py",
     "jaxpaged_server/vllm_flags.toml",
     *(f"jaxpaged_server/static/{name}" for name in ("playground.html", "status.html", "docs.html", "design.css")),
-    *(f"pallas_kernels/native/{name}" for name in NATIVE),
+    *(f"pallas_kernels/native/{path.name}" for path in sorted(SOURCES.iterdir()) if path.suffix in (".cc", ".h")),
 )
 
 
