@@ -13,11 +13,11 @@ from jaxpaged.errors import ModelError, UnsupportedModelError
 _TRAINING_AND_BOOKKEEPING = """
     _name_or_path architectures model_type transformers_version torch_dtype dtype use_cache initializer_range
     attention_dropout hidden_dropout embd_pdrop attn_pdrop resid_pdrop tokenizer_class keys_to_ignore_at_inference
-    id2label label2id num_labels problem_type finetuning_task task_specific_params output_attentions
+    id2label label2id num_labels _num_labels problem_type finetuning_task task_specific_params output_attentions
     output_hidden_states return_dict return_dict_in_generate torchscript use_bfloat16 tf_legacy_loss
     _attn_implementation _attn_implementation_autoset attn_implementation _flash_attn_2_enabled unsloth_fixed
     unsloth_version transformers.js_config is_llama_config pretraining_tp chunk_size_feed_forward
-    router_aux_loss_coef router_jitter_noise output_router_logits cache_implementation
+    gradient_checkpointing router_aux_loss_coef router_jitter_noise output_router_logits cache_implementation
 """
 _TOKENS_AND_GENERATION = """
     bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id forced_bos_token_id
@@ -81,9 +81,10 @@ class HFConfig:
 
     def number(self, key: str, *, default: object = _MISSING, above: float = 0.0) -> float:
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= above:
+        number = as_float(value)
+        if number is None or number <= above:
             raise self.refusal(key, value, f"it must be a number above {above:g}")
-        return float(value)
+        return number
 
     def flag(self, key: str, *, default: bool) -> bool:
         value = self._value(key, default)
@@ -153,6 +154,17 @@ class HFConfig:
                 )
             return default
         return value
+
+
+def as_float(value: object) -> float | None:
+    """A number of JSON; None where it is none, or more than a float holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _is_nothing(value: object) -> bool:

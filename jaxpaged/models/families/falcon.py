@@ -8,11 +8,19 @@ from types import MappingProxyType
 
 from jaxpaged.models.config import Arrangement, ModelConfig
 from jaxpaged.models.families.family import Family
-from jaxpaged.models.families.reading import read_decoder, read_kv_heads, read_layer_norm
+from jaxpaged.models.families.reading import check_code, read_decoder, read_kv_heads, read_layer_norm
 from jaxpaged.models.families.windows import same_windows
 from jaxpaged.models.hf_config import HFConfig
 from jaxpaged.models.tensors import Rule, Rules, plain_rules
 
+_OWN_CODE = (
+    "FalconConfig",
+    "FalconModel",
+    "FalconForCausalLM",
+    "FalconForQuestionAnswering",
+    "FalconForSequenceClassification",
+    "FalconForTokenClassification",
+)
 _WORDS = {
     "num_key_value_heads": "num_kv_heads",
     "intermediate_size": "ffn_hidden_size",
@@ -28,6 +36,7 @@ _OLD_WORDS = {
 
 def _falcon(config: HFConfig, name: str) -> ModelConfig:
     config.ignore("hidden_dropout")
+    check_code(config, _OWN_CODE)
     config = config.renamed(_WORDS | {key: word for key, word in _OLD_WORDS.items() if word in config})
     config.require_neutral(["alibi", "apply_residual_connection_post_layernorm"], False)
     new = config.flag("new_decoder_architecture", default=False)

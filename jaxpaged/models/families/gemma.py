@@ -21,9 +21,11 @@ _GLOBAL_ROPE = partial(read_layer_rope, kind="full_attention", theta_key="rope_t
 
 def _gemma(config: HFConfig, name: str) -> ModelConfig:
     """Gemma 1. Its files say gelu for what its weights were trained with, the approximation by tanh."""
-    key = "hidden_act" if config.get("hidden_activation") is None else "hidden_activation"
-    model = _read(config, name, windows=same_windows(config, None), activation=key)
-    return replace(model, activation=_TANH if model.activation == "gelu" else model.activation)
+    model = _read(config, name, windows=same_windows(config, None), activation="hidden_act")
+    activation = _TANH if model.activation == "gelu" else model.activation
+    if config.get("hidden_activation") not in (None, "gelu", activation):
+        raise config.unsupported("hidden_activation", config.get("hidden_activation"), f"hidden_act is {activation}")
+    return replace(model, activation=activation)
 
 
 def _gemma2(config: HFConfig, name: str) -> ModelConfig:

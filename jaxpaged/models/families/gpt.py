@@ -76,9 +76,18 @@ def _gpt2_rules(model: ModelConfig) -> Rules:
     )
 
 
+_NEOX_WORDS = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+"""Some files have both."""
+
+
 def _gpt_neox(config: HFConfig, name: str) -> ModelConfig:
     config.ignore("classifier_dropout", "hidden_dropout", "is_decoder")
-    config = config.renamed({"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"})
+    config.ignore("attention_probs_dropout_prob", "hidden_dropout_prob")
+    for key, word in _NEOX_WORDS.items():
+        theirs, common = config.optional_number(word), config.optional_number(key)
+        if None not in (theirs, common) and theirs != common:
+            raise config.refusal(key, common, f"{word} is {theirs:g}", "Keep one")
+    config = config.renamed({key: word for key, word in _NEOX_WORDS.items() if word in config})
     parallel = config.flag("use_parallel_residual", default=True)
     bias = config.flag("attention_bias", default=True)
     model = read_decoder(

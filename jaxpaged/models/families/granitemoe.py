@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from jaxpaged.models.config import ModelConfig, MoEConfig
 from jaxpaged.models.families.family import Family
+from jaxpaged.models.families.granite import read_factors
 from jaxpaged.models.families.reading import read_decoder, read_experts, read_kv_heads
 from jaxpaged.models.families.windows import same_windows
 from jaxpaged.models.hf_config import HFConfig
@@ -24,16 +25,8 @@ def _granitemoe(config: HFConfig, name: str) -> ModelConfig:
         kv_heads=read_kv_heads(config, default="num_attention_heads"),
     )
     moe = MoEConfig(experts=experts, top_k=top_k, ffn=model.ffn, renormalise=False, scoring="top_k_softmax")
-    return replace(
-        model,
-        qkv_bias=bias,
-        o_bias=bias,
-        scale=config.number("attention_multiplier", default=1.0),
-        residual_scale=config.number("residual_multiplier", default=1.0),
-        embed_scale=config.number("embedding_multiplier", default=1.0),
-        logit_scale=1.0 / config.number("logits_scaling", default=1.0),
-        layers=tuple(replace(layer, moe=moe) for layer in model.layers),
-    )
+    layers = tuple(replace(layer, moe=moe) for layer in model.layers)
+    return read_factors(config, replace(model, qkv_bias=bias, o_bias=bias, layers=layers))
 
 
 def _granitemoeshared(config: HFConfig, name: str) -> ModelConfig:

@@ -18,7 +18,7 @@ _OFFSET = 2  # rows of the table of positions that belong to no token
 
 def _opt(config: HFConfig, name: str) -> ModelConfig:
     config = config.renamed({"intermediate_size": "ffn_dim", "hidden_act": "activation_function"})
-    config.ignore("dropout", "layerdrop", "init_std")
+    config.ignore("dropout", "activation_dropout", "layerdrop", "init_std")
     config.require_neutral(["layer_norm_elementwise_affine"], True)
     before = config.flag("do_layer_norm_before", default=True)
     removed = config.flag("_remove_final_layer_norm", default=False)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from jaxpaged.models.config import ModelConfig, RopeConfig
 from jaxpaged.models.families.family import Family
-from jaxpaged.models.families.reading import read_decoder, read_kv_heads
+from jaxpaged.models.families.reading import check_code, read_decoder, read_kv_heads
 from jaxpaged.models.families.ropes import read_rope
 from jaxpaged.models.families.windows import same_windows, window
 from jaxpaged.models.hf_config import HFConfig
@@ -23,7 +23,7 @@ _OTHERS = MappingProxyType({"interpolate_factor": 1, "full_attn_mod": 1})
 def _phi3(config: HFConfig, name: str) -> ModelConfig:
     for key, value in _OTHERS.items():
         config.require_neutral([key], value)
-    _check_code(config)
+    check_code(config, _OWN_CODE)
     return read_decoder(
         config,
         name,
@@ -45,15 +45,6 @@ def _rope(config: HFConfig, *, dims: int, max_positions: int, default_theta: flo
         aliases=_KINDS,
         default_original=4096,
     )
-
-
-def _check_code(config: HFConfig) -> None:
-    """The files name code of their own, which transformers has long had; a third one's is another model."""
-    code = config.get("auto_map") or {}
-    models = [value for key, value in code.items() if key != "AutoTokenizer"] if isinstance(code, Mapping) else [code]
-    for value in models:
-        if not isinstance(value, str) or value.rpartition(".")[2] not in _OWN_CODE:
-            raise config.unsupported("auto_map", value, f"implemented are {', '.join(_OWN_CODE)}")
 
 
 def _rules(model: ModelConfig) -> Rules:

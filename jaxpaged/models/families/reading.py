@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from jaxpaged.models.config import LayerConfig, ModelConfig, NormConfig, RopeConfig
 from jaxpaged.models.families.ropes import longest_context, read_rope
@@ -114,3 +114,12 @@ def read_experts(config: HFConfig, keys: tuple[str, str], *, defaults: tuple[int
     if top_k > experts:
         raise config.refusal(keys[1], top_k, f"it must be at most {config.name_of(keys[0])}={experts}")
     return experts, top_k
+
+
+def check_code(config: HFConfig, classes: Collection[str]) -> None:
+    """Refuse code of a checkpoint's own but these classes, which transformers has long had; none is ever run."""
+    code = config.get("auto_map") or {}
+    models = [value for key, value in code.items() if key != "AutoTokenizer"] if isinstance(code, Mapping) else [code]
+    for value in models:
+        if not isinstance(value, str) or value.rpartition(".")[2] not in classes:
+            raise config.unsupported("auto_map", value, f"implemented are {', '.join(classes)}")

@@ -9,13 +9,14 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from jaxpaged.models.config import RopeConfig
-from jaxpaged.models.hf_config import HFConfig
+from jaxpaged.models.hf_config import HFConfig, as_float
 from jaxpaged.models.rope import FREQUENCIES, yarn_scale
 
 Value = TypeVar("Value")
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 _ORIGINAL = "original_max_position_embeddings"
 _PARTIAL = "partial_rotary_factor"
+_MOST_POSITIONS = 2**31 - 1
 
 
 def read_rope(
@@ -132,7 +133,7 @@ def read_parameters(
 def longest_context(rope: RopeConfig, max_positions: int, context: int | None) -> int:
     """The longest context that this rope is for. max_positions: as the config states it; context: see `HFConfig`."""
     if rope.kind == "yarn":
-        return max(max_positions, int(rope.original_positions * rope.factor))
+        return max(max_positions, int(rope.original_positions * rope.factor))  # bounded by `_yarn`
     if rope.kind == "longrope" and context is not None and context <= rope.original_positions:
         return min(max_positions, rope.original_positions)  # of the short factors
     return max_positions
@@ -157,6 +158,11 @@ def _llama3(section: HFConfig, rope: RopeConfig, max_positions: int, longest: in
 def _yarn(section: HFConfig, rope: RopeConfig, max_positions: int, longest: int) -> RopeConfig:
     del longest
     factor = section.number("factor", default=max_positions / rope.original_positions)
+    if rope.original_positions * factor > _MOST_POSITIONS:
+        limit = f"times {_ORIGINAL}={rope.original_positions} it must be at most {_MOST_POSITIONS}"
+        raise section.refusal("factor", factor, limit)
+    if rope.theta <= 1:
+        raise section.refusal("rope_theta", rope.theta, "it must be above 1")
     scale = yarn_scale(
         factor,
         section.optional_number("attention_factor"),
@@ -177,6 +183,8 @@ def _longrope(section: HFConfig, rope: RopeConfig, max_positions: int, longest: 
     """LongRoPE (Ding et al. 2024, arXiv 2402.13753): the long factors where a context can be longer than that of the
     training, else the short ones; the factor on cos and sin is one for both (Phi-3's report, arXiv 2404.14219)."""
     original = rope.original_positions
+    if original < 2:
+        raise section.refusal(_ORIGINAL, original, "it must be at least 2")
     factor = section.number("factor", default=max_positions / original)
     scale = section.optional_number("attention_factor")
     if scale is None:
@@ -187,12 +195,10 @@ def _longrope(section: HFConfig, rope: RopeConfig, max_positions: int, longest: 
 
 def _factors(section: HFConfig, key: str, pairs: int) -> tuple[float, ...]:
     values = section.get(key)
-    numbers = isinstance(values, list) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf for value in values
-    )
-    if not isinstance(values, list) or not numbers or len(values) != pairs:
+    numbers = [as_float(value) or 0.0 for value in values] if isinstance(values, list) else []
+    if len(numbers) != pairs or min(numbers) <= 0:
         raise section.refusal(key, values, f"it must list {pairs} numbers above 0, one for every pair that is rotated")
-    return tuple(float(value) for value in values)
+    return tuple(numbers)
 
 
 _SCALED: Mapping[str, Callable[[HFConfig, RopeConfig, int, int], RopeConfig]] = MappingProxyType(

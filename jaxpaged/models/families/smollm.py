@@ -45,7 +45,7 @@ def _rotary(config: HFConfig) -> list[bool]:
 def _windows(config: HFConfig, rotary: list[bool]) -> Windows:
     """Only where they are asked for: by `layer_types`, else in the layers without positions."""
     size = window(config, default=None) if config.flag("use_sliding_window", default=False) else None
-    config.ignore("sliding_window")
+    config.ignore("sliding_window", "max_window_layers")
     if size is None:
         config.ignore("layer_types")  # they say of windows alone
         return (None,) * len(rotary)

@@ -13,9 +13,15 @@ from jaxpaged.models.families.windows import same_windows, window
 from jaxpaged.models.hf_config import HFConfig
 from jaxpaged.models.tensors import Rules, llama_rules, plain_rules
 
+_UNHEEDED = ("rms_norm_eps", "layer_norm_epsilon", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32")
+"""In published files, and read by nobody: norms have norm_epsilon, and the softmax is float32."""
+
 
 def _starcoder2(config: HFConfig, name: str) -> ModelConfig:
-    config.ignore("residual_dropout", "embedding_dropout")
+    config.ignore("residual_dropout", "embedding_dropout", *_UNHEEDED)
+    config.require_neutral(["mlp_type"], "default")
+    config.require_neutral(["norm_type"], "layer_norm")
+    config.require_neutral(["scale_attn_weights"], True)
     bias = config.flag("use_bias", default=True)
     model = read_decoder(
         config,
