@@ -1,6 +1,6 @@
-"""Chat templates in the styles of public models: text and refusals are those of transformers.
+"""Chat templates of many styles: text and refusals are those of transformers.
 
-The templates in `chat_templates/` were written for this test, with the constructs that real ones use.
+Each file in `chat_templates/` is named after the construct of Jinja that it shows; its markup is invented.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def call(name: str, arguments: Any) -> dict[str, Any]:
 CALL = call("weather", {"place": "Zürich", "days": [1, 2], "unit": None})
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "one": [user("Hello")],
-    "system": [{"role": "system", "content": "Be <brief> & 'kind'. /no_think "}, user("  héllo 🙂\n")],
+    "system": [{"role": "system", "content": "Be <brief> & 'kind'. /quiet "}, user("  héllo 🙂\n")],
     "turns": [user("a"), says("b "), user("\nc\r\n\r\nd"), says(" e\n"), user("f")],
     "ended": [{"role": "system", "content": "S"}, user("a"), says("An answer:  ")],
     "jinja in it": [user("{{ 7 * 7 }} {% raw %} {# #} </s><|im_end|>"), says("%s %(a)s {0.a}"), user("\\n \"'")],
-    "thoughts": [user("a"), says("<think>\nwhy\n</think>\n\nb"), user("c"), says("<think>\nx</think>d")],
+    "thoughts": [user("a"), says("<mull>\nwhy\n</mull>\n\nb"), user("c"), says("<mull>\nx</mull>d")],
     "reasoning apart": [user("a"), says("b", reasoning_content="\nbecause\n"), user("c"), says("d", reasoning="so")],
     "a call": [user("Weather?"), says("", tool_calls=[CALL])],
     "a result": [
@@ -175,10 +175,13 @@ def test_text_and_refusals_are_those_of_transformers(style: str) -> None:
 
 def test_refusals_are_among_them() -> None:
     for style, name in (
-        ("llama2", "wrong turns"),
-        ("falcon", "a stranger"),
-        ("chatml", "no content"),
-        ("phi3", "a number"),
+        ("turns_counted_in_a_namespace", "wrong turns"),
+        ("turns_counted_in_a_namespace", "a stranger"),
+        ("roles_in_a_table", "a stranger"),
+        ("call_ids_checked", "two calls"),
+        ("one_line_no_trim", "no content"),
+        ("thinking_flag", "a number"),
+        ("parts_of_content", "a number"),
     ):
         assert both(style, CONVERSATIONS[name], add_generation_prompt=True) == (None, None)
 
@@ -215,7 +218,7 @@ def test_all_that_can_be_given_is_taken_as_transformers_does(style: str) -> None
 def test_several_templates_are_chosen_from_as_transformers_does(tmp_path: Path) -> None:
     """As a list or an object in tokenizer_config.json, and as files: the same one counts."""
     backend = tokenizers.Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "[UNK]": 2}, unk_token="[UNK]"))
-    names = {"default": "command_r_default", "tool_use": "command_r_tool_use", "rag": "command_r_rag"}
+    names = {"default": "plain_turns", "tool_use": "recursive_macro_over_a_schema", "rag": "dictsort_and_title"}
     sources = {name: STYLES[style] for name, style in names.items()}
     forms: dict[str, Any] = {
         "list": [{"name": name, "template": source} for name, source in sources.items()],
