@@ -48,6 +48,12 @@ def test_commands_take_a_name(
     assert started[0].hf_token is None
 
 
+def test_what_does_not_go_together_is_told_before_anything_is_fetched(hub: StandIn) -> None:
+    with pytest.raises(ConfigError, match="give either prompts, or --input and --output"):
+        generate.main(["--model", NAME])
+    assert hub.asked == []
+
+
 def test_a_plan_takes_a_name(
     hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
