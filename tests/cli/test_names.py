@@ -17,6 +17,7 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError
 from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.verify import oracle
 
 NAME = "org/tiny"
 
@@ -93,6 +94,13 @@ def test_verify_takes_what_transformers_can_read(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(ConfigError, match=r"MODEL is '.*x\.gguf': transformers has to read the same files"):
         verify.main([str(tmp_path / "x.gguf"), "--tokenizer", str(TINY_MODEL)])
+
+
+def test_verify_looks_for_its_packages_before_it_fetches(hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="torch is None: it is not installed"):
+        verify.main([NAME, "--quiet"])
+    assert hub.asked == []
 
 
 def test_a_refusal_is_one_line(hub: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
