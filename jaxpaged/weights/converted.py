@@ -31,12 +31,11 @@ from jaxpaged.weights.hub import OLDER_TEXT, TEXT
 from jaxpaged.weights.load import LoadedModel, read_model_config
 from jaxpaged.weights.manifest import (
     AGAIN,
-    MANIFEST,
     Manifest,
     StoredLeaf,
     check_files,
+    check_place,
     digest_of_file,
-    is_converted,
     read_manifest,
 )
 from jaxpaged.weights.source import shown_name
@@ -267,9 +266,7 @@ def _without_log_of_orbax() -> Iterator[None]:
 @contextmanager
 def _whole_or_nothing(folder: Path, num_bytes: int) -> Iterator[Path]:
     """A new folder beside the one to write, which takes its place at the end, and is gone after any error."""
-    if folder.exists() and not is_converted(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        limit = f"it is there, and no converted model: it has no {MANIFEST}"
-        raise OutputError(name="OUT", value=str(folder), limit=limit, fix="Name another folder")
+    check_place(folder)
     part: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jaxpaged.errors import ModelError
+from jaxpaged.errors import ModelError, OutputError
 from jaxpaged.weights.folder import read_json
 
 MANIFEST = "jaxpaged.json"
@@ -66,6 +66,18 @@ class Manifest:
 def is_converted(folder: Path) -> bool:
     """Whether a folder is, or was meant to be, a converted one."""
     return (folder / MANIFEST).is_file()
+
+
+def check_place(folder: Path) -> None:
+    """Raise OutputError where a converted folder is to be written over something else, or cannot be looked at."""
+    try:
+        other = folder.exists() and not is_converted(folder) and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OutputError(name="OUT", value=str(folder), limit=why, fix="Name another folder") from error
+    if other:
+        limit = f"it is there, and no converted model: it has no {MANIFEST}"
+        raise OutputError(name="OUT", value=str(folder), limit=limit, fix="Name another folder")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -237,6 +237,13 @@ def test_a_converted_model_is_replaced_and_nothing_else(out: Path, source: Path,
     assert {path.name for path in tmp_path.iterdir()} == {"out", "full"}
 
 
+def test_a_place_that_is_taken_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    for place in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(OutputError, match=f"OUT is '{place}': it is there, and no converted model"):
+            convert.main([str(tmp_path / "no-model"), str(place)])
+
+
 class Interrupting:
     """A `Progress` that is interrupted at the second report."""
 
