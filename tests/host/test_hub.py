@@ -17,7 +17,7 @@ import pytest
 from hub_stand_in import COMMITS, StandIn, standing_in
 
 from jaxpaged.config import EngineConfig
-from jaxpaged.errors import ConfigError, HubError, ModelError
+from jaxpaged.errors import ConfigError, HubError, ModelError, UnsupportedModelError
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.weights import hub_errors
 from jaxpaged.weights.hub import download, snapshot_name
@@ -152,6 +152,23 @@ def test_a_model_without_safetensors_is_told_what_it_has(
     hub.models[NAME][MAIN] = texts() | files
     with pytest.raises(HubError, match=limit):
         fetch()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"architectures": ["MambaForCausalLM"]}, "architectures is 'MambaForCausalLM': implemented are"),
+        ({"auto_map": {"AutoModelForCausalLM": "modeling.X"}}, "auto_map is "),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_refused_before_its_weights_come(
+    hub: StandIn, fetch: Download, changes: dict[str, Any], told: str
+) -> None:
+    config = json.loads((TINY_MODEL / "config.json").read_text()) | changes
+    hub.models[NAME][MAIN]["config.json"] = json.dumps(config).encode()
+    with pytest.raises(UnsupportedModelError, match=told):
+        fetch()
+    assert "model.safetensors" not in hub.files_asked
 
 
 def test_the_token_goes_to_the_hub_and_nowhere_else(hub: StandIn, fetch: Download) -> None:
