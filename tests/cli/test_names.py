@@ -61,6 +61,8 @@ def test_a_plan_takes_a_name(
     monkeypatch.setenv("HF_TOKEN", hub.token)
     assert plan.main(["--model", NAME, "--revision", "v2", "--download-dir", str(tmp_path), "--device", "h100"]) == 0
     assert f"{NAME} (LlamaForCausalLM)" in capsys.readouterr().out
+    assert "config.json" in hub.files_asked
+    assert "model.safetensors" not in hub.files_asked
 
 
 def test_an_engine_takes_a_name(hub: StandIn, tmp_path: Path) -> None:
