@@ -41,10 +41,7 @@ def localised(
         model = _path(config, model, "model", revisions, weights=weights, progress=progress)
     if tokenizer is not None:
         own = revisions["tokenizer_revision"] is None and config.tokenizer == config.model
-        if own:
-            tokenizer = model
-        else:
-            tokenizer = _path(config, tokenizer, "tokenizer", revisions, weights=False, progress=progress)
+        tokenizer = model if own else _path(config, tokenizer, "tokenizer", revisions, weights=False, progress=progress)
     given = next(((name, value) for name, value in revisions.items() if value is not None), None)
     if given is not None and not has_model:
         raise ConfigError(
