@@ -24,7 +24,7 @@ from tqdm import tqdm
 from jaxpaged.errors import HubError, JaxPagedError
 from jaxpaged.progress import Progress, progress_of
 from jaxpaged.weights.folder import INDEX, SINGLE, read_json
-from jaxpaged.weights.hub_errors import GO_ONLINE, no_room, not_cached, translated
+from jaxpaged.weights.hub_errors import GO_ONLINE, http_client, no_room, not_cached, translated
 
 TEXT = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -263,14 +263,13 @@ def _meter(state: _State) -> type[tqdm]:
 @contextmanager
 def _told(place: Place, endpoint: str) -> Iterator[None]:
     """Every error on the way as one of ours, with what to do."""
-    from httpx2 import HTTPError
     from huggingface_hub.errors import RevisionResolutionError
 
     try:
         yield
     except JaxPagedError:
         raise
-    except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
+    except (OSError, ValueError, http_client().HTTPError, RevisionResolutionError) as error:
         raise translated(
             error,
             option=place.option,

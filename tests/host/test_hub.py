@@ -225,14 +225,14 @@ def test_a_hub_that_is_not_there(fetch: Download, monkeypatch: pytest.MonkeyPatc
 
 
 def test_errors_that_take_long_are_told_too() -> None:
-    import httpx2
+    http = hub_errors.http_client()
 
     def tell(error: BaseException) -> str:
         kind = {"option": "model", "name": NAME, "revision": None, "endpoint": "http://hub"}
         return str(hub_errors.translated(error, offline=False, token=False, **kind))
 
-    assert "http://hub did not answer in time" in tell(httpx2.ReadTimeout("x"))
-    assert "the connection to http://hub broke: reset" in tell(httpx2.ReadError("reset"))
+    assert "http://hub did not answer in time" in tell(http.ReadTimeout("x"))
+    assert "the connection to http://hub broke: reset" in tell(http.ReadError("reset"))
     assert "the cache cannot be written" in tell(PermissionError(errno.EACCES, "no", "/cache"))
 
 
