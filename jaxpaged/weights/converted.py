@@ -288,11 +288,15 @@ def _whole_or_nothing(folder: Path, num_bytes: int) -> Iterator[Path]:
 
 
 def _take_place(part: Path, folder: Path) -> None:
-    """Rename; what was there goes only when the new one is in its place."""
+    """Rename; what was there goes only when the new one is in its place, and comes back after any error before that."""
     if not folder.exists():
         os.replace(part, folder)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.replace(folder, old)
+        os.replace(part, folder)
+    finally:
+        if not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(old, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -27,6 +28,7 @@ from jaxpaged.models.families import read_config
 from jaxpaged.progress import Advance
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
+from jaxpaged.weights import converted
 from jaxpaged.weights.converted import load_converted, write_converted
 from jaxpaged.weights.leaf import values_dtype
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
@@ -266,6 +268,33 @@ def test_an_interruption_leaves_what_was_there(out: Path, source: Path, tmp_path
             write_converted(place, model(seed=9), source=source, part_bytes=100_000, progress=Interrupting())
     assert same(read(out), model())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interruption_of_the_renaming_leaves_a_whole_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, before: bool
+) -> None:
+    """Before or after either of the two."""
+    part, out = tmp_path / "part", tmp_path / "out"
+    for place in (part, out):
+        place.mkdir()
+        (place / place.name).touch()
+    replace, done = os.replace, iter(range(1, 4))
+
+    def interrupted(source: Path, target: Path) -> None:
+        due = next(done) == calls
+        if due and before:
+            raise KeyboardInterrupt
+        replace(source, target)
+        if due:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        converted._take_place(part, out)
+    assert [path.name for path in out.iterdir()] == ["part" if calls == 2 and not before else "out"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"out", "part"}
 
 
 @contextmanager
