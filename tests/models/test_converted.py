@@ -186,6 +186,11 @@ def change_manifest(out: Path, *, sign: bool = True, **changes: object) -> None:
     (out / MANIFEST).write_text(json.dumps(told))
 
 
+def change_leaf(out: Path, **changes: object) -> None:
+    first, *others = json.loads((out / MANIFEST).read_text())["leaves"]
+    change_manifest(out, leaves=[first | changes, *others])
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of a leaf": (lambda out: flip(largest(out)), "1 problem.*damaged: '.*' of part"),
     "a part cut short": (
@@ -200,6 +205,19 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a text that is gone": (lambda out: (out / "tokenizer.json").unlink(), r"tokenizer\.json': No such file"),
     "the manifest": (lambda out: change_manifest(out, sign=False, dtype="bfloat16"), "its digest is another"),
     "the manifest's form": (lambda out: change_manifest(out, leaves=3), "it is no manifest"),
+    "a list for files": (lambda out: change_manifest(out, files=[]), r"it is no manifest: .*files"),
+    "a size that is none": (lambda out: change_manifest(out, sizes={"x": "1"}), r"it is no manifest: .*sizes"),
+    "a leaf that is none": (lambda out: change_manifest(out, leaves=[{"path": 1}]), r"it is no manifest: .*leaves"),
+    "a key that is not known": (lambda out: change_manifest(out, more=1), "it is no manifest: it has keys that"),
+    "a key of a leaf": (lambda out: change_leaf(out, more=1), "it is no manifest: it has keys that"),
+    "a file outside": (
+        lambda out: change_manifest(out, files={"../../x": ""}),
+        r"jaxpaged\.json': it names '\.\./\.\./x', which is not in the folder",
+    ),
+    "an absolute name": (lambda out: change_manifest(out, sizes={"/etc/passwd": 1}), "it names '/etc/passwd', which"),
+    "a name of the folder itself": (lambda out: change_manifest(out, sizes={".": 1}), r"it names '\.', which"),
+    "a part outside": (lambda out: change_leaf(out, part="../.."), r"it names '\.\./\.\.', which"),
+    "a name that no file has": (lambda out: change_manifest(out, sizes={"a\0b": 1}), "null byte"),
     "no JSON": (lambda out: (out / MANIFEST).write_text("{"), "it is not valid JSON"),
     "a newer format": (
         lambda out: change_manifest(out, format=2),
