@@ -13,6 +13,7 @@ import tyro
 from jaxpaged.commands.flags import OptionalText, Switch, parse
 from jaxpaged.commands.terminal import say
 from jaxpaged.config import EngineConfig
+from jaxpaged.weights.manifest import check_place
 from jaxpaged.weights.source import localised, shown_name
 
 
@@ -46,6 +47,7 @@ class ConvertOptions:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(ConvertOptions, argv, prog="jaxpaged convert")
+    check_place(options.out)
     names = ("model", "tokenizer", "dtype", "quantization", "revision", "hf_token", "download_dir")
     asked = EngineConfig(**{name: getattr(options, name) for name in names})
     config = localised(asked, progress=not options.quiet)

@@ -64,10 +64,10 @@ class GenerateOptions:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(GenerateOptions, argv, prog="jaxpaged generate")
+    options.check()
     said = given_fields(SamplingParams, argv)
     options = replace(options, engine=localised(options.engine, progress=not options.quiet))
     options = replace(options, sampling=sampling_defaults(options.engine).fill(options.sampling, said=said))
-    options.check()
     if options.input is not None and options.output is not None:
         from jaxpaged.commands.generate_file import generate_file
 

@@ -85,7 +85,9 @@ def main(argv: Sequence[str]) -> int:
             fix="Leave it out",
         )
     if is_hub_name(options.engine.model) and not Path(options.engine.model).exists():
-        options = replace(options, engine=localised(options.engine, progress=not options.quiet))
+        # only what is timed needs weights
+        engine = localised(options.engine, weights=options.measure, progress=not options.quiet)
+        options = replace(options, engine=engine)
     found = capacity(options.engine, options.device)
     from jaxpaged.assembly import make_buckets
     from jaxpaged.bench.prediction import capacity_row, capacity_table, predict, prediction_table

@@ -83,7 +83,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(VerifyOptions, argv, prog="jaxpaged verify")
     options.check()
-    config = localised(options.config(), progress=not options.quiet)
+    asked = options.config()
+    from jaxpaged.verify.oracle import require_packages  # with numpy
+
+    require_packages()  # before anything is downloaded
+    config = localised(asked, progress=not options.quiet)
     if is_converted(Path(config.model)) or is_gguf(Path(config.model)):
         limit = "transformers has to read the same files, and it reads folders in Hugging Face layout"
         raise ConfigError(name="MODEL", value=config.model, limit=limit, fix="Give the folder that it was made of")

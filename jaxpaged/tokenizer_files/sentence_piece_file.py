@@ -44,7 +44,7 @@ def _parse(path: Path) -> Any:
             name="tokenizer",
             value=str(path),
             limit=f"it is a SentencePiece model, and reading one needs packages that are not here: {error}",
-            fix="pip install 'jaxpaged[sentencepiece]' (sentencepiece and protobuf), or save it as tokenizer.json",
+            fix="pip install sentencepiece protobuf; or save it as tokenizer.json",
         ) from error
     with reading(path):
         # protobuf makes its classes when it is imported

@@ -31,12 +31,11 @@ from jaxpaged.weights.hub import OLDER_TEXT, TEXT
 from jaxpaged.weights.load import LoadedModel, read_model_config
 from jaxpaged.weights.manifest import (
     AGAIN,
-    MANIFEST,
     Manifest,
     StoredLeaf,
     check_files,
+    check_place,
     digest_of_file,
-    is_converted,
     read_manifest,
 )
 from jaxpaged.weights.source import shown_name
@@ -267,9 +266,7 @@ def _without_log_of_orbax() -> Iterator[None]:
 @contextmanager
 def _whole_or_nothing(folder: Path, num_bytes: int) -> Iterator[Path]:
     """A new folder beside the one to write, which takes its place at the end, and is gone after any error."""
-    if folder.exists() and not is_converted(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        limit = f"it is there, and no converted model: it has no {MANIFEST}"
-        raise OutputError(name="OUT", value=str(folder), limit=limit, fix="Name another folder")
+    check_place(folder)
     part: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -291,11 +288,15 @@ def _whole_or_nothing(folder: Path, num_bytes: int) -> Iterator[Path]:
 
 
 def _take_place(part: Path, folder: Path) -> None:
-    """Rename; what was there goes only when the new one is in its place."""
+    """Rename; what was there goes only when the new one is in its place, and comes back after any error before that."""
     if not folder.exists():
         os.replace(part, folder)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.replace(folder, old)
+        os.replace(part, folder)
+    finally:
+        if not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(old, ignore_errors=True)

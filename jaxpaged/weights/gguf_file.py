@@ -1,6 +1,6 @@
 """A GGUF file: what its metadata says of the model, and its tensors under Hugging Face's names. [no jax]
 
-The container and the blocks of quantised types are the `gguf` package's (extra jaxpaged[gguf]); ours is what they mean
+The container and the blocks of quantised types are the `gguf` package's (an extra); ours is what they mean
 for a model. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -24,6 +24,8 @@ ARCHITECTURES: Mapping[str, str] = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+_PACKAGE = "gguf>=0.19,<0.20"
+"""As pyproject.toml has it: a checkout's extra cannot be named to pip from anywhere."""
 _AGAIN = "Download the file again"
 _FOLDER = "Use the model's folder in Hugging Face layout"
 _ROPE_FACTORS = "rope_freqs.weight"
@@ -254,7 +256,7 @@ def _open(path: Path) -> Any:
         from gguf import GGUFReader
     except ImportError as error:
         limit = "a GGUF file needs the package gguf"
-        raise ModelError(name="model", value=str(path), limit=limit, fix="pip install 'jaxpaged[gguf]'") from error
+        raise ModelError(name="model", value=str(path), limit=limit, fix=f'pip install "{_PACKAGE}"') from error
     try:
         return GGUFReader(os.fspath(path))
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Brings a model from a Hugging Face hub into its cache on disk. [no jax]
+"""Brings a model from a Hugging Face hub into its cache on disk. [no jax, but before weights are fetched]
 
 Owns which files are needed and in which order they come; how one is fetched, resumed, checked and kept is
 huggingface_hub's. A revision is resolved to a commit once, and every file is of that commit. After an interruption the
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from jaxpaged.errors import HubError, JaxPagedError
 from jaxpaged.progress import Progress, progress_of
 from jaxpaged.weights.folder import INDEX, SINGLE, read_json
-from jaxpaged.weights.hub_errors import GO_ONLINE, no_room, not_cached, translated
+from jaxpaged.weights.hub_errors import GO_ONLINE, http_client, no_room, not_cached, translated
 
 TEXT = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -75,7 +75,8 @@ def download(
 
     option: what the user named it by, for errors. revision: a branch, tag or commit (default: main). token: default:
     HF_TOKEN, or what `hf auth login` stored. cache: default: HF_HUB_CACHE, HF_HOME. weights: safetensors, too, and not
-    only the tokenizer. With HF_HUB_OFFLINE=1 nothing is asked for. Raises HubError.
+    only the tokenizer. With HF_HUB_OFFLINE=1 nothing is asked for. Raises HubError, and before weights are fetched
+    ModelError or UnsupportedModelError for a config.json that no engine here serves.
     """
     from huggingface_hub import HfApi, constants  # half a second: only for those who name a model of a hub
 
@@ -142,6 +143,7 @@ def _fetch_weights(
         return
     if place.offline:
         raise HubError(name=place.option, value=place.name, limit=not_cached(missing), fix=GO_ONLINE)
+    _check_config(folder)
     total = sum(sizes[file] for file in missing)
     free = shutil.disk_usage(folder).free
     if total > free:
@@ -154,6 +156,13 @@ def _fetch_weights(
 
     with progress_of(progress).track("downloading", total=total, unit="B") as advance:
         _side_by_side(fetch, missing, advance)
+
+
+def _check_config(folder: Path) -> None:
+    """Refuse a model that cannot be served before gigabytes of it come. Raises ModelError, UnsupportedModelError."""
+    from jaxpaged.models.families import read_config  # starts jax: only where a download takes longer
+
+    read_config(read_json(folder / "config.json", fix="Name a model in Hugging Face layout"))
 
 
 def _weight_files(place: Place, folder: Path, sizes: Mapping[str, int]) -> list[str]:
@@ -254,14 +263,13 @@ def _meter(state: _State) -> type[tqdm]:
 @contextmanager
 def _told(place: Place, endpoint: str) -> Iterator[None]:
     """Every error on the way as one of ours, with what to do."""
-    from httpx2 import HTTPError
     from huggingface_hub.errors import RevisionResolutionError
 
     try:
         yield
     except JaxPagedError:
         raise
-    except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
+    except (OSError, ValueError, http_client().HTTPError, RevisionResolutionError) as error:
         raise translated(
             error,
             option=place.option,

@@ -8,12 +8,20 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from jaxpaged.errors import HubError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NETWORK = "Check the network, proxies and HF_ENDPOINT, or give the model's folder; whole files are kept"
 GO_ONLINE = "Start once without HF_HUB_OFFLINE, or copy the cache of a machine that has it"
+
+
+def http_client() -> Any:
+    """The module of the HTTP client that huggingface_hub uses, whichever of httpx and its successors that is."""
+    from huggingface_hub import utils
+
+    return cast(Any, utils).httpx  # the name that it keeps for others across versions
 
 
 def translated(
@@ -79,13 +87,12 @@ def _status(error: BaseException, *, endpoint: str, name: str, token: bool) -> t
 
 def _transport(error: BaseException, *, endpoint: str) -> tuple[str, str] | None:
     """Why there was no answer, or not all of it."""
-    import httpx2
-
-    if isinstance(error, httpx2.TimeoutException):
+    http = http_client()
+    if isinstance(error, http.TimeoutException):
         return f"{endpoint} did not answer in time", f"{_NETWORK}; HF_HUB_DOWNLOAD_TIMEOUT is its patience in seconds"
-    if isinstance(error, httpx2.ConnectError):
+    if isinstance(error, http.ConnectError):
         return f"{endpoint} cannot be reached: {_line(error)}", _NETWORK
-    if isinstance(error, httpx2.TransportError):
+    if isinstance(error, http.TransportError):
         return f"the connection to {endpoint} broke: {_line(error)}", "Start again: whole files are kept"
     return None
 

@@ -9,9 +9,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from jaxpaged.errors import ModelError
+import msgspec
+
+from jaxpaged.errors import ModelError, OutputError
 from jaxpaged.weights.folder import read_json
 
 MANIFEST = "jaxpaged.json"
@@ -58,14 +60,32 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Raises OSError."""
-        told = {"format": FORMAT, **asdict(self)}
-        text = json.dumps({**told, "digest": _digest_of(told)}, indent=1)
+        text = json.dumps({**self._told(), "digest": _digest_of(self._told())}, indent=1)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    def says(self, digest: object) -> bool:
+        """Whether this is all that was written with a digest."""
+        return digest == _digest_of(self._told())
+
+    def _told(self) -> dict[str, object]:
+        return {"format": FORMAT, **asdict(self)}
 
 
 def is_converted(folder: Path) -> bool:
     """Whether a folder is, or was meant to be, a converted one."""
     return (folder / MANIFEST).is_file()
+
+
+def check_place(folder: Path) -> None:
+    """Raise OutputError where a converted folder is to be written over something else, or cannot be looked at."""
+    try:
+        other = folder.exists() and not is_converted(folder) and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OutputError(name="OUT", value=str(folder), limit=why, fix="Name another folder") from error
+    if other:
+        limit = f"it is there, and no converted model: it has no {MANIFEST}"
+        raise OutputError(name="OUT", value=str(folder), limit=limit, fix="Name another folder")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -79,12 +99,16 @@ def read_manifest(folder: Path) -> Manifest:
     digest = told.pop("digest", None)
     if digest != _digest_of(told):
         raise _damaged(folder, MANIFEST, "it was edited or damaged: its digest is another")
-    del told["format"]
     try:
-        leaves = tuple(StoredLeaf(**_tuples(leaf)) for leaf in told.pop("leaves"))  # type: ignore[union-attr]
-        return Manifest(leaves=leaves, **told)  # type: ignore[arg-type]
-    except (TypeError, KeyError, AttributeError) as error:
+        manifest = msgspec.convert(told, Manifest)
+    except msgspec.ValidationError as error:
         raise _damaged(folder, MANIFEST, f"it is no manifest: {error}") from error
+    if not manifest.says(digest):
+        raise _damaged(folder, MANIFEST, "it is no manifest: it has keys that are not known")
+    names = (*manifest.files, *manifest.sizes, *(leaf.part for leaf in manifest.leaves))
+    if strange := next((name for name in names if not _is_inside(name)), None):
+        raise _damaged(folder, MANIFEST, f"it names {strange!r}, which is not in the folder")
+    return manifest
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -93,8 +117,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         try:
             size, digest = (folder / name).stat().st_size, manifest.files.get(name)
             changed = size != manifest.sizes[name] if digest is None else digest != digest_of_file(folder / name)
-        except OSError as error:
-            raise _damaged(folder, name, error.strerror or str(error)) from error
+        except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+            raise _damaged(folder, name, getattr(error, "strerror", None) or str(error)) from error
         if changed:
             raise _damaged(folder, name, "it was edited or damaged since the model was converted")
 
@@ -109,8 +133,10 @@ def _digest_of(told: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _tuples(leaf: Mapping[str, object]) -> dict[str, object]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in leaf.items()}
+def _is_inside(name: str) -> bool:
+    """Whether a name is of something below the folder that it is relative to, as text."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def _damaged(folder: Path, file: str, limit: str) -> ModelError:

@@ -23,22 +23,25 @@ _LONGEST_NAME = 96
 _FIX = "Give the folder that holds config.json and the weights, or a model's name on the hub, as in org/name"
 
 
-def localised(config: EngineConfig, *, has_model: bool = False, progress: Progress | bool = False) -> EngineConfig:
+def localised(
+    config: EngineConfig, *, has_model: bool = False, weights: bool = True, progress: Progress | bool = False
+) -> EngineConfig:
     """The same engine with paths in place of names: what a hub has is downloaded, unless the cache holds it.
 
-    has_model: a loaded model is given, so that `config.model` is a name of no meaning. What was localised once stays as
-    it is. A GGUF file gets its tokenizer out of its metadata, unless one is named; a converted folder says dtype and
-    quantization. Raises ModelError for a model that is neither here nor a name, or cannot be read, ConfigError for
-    a revision of a folder and for another form than a converted folder has, and HubError for what cannot be brought
-    here.
+    has_model: a loaded model is given, so that `config.model` is a name of no meaning. weights: of the model, too, and
+    not only what says its shape. What was localised once stays as it is. A GGUF file gets its tokenizer out of its
+    metadata, unless one is named; a converted folder says dtype and quantization. Raises ModelError for a model that is
+    neither here nor a name, or cannot be read, UnsupportedModelError for one that is not fetched because it cannot be
+    served, ConfigError for a revision of a folder and for another form than a converted folder has, and HubError for
+    what cannot be brought here.
     """
     model, tokenizer = config.model, config.tokenizer
     revisions = {"revision": config.revision, "tokenizer_revision": config.tokenizer_revision}
     if not has_model:
-        model = _path(config, model, "model", revisions, progress=progress)
+        model = _path(config, model, "model", revisions, weights=weights, progress=progress)
     if tokenizer is not None:
         own = revisions["tokenizer_revision"] is None and config.tokenizer == config.model
-        tokenizer = model if own else _path(config, tokenizer, "tokenizer", revisions, progress=progress)
+        tokenizer = model if own else _path(config, tokenizer, "tokenizer", revisions, weights=False, progress=progress)
     given = next(((name, value) for name, value in revisions.items() if value is not None), None)
     if given is not None and not has_model:
         raise ConfigError(
@@ -80,7 +83,13 @@ def _as_converted(config: EngineConfig) -> EngineConfig:
 
 
 def _path(
-    config: EngineConfig, given: str, option: str, revisions: dict[str, str | None], *, progress: Progress | bool
+    config: EngineConfig,
+    given: str,
+    option: str,
+    revisions: dict[str, str | None],
+    *,
+    weights: bool,
+    progress: Progress | bool,
 ) -> str:
     """Where the files of a model or tokenizer are. The revision that was made use of is taken out of `revisions`."""
     path = Path(given)
@@ -102,7 +111,7 @@ def _path(
         revision=revision,
         token=config.hf_token,
         cache=config.download_dir,
-        weights=option == "model",
+        weights=weights,
         progress=progress,
     )
     return str(folder)

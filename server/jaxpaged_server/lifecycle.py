@@ -1,5 +1,7 @@
 """One server's life: the socket opens at once, the engine starts behind it, signals drain it, it ends with a status.
 
+A model that is named, and not here, is fetched before all that.
+
 SIGTERM: not ready at once; requests are still taken for the grace that gateways need to learn it; then those in flight
 are finished for `shutdown_timeout`, and the rest ends with finish reason "abort". A second SIGTERM or SIGINT aborts at
 once. SIGINT leaves the grace out: somebody sits in front of it. SIGHUP reads keys and certificates again.

@@ -17,6 +17,7 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError
 from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.verify import oracle
 
 NAME = "org/tiny"
 
@@ -48,12 +49,20 @@ def test_commands_take_a_name(
     assert started[0].hf_token is None
 
 
+def test_what_does_not_go_together_is_told_before_anything_is_fetched(hub: StandIn) -> None:
+    with pytest.raises(ConfigError, match="give either prompts, or --input and --output"):
+        generate.main(["--model", NAME])
+    assert hub.asked == []
+
+
 def test_a_plan_takes_a_name(
     hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.token)
     assert plan.main(["--model", NAME, "--revision", "v2", "--download-dir", str(tmp_path), "--device", "h100"]) == 0
     assert f"{NAME} (LlamaForCausalLM)" in capsys.readouterr().out
+    assert "config.json" in hub.files_asked
+    assert "model.safetensors" not in hub.files_asked
 
 
 def test_an_engine_takes_a_name(hub: StandIn, tmp_path: Path) -> None:
@@ -87,6 +96,13 @@ def test_verify_takes_what_transformers_can_read(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(ConfigError, match=r"MODEL is '.*x\.gguf': transformers has to read the same files"):
         verify.main([str(tmp_path / "x.gguf"), "--tokenizer", str(TINY_MODEL)])
+
+
+def test_verify_looks_for_its_packages_before_it_fetches(hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="torch is None: it is not installed"):
+        verify.main([NAME, "--quiet"])
+    assert hub.asked == []
 
 
 def test_a_refusal_is_one_line(hub: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

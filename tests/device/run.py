@@ -7,22 +7,13 @@ judged.
 
 Needs no network, and these packages beside jax with a GPU plugin:
 
-    every part    flax, jinja2, numpy, safetensors, tokenizers, tqdm
+    every part    flax (0.12.10 or newer beside jax 0.11), jinja2, numpy, safetensors, tokenizers, tqdm
     tests         pytest
     server        aiohttp, msgspec, prometheus_client, tyro, yaml; uvloop if it is there
     transformers  torch, transformers
 
 Where there is no package index, wheels of the missing ones are brought along, as `pip download --no-deps
 --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64` gets them.
-For a machine with Python 3.12 on x86-64, jax 0.11.2 with CUDA, flax, torch, transformers, pytest, aiohttp,
-prometheus_client and uvloop (3.1 MiB together, KiB of each):
-
-    every part    flax 0.12.12 (521): 0.12.9 cannot be imported beside jax 0.11.2
-    server        msgspec 0.22.0 (225), tyro 1.0.17 (212), docstring_parser 0.18.0 (22), typeguard 4.6.1 (36),
-                  typing_extensions 4.16.0 (45); unless they are as new: aiohttp 3.14.5 (1,875), yarl 1.25.1 (114),
-                  aiohappyeyeballs 2.7.1 (15), prometheus_client 0.26.0 (63)
-    the others    nothing
-
 PYTHONPATH may name the folder that they are installed in.
 """
 

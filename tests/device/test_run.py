@@ -89,7 +89,7 @@ def test_what_a_part_started_ends_with_it(
 
 
 def test_what_a_part_started_ends_with_the_run(run: ModuleType, tmp_path: Path) -> None:
-    """Which a tool ends that limits its time, say: the part is in a process group of its own."""
+    """Which is ended by `timeout`, say: the part is in a process group of its own."""
 
     def stop(*_: object) -> None:
         raise SystemExit

@@ -159,6 +159,12 @@ def test_probes_ask_what_is_open_to_all() -> None:
     assert {live["httpGet"]["port"], ready["httpGet"]["port"]} == {container()["ports"][0]["name"]}
 
 
+def test_a_download_before_the_socket_opens_is_not_taken_for_a_hang() -> None:
+    start = container()["startupProbe"]
+    assert start["httpGet"] == container()["livenessProbe"]["httpGet"]
+    assert start["periodSeconds"] * start["failureThreshold"] == the("Deployment")["spec"]["progressDeadlineSeconds"]
+
+
 def test_the_drain_ends_before_the_pod_is_killed() -> None:
     grace_s, shutdown_s = float(options()["drain_grace"]), float(options()["shutdown_timeout"])
     assert (grace_s, shutdown_s) == (ServerConfig().drain_grace, ServerConfig().shutdown_timeout)

@@ -17,7 +17,7 @@ import pytest
 from hub_stand_in import COMMITS, StandIn, standing_in
 
 from jaxpaged.config import EngineConfig
-from jaxpaged.errors import ConfigError, HubError, ModelError
+from jaxpaged.errors import ConfigError, HubError, ModelError, UnsupportedModelError
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.weights import hub_errors
 from jaxpaged.weights.hub import download, snapshot_name
@@ -154,6 +154,23 @@ def test_a_model_without_safetensors_is_told_what_it_has(
         fetch()
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"architectures": ["MambaForCausalLM"]}, "architectures is 'MambaForCausalLM': implemented are"),
+        ({"auto_map": {"AutoModelForCausalLM": "modeling.X"}}, "auto_map is "),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_refused_before_its_weights_come(
+    hub: StandIn, fetch: Download, changes: dict[str, Any], told: str
+) -> None:
+    config = json.loads((TINY_MODEL / "config.json").read_text()) | changes
+    hub.models[NAME][MAIN]["config.json"] = json.dumps(config).encode()
+    with pytest.raises(UnsupportedModelError, match=told):
+        fetch()
+    assert "model.safetensors" not in hub.files_asked
+
+
 def test_the_token_goes_to_the_hub_and_nowhere_else(hub: StandIn, fetch: Download) -> None:
     hub.gated.add(NAME)
     with standing_in(StandIn(models=hub.models)) as storage:
@@ -208,14 +225,14 @@ def test_a_hub_that_is_not_there(fetch: Download, monkeypatch: pytest.MonkeyPatc
 
 
 def test_errors_that_take_long_are_told_too() -> None:
-    import httpx2
+    http = hub_errors.http_client()
 
     def tell(error: BaseException) -> str:
         kind = {"option": "model", "name": NAME, "revision": None, "endpoint": "http://hub"}
         return str(hub_errors.translated(error, offline=False, token=False, **kind))
 
-    assert "http://hub did not answer in time" in tell(httpx2.ReadTimeout("x"))
-    assert "the connection to http://hub broke: reset" in tell(httpx2.ReadError("reset"))
+    assert "http://hub did not answer in time" in tell(http.ReadTimeout("x"))
+    assert "the connection to http://hub broke: reset" in tell(http.ReadError("reset"))
     assert "the cache cannot be written" in tell(PermissionError(errno.EACCES, "no", "/cache"))
 
 

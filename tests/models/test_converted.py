@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -27,6 +28,7 @@ from jaxpaged.models.families import read_config
 from jaxpaged.progress import Advance
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
+from jaxpaged.weights import converted
 from jaxpaged.weights.converted import load_converted, write_converted
 from jaxpaged.weights.leaf import values_dtype
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
@@ -184,6 +186,11 @@ def change_manifest(out: Path, *, sign: bool = True, **changes: object) -> None:
     (out / MANIFEST).write_text(json.dumps(told))
 
 
+def change_leaf(out: Path, **changes: object) -> None:
+    first, *others = json.loads((out / MANIFEST).read_text())["leaves"]
+    change_manifest(out, leaves=[first | changes, *others])
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of a leaf": (lambda out: flip(largest(out)), "1 problem.*damaged: '.*' of part"),
     "a part cut short": (
@@ -198,6 +205,19 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a text that is gone": (lambda out: (out / "tokenizer.json").unlink(), r"tokenizer\.json': No such file"),
     "the manifest": (lambda out: change_manifest(out, sign=False, dtype="bfloat16"), "its digest is another"),
     "the manifest's form": (lambda out: change_manifest(out, leaves=3), "it is no manifest"),
+    "a list for files": (lambda out: change_manifest(out, files=[]), r"it is no manifest: .*files"),
+    "a size that is none": (lambda out: change_manifest(out, sizes={"x": "1"}), r"it is no manifest: .*sizes"),
+    "a leaf that is none": (lambda out: change_manifest(out, leaves=[{"path": 1}]), r"it is no manifest: .*leaves"),
+    "a key that is not known": (lambda out: change_manifest(out, more=1), "it is no manifest: it has keys that"),
+    "a key of a leaf": (lambda out: change_leaf(out, more=1), "it is no manifest: it has keys that"),
+    "a file outside": (
+        lambda out: change_manifest(out, files={"../../x": ""}),
+        r"jaxpaged\.json': it names '\.\./\.\./x', which is not in the folder",
+    ),
+    "an absolute name": (lambda out: change_manifest(out, sizes={"/etc/passwd": 1}), "it names '/etc/passwd', which"),
+    "a name of the folder itself": (lambda out: change_manifest(out, sizes={".": 1}), r"it names '\.', which"),
+    "a part outside": (lambda out: change_leaf(out, part="../.."), r"it names '\.\./\.\.', which"),
+    "a name that no file has": (lambda out: change_manifest(out, sizes={"a\0b": 1}), "null byte"),
     "no JSON": (lambda out: (out / MANIFEST).write_text("{"), "it is not valid JSON"),
     "a newer format": (
         lambda out: change_manifest(out, format=2),
@@ -237,6 +257,13 @@ def test_a_converted_model_is_replaced_and_nothing_else(out: Path, source: Path,
     assert {path.name for path in tmp_path.iterdir()} == {"out", "full"}
 
 
+def test_a_place_that_is_taken_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    for place in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(OutputError, match=f"OUT is '{place}': it is there, and no converted model"):
+            convert.main([str(tmp_path / "no-model"), str(place)])
+
+
 class Interrupting:
     """A `Progress` that is interrupted at the second report."""
 
@@ -259,6 +286,33 @@ def test_an_interruption_leaves_what_was_there(out: Path, source: Path, tmp_path
             write_converted(place, model(seed=9), source=source, part_bytes=100_000, progress=Interrupting())
     assert same(read(out), model())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interruption_of_the_renaming_leaves_a_whole_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, before: bool
+) -> None:
+    """Before or after either of the two."""
+    part, out = tmp_path / "part", tmp_path / "out"
+    for place in (part, out):
+        place.mkdir()
+        (place / place.name).touch()
+    replace, done = os.replace, iter(range(1, 4))
+
+    def interrupted(source: Path, target: Path) -> None:
+        due = next(done) == calls
+        if due and before:
+            raise KeyboardInterrupt
+        replace(source, target)
+        if due:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        converted._take_place(part, out)
+    assert [path.name for path in out.iterdir()] == ["part" if calls == 2 and not before else "out"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"out", "part"}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,9 @@ def test_what_is_no_gguf_file_is_told(tmp_path: Path) -> None:
 def test_the_extra_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = write_both(tmp_path, "llama")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ModelError, match=r"a GGUF file needs the package gguf\. pip install 'jaxpaged\[gguf\]'"):
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    (extra,) = pyproject["project"]["optional-dependencies"]["gguf"]
+    with pytest.raises(ModelError, match=f'a GGUF file needs the package gguf. pip install "{extra}"'):
         read_model_config(path)
 
 
