@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import msgspec
 
 from jaxpaged.chat_messages import plain, plain_messages
 from jaxpaged.chat_template import DEFAULT, ChatTemplates
-from jaxpaged.children import PYTHON, environment_of
+from jaxpaged.children import PYTHON, environment_of, start_from_own_thread
 from jaxpaged.templating.wire import (
     COMMAND,
     LENGTH_BYTES,
@@ -118,15 +118,9 @@ class CappedTemplates:
             raise
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # a session of its own: ctrl-C is for the parent
-        child = subprocess.Popen(
-            [*PYTHON, *COMMAND],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment_of(Path(__file__).parents[2]),
-            start_new_session=True,
-        )
-        self._end = weakref.finalize(self, _end, child)
+        environment = environment_of(Path(__file__).parents[2])
+        child, let_go = start_from_own_thread([*PYTHON, *COMMAND], env=environment)
+        self._end = weakref.finalize(self, _end, child, let_go)
         return child
 
     def _drop(self) -> None:
@@ -154,7 +148,8 @@ class CappedTemplates:
         return bytes(said)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[bytes], let_go: Callable[[], None]) -> None:
     child.kill()
     with contextlib.suppress(OSError):  # bytes that it never read
         child.__exit__(None, None, None)
+    let_go()

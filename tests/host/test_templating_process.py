@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -109,6 +110,24 @@ def test_a_child_ends_with_its_templates(capped: CappedTemplates) -> None:
     assert seen() is None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_thread_that_ends_takes_no_child_with_it() -> None:
+    templates = CappedTemplates({"good": GOOD}, {})
+    first = threading.Thread(target=good, args=(templates,))
+    try:
+        first.start()
+        first.join()
+        child, until = templates._child, time.monotonic() + 5
+        while Path(f"/proc/self/task/{first.native_id}").exists():  # it is joined a little before it has ended
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        assert good(templates)
+        assert child is not None
+        assert templates._child is child
+    finally:
+        templates.close()
+    assert child.poll() is not None
 
 
 def test_ctrl_c_leaves_no_answer_for_the_next_one(capped: CappedTemplates, monkeypatch: pytest.MonkeyPatch) -> None:
