@@ -7,7 +7,7 @@ import site
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,19 @@ PYTHON = (sys.executable, "-P")
 """-P: what lies in the current folder, which may be a stranger's model, is not imported."""
 
 
-def environment_of(*homes: Path, without: Collection[str] = ()) -> dict[str, str]:
-    """This process's environment, and who that is. homes: folders of packages, which are found though no fresh Python
-    would look there. without: variables that the child does not get.
+KEY_VARIABLES = ("JAXPAGED_API_KEY", "VLLM_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Those that hold a key: for the process that fetches models, serves or asks, not for those that it starts."""
+
+
+def environment_of(*homes: Path) -> dict[str, str]:
+    """This process's environment without its keys, and who that is. homes: folders of packages, which are found though
+    no fresh Python would look there.
     """
     folders = [*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))]
     looked_at = {Path(folder) for folder in folders}
     given = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([*sorted(map(str, {*homes} - looked_at)), *([given] if given else [])])
-    kept = {name: value for name, value in os.environ.items() if name not in without}
+    kept = {name: value for name, value in os.environ.items() if name not in KEY_VARIABLES}
     return {**kept, PARENT: str(os.getpid()), **({"PYTHONPATH": path} if path else {})}
 
 

@@ -15,6 +15,7 @@ import pytest
 from hostile_templates import FORMATS, HOSTILE
 
 from jaxpaged.chat_template import ChatTemplates
+from jaxpaged.children import KEY_VARIABLES
 from jaxpaged.errors import JaxPagedError, PromptError, TokenizerError
 from jaxpaged.templating.process import CappedTemplates
 
@@ -128,6 +129,22 @@ def test_a_thread_that_ends_takes_no_child_with_it() -> None:
     finally:
         templates.close()
     assert child.poll() is not None
+
+
+def test_the_child_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEY_VARIABLES:
+        monkeypatch.setenv(name, "sk-secret")
+    monkeypatch.setenv("JAXPAGED_TEST_OTHER", "kept")
+    templates = CappedTemplates({"good": GOOD}, {})
+    try:
+        good(templates)
+        assert templates._child is not None
+        given = Path(f"/proc/{templates._child.pid}/environ").read_bytes()
+    finally:
+        templates.close()
+    assert b"HF_TOKEN" not in given
+    assert b"sk-secret" not in given
+    assert b"JAXPAGED_TEST_OTHER=kept" in given
 
 
 def test_ctrl_c_leaves_no_answer_for_the_next_one(capped: CappedTemplates, monkeypatch: pytest.MonkeyPatch) -> None:
