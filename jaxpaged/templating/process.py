@@ -27,6 +27,7 @@ from jaxpaged.templating.wire import (
     Setup,
     broken,
     frame,
+    not_started,
     text_of,
     too_slow,
 )
@@ -76,7 +77,7 @@ class CappedTemplates:
         **asked: Any,
     ) -> str:
         """As `ChatTemplates.render`. Raises PromptError, too, for a template that takes too long or too much memory, or
-        makes more than `most_characters`."""
+        makes more than `most_characters`; ChildError where the process of templates does not start."""
         if not self.names:
             ChatTemplates({}, {}).render(messages, add_generation_prompt=add_generation_prompt)  # tells what is missing
         told = frame(
@@ -98,15 +99,11 @@ class CappedTemplates:
 
     def _ask(self, told: bytes) -> Rendered:
         try:
-            if self._child is None or self._child.poll() is not None:
-                self._drop()
-                self._child = self._start()
-                self._write(self._child, frame(self._setup))
-                self._read(self._child, len(READY), time.monotonic() + _START_S)
+            child = self._ready_child()
             until = time.monotonic() + self._limit_s
-            self._write(self._child, told)
-            header = self._read(self._child, LENGTH_BYTES, until)
-            return self._decode(self._read(self._child, int.from_bytes(header, "little"), until))
+            self._write(child, told)
+            header = self._read(child, LENGTH_BYTES, until)
+            return self._decode(self._read(child, int.from_bytes(header, "little"), until))
         except TimeoutError:
             self._drop()
             raise too_slow(self._limit_s) from None
@@ -116,6 +113,19 @@ class CappedTemplates:
         except BaseException:  # ctrl-C: what the child says to this must not be read by the next one
             self._drop()
             raise
+
+    def _ready_child(self) -> subprocess.Popen[bytes]:
+        """The child; another one where it has ended. Raises ChildError."""
+        if self._child is not None and self._child.poll() is None:
+            return self._child
+        self._drop()
+        try:
+            child = self._child = self._start()
+            self._write(child, frame(self._setup))
+            self._read(child, len(READY), time.monotonic() + _START_S)
+        except (EOFError, OSError) as error:  # of these is TimeoutError
+            raise not_started(_START_S, str(error) or type(error).__name__) from error
+        return child
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = environment_of(Path(__file__).parents[2])

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.errors import ChildError, PromptError, TokenizerError
 
 LENGTH_BYTES = 4
 """Of a frame's length, little-endian, before its body."""
@@ -81,3 +81,10 @@ def too_slow(limit_s: float) -> PromptError | TokenizerError:
 def broken() -> PromptError | TokenizerError:
     """The error of a template whose process has ended."""
     return refusal("PromptError", "messages", "the chat template broke its process, by the memory it took or otherwise")
+
+
+def not_started(limit_s: float, why: str) -> ChildError:
+    """The error of a process that was not ready in time, or ended before that: no template was at work yet."""
+    fix = "Ask again when the machine has less to do; what the process wrote to stderr may tell more"
+    limit = f"it must start within {limit_s:g} s"
+    return ChildError(name="process of chat templates", value=why, limit=limit, fix=fix)

@@ -16,7 +16,8 @@ from hostile_templates import FORMATS, HOSTILE
 
 from jaxpaged.chat_template import ChatTemplates
 from jaxpaged.children import KEY_VARIABLES
-from jaxpaged.errors import JaxPagedError, PromptError, TokenizerError
+from jaxpaged.errors import ChildError, JaxPagedError, PromptError, TokenizerError
+from jaxpaged.templating import process
 from jaxpaged.templating.process import CappedTemplates
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "so 🙂 >"}]
@@ -129,6 +130,23 @@ def test_a_thread_that_ends_takes_no_child_with_it() -> None:
     finally:
         templates.close()
     assert child.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("does", "told"), [("import time; time.sleep(60)", "TimeoutError"), ("raise SystemExit(3)", "EOFError|Broken pipe")]
+)
+def test_a_child_that_does_not_start_is_no_fault_of_the_template(
+    does: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    templates = CappedTemplates({"good": GOOD}, {})
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "COMMAND", ("-c", does))
+        patched.setattr(process, "_START_S", 0.3)
+        with pytest.raises(ChildError, match=rf"process of chat templates is .*({told}).*within 0.3 s"):
+            good(templates)
+        assert templates._child is None
+    assert good(templates)
+    templates.close()
 
 
 def test_the_child_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
