@@ -70,7 +70,8 @@ def text_of(reply: Rendered) -> str:
 def refusal(kind: str, name: str, limit: str, fix: str = "") -> PromptError | TokenizerError:
     """An error of the named class about this conversation, or about a template."""
     made = TokenizerError if kind == "TokenizerError" else PromptError
-    return made(name=name, value="(this conversation)" if name == "messages" else "(the model's)", limit=limit, fix=fix)
+    whose = "(this conversation)" if "messages" in name else "(the model's)"
+    return made(name=name, value=whose, limit=limit, fix=fix)
 
 
 def too_slow(limit_s: float) -> PromptError | TokenizerError:

@@ -34,6 +34,13 @@ def capped() -> Iterator[CappedTemplates]:
     made.close()
 
 
+def nested(depth: int) -> Any:
+    inside: Any = "x"
+    for _ in range(depth):
+        inside = [inside]
+    return inside
+
+
 def good(capped: CappedTemplates, **asked: Any) -> str:
     return capped.render(MESSAGES, chat_template="good", **{"add_generation_prompt": False, **asked})
 
@@ -54,13 +61,18 @@ def test_what_is_refused_is_told(capped: CappedTemplates) -> None:
         (PromptError, "JSON values only", {"mode": object()}),
         (PromptError, "more than 64 bits", {"mode": 2**64}),
         (PromptError, "UTF-8", {"mode": "\ud800"}),
+        (PromptError, r"messages\[0\]\['content'\]\[0\].*nested", {"messages": [{"content": nested(2_000)}]}),
+        (PromptError, r"mode\[0\]\[0\].*at most 128", {"mode": nested(129)}),
+        (PromptError, r"a key of messages\[1\]\['a'\] is 'tuple'", {"messages": [{}, {"a": {(1, 2): 3}}]}),
+        (PromptError, r"messages\[1\] is 'list'.*each must be", {"messages": [{}, nested(2_000)]}),
+        (PromptError, "messages is 'NoneType'.*must be a list", {"messages": None}),
         (PromptError, "there is none", {"messages": []}),
         (PromptError, "more than 10000 characters", {"messages": [{"role": "user", "content": "a" * 10_001}]}),
     ]
     for kind, told, asked in cases:
         with pytest.raises(kind, match=told):
             capped.render(**{"messages": MESSAGES, "chat_template": "good", "add_generation_prompt": True, **asked})
-    assert good(capped)
+    assert good(capped, mode=nested(128)).endswith("]" * 128)
     with pytest.raises(TokenizerError, match="has none"):
         CappedTemplates({}, {}).render(MESSAGES, add_generation_prompt=True)
 
