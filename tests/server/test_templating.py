@@ -179,7 +179,7 @@ async def test_crash_what_a_request_holds_does_not_end_the_child(capfd: pytest.C
             {"template": "{{ " + "9" * 5000 + " }}"},
         ):
             asked = {"messages": MESSAGES, "variables": {}, "template": None, **case}
-            with pytest.raises(PromptError, match="the chat template fails|nested too deeply") as refused:
+            with pytest.raises(PromptError, match=r"the chat template fails|nested too deeply") as refused:
                 await renderer.render(ANONYMOUS, **asked, add_generation_prompt=True, most=10_000)
             assert len(str(refused.value)) < 300
         assert await render(renderer) == good
