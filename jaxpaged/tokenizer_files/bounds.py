@@ -1,7 +1,7 @@
 """What an older file of tokens may hold: what is made of it grows faster than the file. [host half: no jax]
 
 Of real vocabularies the largest have some 262,144 tokens of some 2 MB together, 600,000 merges, and runs of 128 spaces
-as their longest tokens.
+as their longest tokens (reckoned: no such file was at hand).
 """
 
 from __future__ import annotations
