@@ -60,4 +60,9 @@ def _special(listed: list[dict[str, Any]] | None, version: str, count: int) -> d
     if any(not 0 <= i < count for i in texts) or len(set(texts.values())) != len(listed or texts):
         limit = f"their ranks must go from 0 to {count - 1}, each token once"
         raise TokenizerError(name=f"special_tokens of {FILE}", value=list(texts), limit=limit)
-    return {texts.get(i, f"<SPECIAL_{i}>"): i for i in range(count)}
+    fillers = {f"<SPECIAL_{i}>": i for i in range(count) if i not in texts}
+    if taken := next((text for text in texts.values() if text in fillers), None):
+        limit = f"that is the name of rank {fillers[taken]}, which is not listed"
+        fix = "List the special tokens of all ranks"
+        raise TokenizerError(name=f"special_tokens of {FILE}", value=taken, limit=limit, fix=fix)
+    return {text: i for i, text in sorted([*texts.items(), *((i, text) for text, i in fillers.items())])}

@@ -348,6 +348,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "large pieces": (enlarged("llama", "tokenizer.model", 2**24 + 1), "bytes of .*tokenizer.model is 16777217"),
     "large merges": (enlarged("gpt2", "merges.txt", 2**26 + 1), "bytes of .*merges.txt is 67108865"),
     "a large vocabulary": (enlarged("gpt2", "vocab.json", 2**26 + 1), "bytes of .*vocab.json is 67108865"),
+    "tekken with the name of a filler": (
+        broken(special_tokens=[{"rank": 3, "token_str": "<SPECIAL_5>"}]),
+        r"special_tokens of tekken.json is '<SPECIAL_5>': .* rank 5",
+    ),
     "tekken with a special token too far": (broken(special_tokens=[{"rank": 99, "token_str": "<s>"}]), "0 to 24"),
 }
 
@@ -367,7 +371,7 @@ def test_tokens_as_long_as_they_may_be_are_read(tmp_path: Path) -> None:
 def test_merges_are_counted_while_they_are_made() -> None:
     with pytest.raises(TokenizerError, match="number of merges is 1048577: it must be at most 1048576"):
         bounded_merges(repeat(("a", "b")))
-    with pytest.raises(TokenizerError, match="length of all merges is .*: it must be at most 67108864"):
+    with pytest.raises(TokenizerError, match=r"length of all merges is .*: it must be at most 67108864"):
         bounded_merges(repeat(("a", "b" * 1000)))
 
 
