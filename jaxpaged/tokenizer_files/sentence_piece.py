@@ -13,11 +13,13 @@ from enum import IntEnum
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from jaxpaged.errors import TokenizerError
 from jaxpaged.tokenizer_files.bounds import bounded_merges, check_special, check_tokens
 
 _SPACE = "▁"
 _SPACES_AROUND = rf"\A +|[ {_SPACE}]+\z"
 """At the end SentencePiece takes off spaces once they are written as ▁, so a ▁ of the text, too."""
+_SIZE_BYTES = 4
 
 
 class Kind(IntEnum):
@@ -114,6 +116,7 @@ def _merges(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
 
 def _normalizers(model: PieceModel) -> Iterable[normalizers.Normalizer]:
     if model.charsmap:
+        _check_charsmap(model.charsmap)
         yield normalizers.Precompiled(model.charsmap)
     if model.squeezes:
         yield normalizers.Replace(Regex(_SPACES_AROUND), "")
@@ -121,6 +124,15 @@ def _normalizers(model: PieceModel) -> Iterable[normalizers.Normalizer]:
     yield normalizers.Replace(" ", _SPACE)
     if model.prefixed and model.prefix_each:
         yield normalizers.Prepend(_SPACE)
+
+
+def _check_charsmap(table: bytes) -> None:
+    """The table begins with the bytes of its trie, 32 bits, little-endian; the library takes room for as many before it
+    looks whether they are there, and ends the process where there is none. Raises TokenizerError."""
+    size, most = int.from_bytes(table[:_SIZE_BYTES], "little"), len(table) - _SIZE_BYTES
+    if size > most:
+        limit = f"{max(most, 0)} bytes follow"
+        raise TokenizerError(name="trie of precompiled_charsmap", value=size, limit=limit, fix="Take the file again")
 
 
 def _splitters(model: PieceModel, defined: list[str]) -> Iterable[pre_tokenizers.PreTokenizer]:
