@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "CapacityError",
+    "ChildError",
     "ConfigError",
     "ContextLengthError",
     "EngineError",
@@ -102,6 +103,10 @@ class CapacityError(RequestError):
 
 class OutputError(JaxPagedError, OSError):
     """Results could not be written; what was written before stays."""
+
+
+class ChildError(JaxPagedError, RuntimeError):
+    """A process that this one needs does not start. It is not about the request; asking again may help."""
 
 
 class EngineError(JaxPagedError, RuntimeError):

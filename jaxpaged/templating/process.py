@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import msgspec
 
 from jaxpaged.chat_messages import plain, plain_messages
 from jaxpaged.chat_template import DEFAULT, ChatTemplates
-from jaxpaged.children import PYTHON, environment_of
+from jaxpaged.children import PYTHON, environment_of, start_from_own_thread
 from jaxpaged.templating.wire import (
     COMMAND,
     LENGTH_BYTES,
@@ -27,6 +27,7 @@ from jaxpaged.templating.wire import (
     Setup,
     broken,
     frame,
+    not_started,
     text_of,
     too_slow,
 )
@@ -76,7 +77,7 @@ class CappedTemplates:
         **asked: Any,
     ) -> str:
         """As `ChatTemplates.render`. Raises PromptError, too, for a template that takes too long or too much memory, or
-        makes more than `most_characters`."""
+        makes more than `most_characters`; ChildError where the process of templates does not start."""
         if not self.names:
             ChatTemplates({}, {}).render(messages, add_generation_prompt=add_generation_prompt)  # tells what is missing
         told = frame(
@@ -98,15 +99,11 @@ class CappedTemplates:
 
     def _ask(self, told: bytes) -> Rendered:
         try:
-            if self._child is None or self._child.poll() is not None:
-                self._drop()
-                self._child = self._start()
-                self._write(self._child, frame(self._setup))
-                self._read(self._child, len(READY), time.monotonic() + _START_S)
+            child = self._ready_child()
             until = time.monotonic() + self._limit_s
-            self._write(self._child, told)
-            header = self._read(self._child, LENGTH_BYTES, until)
-            return self._decode(self._read(self._child, int.from_bytes(header, "little"), until))
+            self._write(child, told)
+            header = self._read(child, LENGTH_BYTES, until)
+            return self._decode(self._read(child, int.from_bytes(header, "little"), until))
         except TimeoutError:
             self._drop()
             raise too_slow(self._limit_s) from None
@@ -117,16 +114,23 @@ class CappedTemplates:
             self._drop()
             raise
 
+    def _ready_child(self) -> subprocess.Popen[bytes]:
+        """The child; another one where it has ended. Raises ChildError."""
+        if self._child is not None and self._child.poll() is None:
+            return self._child
+        self._drop()
+        try:
+            child = self._child = self._start()
+            self._write(child, frame(self._setup))
+            self._read(child, len(READY), time.monotonic() + _START_S)
+        except (EOFError, OSError) as error:  # of these is TimeoutError
+            raise not_started(_START_S, str(error) or type(error).__name__) from error
+        return child
+
     def _start(self) -> subprocess.Popen[bytes]:
-        # a session of its own: ctrl-C is for the parent
-        child = subprocess.Popen(
-            [*PYTHON, *COMMAND],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment_of(Path(__file__).parents[2]),
-            start_new_session=True,
-        )
-        self._end = weakref.finalize(self, _end, child)
+        environment = environment_of(Path(__file__).parents[2])
+        child, let_go = start_from_own_thread([*PYTHON, *COMMAND], env=environment)
+        self._end = weakref.finalize(self, _end, child, let_go)
         return child
 
     def _drop(self) -> None:
@@ -154,7 +158,8 @@ class CappedTemplates:
         return bytes(said)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[bytes], let_go: Callable[[], None]) -> None:
     child.kill()
     with contextlib.suppress(OSError):  # bytes that it never read
         child.__exit__(None, None, None)
+    let_go()

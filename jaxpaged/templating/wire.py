@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.errors import ChildError, PromptError, TokenizerError
 
 LENGTH_BYTES = 4
 """Of a frame's length, little-endian, before its body."""
@@ -70,7 +70,8 @@ def text_of(reply: Rendered) -> str:
 def refusal(kind: str, name: str, limit: str, fix: str = "") -> PromptError | TokenizerError:
     """An error of the named class about this conversation, or about a template."""
     made = TokenizerError if kind == "TokenizerError" else PromptError
-    return made(name=name, value="(this conversation)" if name == "messages" else "(the model's)", limit=limit, fix=fix)
+    whose = "(this conversation)" if "messages" in name else "(the model's)"
+    return made(name=name, value=whose, limit=limit, fix=fix)
 
 
 def too_slow(limit_s: float) -> PromptError | TokenizerError:
@@ -81,3 +82,10 @@ def too_slow(limit_s: float) -> PromptError | TokenizerError:
 def broken() -> PromptError | TokenizerError:
     """The error of a template whose process has ended."""
     return refusal("PromptError", "messages", "the chat template broke its process, by the memory it took or otherwise")
+
+
+def not_started(limit_s: float, why: str) -> ChildError:
+    """The error of a process that was not ready in time, or ended before that: no template was at work yet."""
+    fix = "Ask again when the machine has less to do; what the process wrote to stderr may tell more"
+    limit = f"it must start within {limit_s:g} s"
+    return ChildError(name="process of chat templates", value=why, limit=limit, fix=fix)

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from jaxpaged.errors import TokenizerError
+from jaxpaged.tokenizer_files.bounds import bounded_merges, check_special, check_tokens
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Where Qwen's tokenizers cut a text before they merge."""
@@ -62,8 +63,11 @@ def ranked_bpe(
 ) -> tokenizers.Tokenizer:
     """A tokenizer of tokens by rank, as tiktoken has them: of neighbours, those merge first that make the lowest rank.
 
-    special: tokens that text is cut at, by id. first_id: the id of rank 0. Raises TokenizerError.
+    special: tokens that text is cut at, by id. first_id: the id of rank 0. Raises TokenizerError, too, for more or
+    longer tokens than `bounds` lets pass.
     """
+    check_tokens(tokens)
+    check_special(len(special))
     ranks = {token: rank for rank, token in enumerate(tokens)}
     character_of = {byte: character for character, byte in alphabet().items()}
     spelled = ["".join(map(character_of.__getitem__, token)) for token in tokens]
@@ -74,12 +78,12 @@ def ranked_bpe(
     if missing := 256 - sum(len(token) == 1 for token in tokens):
         raise TokenizerError(name="tokens", value=len(tokens), limit=f"{missing} of the 256 bytes are not among them")
     # the vocabulary says what a merge makes, so every way to cut a token in two is a merge
-    merges = [
+    merges = bounded_merges(
         (spelled[left], spelled[right])
         for token in tokens
         for at in range(len(token) - 1, 0, -1)
         if (left := ranks.get(token[:at])) is not None and (right := ranks.get(token[at:])) is not None
-    ]
+    )
     backend = byte_level_bpe({**vocab, **special}, merges, pattern=pattern, nfc=nfc, whole_words=True)
     ids = sorted(special.items(), key=lambda item: item[1])
     assert all(left[1] < right[1] for left, right in pairwise(ids)), "two special tokens of one id"

@@ -13,9 +13,13 @@ from enum import IntEnum
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from jaxpaged.errors import TokenizerError
+from jaxpaged.tokenizer_files.bounds import bounded_merges, check_special, check_tokens
+
 _SPACE = "▁"
 _SPACES_AROUND = rf"\A +|[ {_SPACE}]+\z"
 """At the end SentencePiece takes off spaces once they are written as ▁, so a ▁ of the text, too."""
+_SIZE_BYTES = 4
 
 
 class Kind(IntEnum):
@@ -57,7 +61,12 @@ class PieceModel:
 
 
 def sentence_pieces(model: PieceModel) -> tokenizers.Tokenizer:
-    """A tokenizer that gives the ids which SentencePiece gives, between special tokens (the control pieces)."""
+    """A tokenizer that gives the ids which SentencePiece gives, between special tokens (the control pieces).
+
+    Raises TokenizerError for more or longer pieces than `bounds` lets pass.
+    """
+    check_tokens([piece.text for piece in model.pieces])
+    check_special(sum(piece.kind in (Kind.CONTROL, Kind.USER_DEFINED) for piece in model.pieces))
     defined = [piece.text for piece in model.pieces if piece.kind is Kind.USER_DEFINED]
     backend = tokenizers.Tokenizer(_unigram(model) if model.unigram else _bpe(model, whole=bool(defined)))
     backend.normalizer = normalizers.Sequence(list(_normalizers(model)))
@@ -97,16 +106,17 @@ def _unknown(model: PieceModel) -> int | None:
 def _merges(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
     """Every way to make a normal piece of two others, the piece with the highest score first."""
     normal = {piece.text: piece.score for piece in pieces if piece.kind is Kind.NORMAL}
-    return [
+    return bounded_merges(
         (text[:at], text[at:])
         for text in sorted(normal, key=lambda text: -normal[text])
         for at in range(1, len(text))
         if text[:at] in normal and text[at:] in normal
-    ]
+    )
 
 
 def _normalizers(model: PieceModel) -> Iterable[normalizers.Normalizer]:
     if model.charsmap:
+        _check_charsmap(model.charsmap)
         yield normalizers.Precompiled(model.charsmap)
     if model.squeezes:
         yield normalizers.Replace(Regex(_SPACES_AROUND), "")
@@ -114,6 +124,15 @@ def _normalizers(model: PieceModel) -> Iterable[normalizers.Normalizer]:
     yield normalizers.Replace(" ", _SPACE)
     if model.prefixed and model.prefix_each:
         yield normalizers.Prepend(_SPACE)
+
+
+def _check_charsmap(table: bytes) -> None:
+    """The table begins with the bytes of its trie, 32 bits, little-endian; the library takes room for as many before it
+    looks whether they are there, and ends the process where there is none. Raises TokenizerError."""
+    size, most = int.from_bytes(table[:_SIZE_BYTES], "little"), len(table) - _SIZE_BYTES
+    if size > most:
+        limit = f"{max(most, 0)} bytes follow"
+        raise TokenizerError(name="trie of precompiled_charsmap", value=size, limit=limit, fix="Take the file again")
 
 
 def _splitters(model: PieceModel, defined: list[str]) -> Iterable[pre_tokenizers.PreTokenizer]:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxpaged.errors import TokenizerError
+from jaxpaged.tokenizer_files.bounds import MAX_TOKENS, check_count, check_special, read_file
 from jaxpaged.tokenizer_files.sentence_piece import Kind, Piece, PieceModel, sentence_pieces
 from jaxpaged.tokenizer_files.source import Source, reading
 
+_MAX_BYTES = 2**24
+"""Three times the largest of a real model. protobuf takes some 60 bytes for a piece of two, an empty one."""
 _UNIGRAM, _BPE = 1, 2
 _NUMBERED_OTHERWISE = (
     *("BarthezTokenizer", "CamembertTokenizer", "MBartTokenizer", "MBart50Tokenizer", "NllbTokenizer"),
@@ -48,7 +51,7 @@ def _parse(path: Path) -> Any:
         ) from error
     with reading(path):
         # protobuf makes its classes when it is imported
-        return vars(sentencepiece_model_pb2)["ModelProto"].FromString(path.read_bytes())
+        return vars(sentencepiece_model_pb2)["ModelProto"].FromString(read_file(path, max_bytes=_MAX_BYTES))
 
 
 def _model(proto: Any, config: Mapping[str, Any], declared: Mapping[int, str]) -> PieceModel:
@@ -56,9 +59,13 @@ def _model(proto: Any, config: Mapping[str, Any], declared: Mapping[int, str]) -
     if trained.model_type not in (_UNIGRAM, _BPE) or trained.treat_whitespace_as_suffix or not text.escape_whitespaces:
         limit = "only unigram and BPE models are read whose words begin with a space"
         raise TokenizerError(name="model_type", value=trained.model_type, limit=limit)
+    check_count("number of tokens", len(proto.pieces), MAX_TOKENS)
     texts = [piece.piece for piece in proto.pieces]
+    there = set(texts)
     for i, name in declared.items():  # placeholders of the file get the names that the model uses
-        if i < len(texts) and name not in texts:
+        if i < len(texts) and name not in there:
+            there.discard(texts[i])
+            there.add(name)
             texts[i] = name
     if not texts or len(set(texts)) != len(texts):
         raise TokenizerError(name="pieces", value=len(texts), limit="there must be some, and none of them twice")
@@ -78,7 +85,8 @@ def _model(proto: Any, config: Mapping[str, Any], declared: Mapping[int, str]) -
 
 def _sentinels(count: int) -> list[Piece]:
     """The tokens that T5 has after its pieces, the last one first."""
-    return [Piece(text=f"<extra_id_{i}>", score=0.0, kind=Kind.CONTROL) for i in reversed(range(min(count, 2**16)))]
+    check_special(count)
+    return [Piece(text=f"<extra_id_{i}>", score=0.0, kind=Kind.CONTROL) for i in reversed(range(count))]
 
 
 def _special(proto: Any) -> dict[str, str]:

@@ -7,16 +7,16 @@ tokens by rank follow, as many as the vocabulary's size leaves room for.
 from __future__ import annotations
 
 import binascii
-import json
 from pathlib import Path
 from typing import Any
 
+from jaxpaged.bounded_json import parse_json
 from jaxpaged.errors import TokenizerError
+from jaxpaged.tokenizer_files.bounds import check_special, read_file
 from jaxpaged.tokenizer_files.byte_level import ranked_bpe
 from jaxpaged.tokenizer_files.source import Source, reading
 
 FILE = "tekken.json"
-_MOST_TOKENS = 2**21
 _BEFORE_V11 = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
     *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
@@ -29,10 +29,11 @@ _LISTLESS = ("v1", "v2", "v3", "v7")
 def read_tekken(path: Path) -> Source:
     """Raises TokenizerError."""
     with reading(path):
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(read_file(path), hook=dict)
         config, vocab = told["config"], told["vocab"]
         size, num_special = int(config["default_vocab_size"]), int(config["default_num_special_tokens"])
-        if not 0 <= num_special < size <= min(len(vocab) + num_special, _MOST_TOKENS):
+        check_special(num_special)
+        if not 0 <= num_special < size <= len(vocab) + num_special:
             limit = f"{num_special} special tokens and {len(vocab)} others cannot make a vocabulary of {size}"
             raise TokenizerError(name=f"config of {path}", value=size, limit=limit)
         ranked = [_bytes(entry) for entry in sorted(vocab, key=lambda entry: entry["rank"])[: size - num_special]]
@@ -59,4 +60,9 @@ def _special(listed: list[dict[str, Any]] | None, version: str, count: int) -> d
     if any(not 0 <= i < count for i in texts) or len(set(texts.values())) != len(listed or texts):
         limit = f"their ranks must go from 0 to {count - 1}, each token once"
         raise TokenizerError(name=f"special_tokens of {FILE}", value=list(texts), limit=limit)
-    return {texts.get(i, f"<SPECIAL_{i}>"): i for i in range(count)}
+    fillers = {f"<SPECIAL_{i}>": i for i in range(count) if i not in texts}
+    if taken := next((text for text in texts.values() if text in fillers), None):
+        limit = f"that is the name of rank {fillers[taken]}, which is not listed"
+        fix = "List the special tokens of all ranks"
+        raise TokenizerError(name=f"special_tokens of {FILE}", value=taken, limit=limit, fix=fix)
+    return {text: i for i, text in sorted([*texts.items(), *((i, text) for text, i in fillers.items())])}

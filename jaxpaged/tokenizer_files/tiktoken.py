@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 from jaxpaged.errors import TokenizerError
+from jaxpaged.tokenizer_files.bounds import MAX_SPECIAL, MAX_TOKENS, read_file
 from jaxpaged.tokenizer_files.byte_level import LLAMA_3, QWEN, ranked_bpe
 from jaxpaged.tokenizer_files.source import Source, reading
 
@@ -62,12 +64,14 @@ def read_tiktoken(path: Path, *, model_type: str | None, declared: Mapping[int, 
 def _tokens(path: Path) -> list[bytes]:
     """The tokens in the order of their ranks, which must be 0, 1, ..."""
     tokens: list[bytes] = []
-    for line in path.read_bytes().splitlines():
-        if not line:
+    for line in BytesIO(read_file(path)):
+        if not (parts := line.split()):
             continue
-        spelled, rank = line.split()
+        spelled, rank = parts
         if int(rank) != len(tokens):
             raise TokenizerError(name=f"rank in {path}", value=int(rank), limit=f"it must be {len(tokens)}")
+        if len(tokens) == MAX_TOKENS:
+            raise TokenizerError(name=f"tokens of {path}", value=int(rank), limit=f"at most {MAX_TOKENS} are read")
         tokens.append(binascii.a2b_base64(spelled, strict_mode=True))
     return tokens
 
@@ -80,6 +84,7 @@ def _llama_3_special() -> dict[int, str]:
 def _filled(declared: Mapping[int, str], first: int) -> dict[int, str]:
     """The declared tokens from id `first` on, without gaps."""
     last = max(declared)
-    if last - first > 2**16:
-        raise TokenizerError(name="added_tokens_decoder", value=last, limit=f"the vocabulary ends at {first - 1}")
+    if last - first >= MAX_SPECIAL:
+        limit = f"the vocabulary ends at {first - 1}, and at most {MAX_SPECIAL} tokens follow it"
+        raise TokenizerError(name="added_tokens_decoder", value=last, limit=limit)
     return {i: declared.get(i, f"<|reserved_token_{i}|>") for i in range(first, last + 1)}

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import models
 
 from jaxpaged.errors import TokenizerError
+from jaxpaged.tokenizer_files.bounds import MAX_MERGES, MAX_TOKENS, check_count, read_file
 from jaxpaged.tokenizer_files.byte_level import QWEN, byte_level_bpe
 from jaxpaged.tokenizer_files.source import Source, reading
 
@@ -30,6 +31,9 @@ def read_vocab_merges(folder: Path, *, config: Mapping[str, Any], model_type: st
             fix="Save the tokenizer in its fast form, tokenizer.json",
         )
     with reading(folder / MERGES):
+        # what the library makes of them is bounded as for tokenizer.json
+        check_count("names", read_file(folder / VOCAB).count(b":"), MAX_TOKENS)
+        check_count("merges", read_file(folder / MERGES).count(b"\n"), MAX_MERGES)
         vocab, merges = models.BPE.read_file(str(folder / VOCAB), str(folder / MERGES))
         spaced = bool(config.get("add_prefix_space"))
         backend = byte_level_bpe(

@@ -18,16 +18,12 @@ import tokenizers
 
 from jaxpaged.config import default_compile_cache
 from jaxpaged.errors import TokenizerError
+from jaxpaged.tokenizer_files.byte_level import LLAMA_3, QWEN
 from jaxpaged.tokenizer_files.source import put_around
 from jaxpaged.tokenizer_files.token_list import from_token_list
 from jaxpaged.weights.gguf_file import GGUFFile
 
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-WORDS: Mapping[str, str] = {
-    "llama-bpe": rf"{_CONTRACTIONS}\p{{N}}{{1,3}}{_REST}",
-    "qwen2": rf"{_CONTRACTIONS}\p{{N}}{_REST}",
-}
+WORDS: Mapping[str, str] = {"llama-bpe": LLAMA_3, "qwen2": QWEN}
 """How words are split, by `tokenizer.ggml.pre`: the expressions of Llama 3's and Qwen 2's own tokenizer.json."""
 _NAMED = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 """Named tokens, in GGUF's words and in Hugging Face's."""

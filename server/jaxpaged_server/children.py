@@ -7,10 +7,9 @@ from pathlib import Path
 import jaxpaged
 import jaxpaged_server
 from jaxpaged.children import environment_of
-from jaxpaged_server.environment import KEY_VARIABLES
 
 
 def child_environment() -> dict[str, str]:
     """This process's without its keys (`environment_of`)."""
     homes = [Path(str(package.__file__)).parents[1] for package in (jaxpaged, jaxpaged_server)]
-    return environment_of(*homes, without=KEY_VARIABLES)
+    return environment_of(*homes)

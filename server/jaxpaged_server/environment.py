@@ -30,8 +30,6 @@ _FLAGS = (
     ("compile-cache", "CACHE_ROOT", True),
 )
 """Flag, variable without its prefix, whether vLLM's counts."""
-KEY_VARIABLES = ("JAXPAGED_API_KEY", "VLLM_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""Those that hold a key: for the server, which fetches the model, not for the processes that it starts."""
 
 
 def variables(environ: Mapping[str, str]) -> tuple[Variable, ...]:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from jaxpaged.errors import (
     CapacityError,
+    ChildError,
     ContextLengthError,
     EngineError,
     JaxPagedError,
@@ -76,6 +77,9 @@ def failure_of(error: BaseException) -> Failure:
             return failure(status, str(error), kind_name, param=param, code=code, headers=_headers(error))
     if isinstance(error, InternalError):
         return failure(500, INTERNAL, "server_error", code="internal_error", expected=False)
+    if isinstance(error, ChildError):
+        headers = {"Retry-After": "5"}
+        return failure(503, str(error), "server_error", code="not_ready", headers=headers, expected=False)
     if isinstance(error, EngineError):
         return failure(503, _LOST, "server_error", code="engine_stopped", headers={"Retry-After": "5"}, expected=False)
     if isinstance(error, web.HTTPException):

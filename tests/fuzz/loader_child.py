@@ -18,7 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fuzz.mutations import documents, texts
-from fuzz.tokenizer_seeds import TEXTS, parts, seeds
+from fuzz.older_tokenizers import Pieces, Tekken, Tiktoken, VocabMerges
+from fuzz.tokenizer_seeds import parts, seeds
+from fuzz.tokenizer_use import use
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -266,30 +268,8 @@ def _headed(header: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-def use(folder: Path) -> Any:
-    """Read a folder's tokenizer and do with it what a request does; what it refuses, it refuses by our errors."""
-    from jaxpaged.detokenize import Detokenizer
-    from jaxpaged.errors import JaxPagedError
-    from jaxpaged.tokenize import Tokenizer
-
-    tokenizer = Tokenizer.load(folder)
-    ids = [*range(12), tokenizer.vocab_size - 1, 300, 2**31]
-    for text in TEXTS:
-        with suppress(JaxPagedError):
-            ids = [*tokenizer.encode(text), *ids]
-            tokenizer.encode(text, add_special_tokens=False)
-    with suppress(JaxPagedError):
-        tokenizer.decode(ids)
-        tokenizer.token_strings(ids)
-    detokenizer = Detokenizer(tokenizer)
-    with suppress(JaxPagedError):
-        for i in ids:
-            detokenizer.push(i)
-    detokenizer.flush()
-    return tokenizer
-
-
-KINDS = {kind.__name__.lower(): kind for kind in (Headers, Indexes, Configs, Tokenizers, TokenizerConfigs, Large)}
+_KINDS = (Headers, Indexes, Configs, Tokenizers, TokenizerConfigs, Large, Tekken, Tiktoken, VocabMerges, Pieces)
+KINDS = {kind.__name__.lower(): kind for kind in _KINDS}
 
 
 def main() -> None:

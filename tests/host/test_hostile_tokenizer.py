@@ -15,6 +15,7 @@ from jaxpaged.errors import PromptError, TokenizerError
 from jaxpaged.panics import is_failure
 from jaxpaged.tokenize import Tokenizer
 from jaxpaged.tokenizer_files import fast
+from jaxpaged.tokenizer_files.sentence_piece import Kind, Piece, PieceModel, sentence_pieces
 
 VOCAB = {"<unk>": 0, "a": 1, "b": 2, "<0xZZ>": 3, "<0x41>": 4}
 
@@ -53,6 +54,13 @@ def test_an_error_without_a_class_refuses_the_prompt(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(folder_with(tmp_path, model=model))
     with pytest.raises(PromptError, match=r"the model's tokenizer fails on it: .*[Uu][Nn][Kk]"):
         tokenizer.encode("b")
+
+
+def test_a_table_that_says_it_is_larger_is_not_handed_to_the_library() -> None:
+    pieces = [Piece(text="<unk>", score=0.0, kind=Kind.UNKNOWN), Piece(text="a", score=-1.0, kind=Kind.NORMAL)]
+    for table, size in ((b"AAAA", 0x41414141), (b"\x09\0\0\0" + bytes(8), 9), (b"\xff", 255)):
+        with pytest.raises(TokenizerError, match=f"trie of precompiled_charsmap is {size}: "):
+            sentence_pieces(PieceModel(pieces=pieces, charsmap=table))
 
 
 def test_who_interrupts_is_not_a_failure() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import pytest
 from hostile_templates import FORMATS, HOSTILE
 
 from jaxpaged.chat_template import ChatTemplates
-from jaxpaged.errors import JaxPagedError, PromptError, TokenizerError
+from jaxpaged.children import KEY_VARIABLES
+from jaxpaged.errors import ChildError, JaxPagedError, PromptError, TokenizerError
+from jaxpaged.templating import process
 from jaxpaged.templating.process import CappedTemplates
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "so 🙂 >"}]
@@ -29,6 +32,13 @@ def capped() -> Iterator[CappedTemplates]:
     made = CappedTemplates(sources, {"eos_token": "</s>"}, limit_s=0.3, most_characters=10_000)
     yield made
     made.close()
+
+
+def nested(depth: int) -> Any:
+    inside: Any = "x"
+    for _ in range(depth):
+        inside = [inside]
+    return inside
 
 
 def good(capped: CappedTemplates, **asked: Any) -> str:
@@ -51,13 +61,18 @@ def test_what_is_refused_is_told(capped: CappedTemplates) -> None:
         (PromptError, "JSON values only", {"mode": object()}),
         (PromptError, "more than 64 bits", {"mode": 2**64}),
         (PromptError, "UTF-8", {"mode": "\ud800"}),
+        (PromptError, r"messages\[0\]\['content'\]\[0\].*nested", {"messages": [{"content": nested(2_000)}]}),
+        (PromptError, r"mode\[0\]\[0\].*at most 128", {"mode": nested(129)}),
+        (PromptError, r"a key of messages\[1\]\['a'\] is 'tuple'", {"messages": [{}, {"a": {(1, 2): 3}}]}),
+        (PromptError, r"messages\[1\] is 'list'.*each must be", {"messages": [{}, nested(2_000)]}),
+        (PromptError, "messages is 'NoneType'.*must be a list", {"messages": None}),
         (PromptError, "there is none", {"messages": []}),
         (PromptError, "more than 10000 characters", {"messages": [{"role": "user", "content": "a" * 10_001}]}),
     ]
     for kind, told, asked in cases:
         with pytest.raises(kind, match=told):
             capped.render(**{"messages": MESSAGES, "chat_template": "good", "add_generation_prompt": True, **asked})
-    assert good(capped)
+    assert good(capped, mode=nested(128)).endswith("]" * 128)
     with pytest.raises(TokenizerError, match="has none"):
         CappedTemplates({}, {}).render(MESSAGES, add_generation_prompt=True)
 
@@ -109,6 +124,57 @@ def test_a_child_ends_with_its_templates(capped: CappedTemplates) -> None:
     assert seen() is None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_thread_that_ends_takes_no_child_with_it() -> None:
+    templates = CappedTemplates({"good": GOOD}, {})
+    first = threading.Thread(target=good, args=(templates,))
+    try:
+        first.start()
+        first.join()
+        child, until = templates._child, time.monotonic() + 5
+        while Path(f"/proc/self/task/{first.native_id}").exists():  # it is joined a little before it has ended
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        assert good(templates)
+        assert child is not None
+        assert templates._child is child
+    finally:
+        templates.close()
+    assert child.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("does", "told"), [("import time; time.sleep(60)", "TimeoutError"), ("raise SystemExit(3)", "EOFError|Broken pipe")]
+)
+def test_a_child_that_does_not_start_is_no_fault_of_the_template(
+    does: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    templates = CappedTemplates({"good": GOOD}, {})
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "COMMAND", ("-c", does))
+        patched.setattr(process, "_START_S", 0.3)
+        with pytest.raises(ChildError, match=rf"process of chat templates is .*({told}).*within 0.3 s"):
+            good(templates)
+        assert templates._child is None
+    assert good(templates)
+    templates.close()
+
+
+def test_the_child_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEY_VARIABLES:
+        monkeypatch.setenv(name, "sk-secret")
+    monkeypatch.setenv("JAXPAGED_TEST_OTHER", "kept")
+    templates = CappedTemplates({"good": GOOD}, {})
+    try:
+        good(templates)
+        assert templates._child is not None
+        given = Path(f"/proc/{templates._child.pid}/environ").read_bytes()
+    finally:
+        templates.close()
+    assert b"HF_TOKEN" not in given
+    assert b"sk-secret" not in given
+    assert b"JAXPAGED_TEST_OTHER=kept" in given
 
 
 def test_ctrl_c_leaves_no_answer_for_the_next_one(capped: CappedTemplates, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Callable
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -25,6 +27,7 @@ from jaxpaged.detokenize import Detokenizer
 from jaxpaged.errors import TokenizerError
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer, read_templates
+from jaxpaged.tokenizer_files.bounds import bounded_merges
 from jaxpaged.tokenizer_files.token_list import from_token_list
 
 NASTY = (
@@ -277,6 +280,35 @@ def of_class(name: str, kind: str) -> Callable[[Path], Path]:
     return lambda folder: write(KINDS[kind](folder).path, tokenizer_config={"tokenizer_class": name})
 
 
+def enlarged(kind: str, name: str, size: int) -> Callable[[Path], Path]:
+    """A good folder, one of whose files is made longer: without taking room on the disk."""
+
+    def write_it(folder: Path) -> Path:
+        path = KINDS[kind](folder).path
+        os.truncate(path / name, size)
+        return path
+
+    return write_it
+
+
+def with_rank(token: bytes) -> Callable[[Path], Path]:
+    """A file of the 256 bytes and one token more."""
+    tokens = [*(bytes([i]) for i in range(256)), token]
+    lines = b"".join(b"%s %d\n" % (base64.b64encode(one), i) for i, one in enumerate(tokens))
+    return with_bytes("qwen.tiktoken", lines)
+
+
+def with_piece(text: str) -> Callable[[Path], Path]:
+    def write_it(folder: Path) -> Path:
+        path = llama(folder).path / "tokenizer.model"
+        proto = vars(sentencepiece_model_pb2)["ModelProto"].FromString(path.read_bytes())
+        proto.pieces[-1].piece = text
+        path.write_bytes(proto.SerializeToString())
+        return folder
+
+    return write_it
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "pieces that are none": (with_bytes("tokenizer.model", b"\x0a\xff\xff\xff\xff\x0f junk"), r"tokenizer\.model"),
     "an empty model": (with_bytes("tokenizer.model", b""), r"tokenizer\.model|pieces"),
@@ -299,6 +331,27 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
         broken(special_tokens=[{"rank": i, "token_str": "<s>"} for i in range(2)]),
         "special_tokens",
     ),
+    "a token of a megabyte": (with_rank(b"a" * 10**6), "length of a token is 1000000: it must be at most 1024"),
+    "a piece that is too long": (with_piece("a" * 1025), "length of a token is 1025: it must be at most 1024"),
+    "tekken of too many special tokens": (
+        broken(default_num_special_tokens=2**14 + 1),
+        "number of special tokens is 16385: it must be at most 16384",
+    ),
+    "T5 of too many sentinels": (
+        lambda folder: write(
+            KINDS["t5"](folder).path, tokenizer_config={"tokenizer_class": "T5Tokenizer", "extra_ids": 2**30}
+        ),
+        "number of special tokens is 1073741824: it must be at most 16384",
+    ),
+    "a large tekken": (enlarged("tekken", "tekken.json", 2**26 + 1), "bytes of .*tekken.json is 67108865"),
+    "large ranks": (enlarged("qwen", "qwen.tiktoken", 2**26 + 1), "bytes of .*qwen.tiktoken is 67108865"),
+    "large pieces": (enlarged("llama", "tokenizer.model", 2**24 + 1), "bytes of .*tokenizer.model is 16777217"),
+    "large merges": (enlarged("gpt2", "merges.txt", 2**26 + 1), "bytes of .*merges.txt is 67108865"),
+    "a large vocabulary": (enlarged("gpt2", "vocab.json", 2**26 + 1), "bytes of .*vocab.json is 67108865"),
+    "tekken with the name of a filler": (
+        broken(special_tokens=[{"rank": 3, "token_str": "<SPECIAL_5>"}]),
+        r"special_tokens of tekken.json is '<SPECIAL_5>': .* rank 5",
+    ),
     "tekken with a special token too far": (broken(special_tokens=[{"rank": 99, "token_str": "<s>"}]), "0 to 24"),
 }
 
@@ -308,6 +361,18 @@ def test_damaged_files_are_named(name: str, tmp_path: Path) -> None:
     write_it, told = DAMAGED[name]
     with pytest.raises(TokenizerError, match=told):
         Tokenizer.load(write_it(tmp_path))
+
+
+def test_tokens_as_long_as_they_may_be_are_read(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(with_rank(b" " * 1024)(tmp_path))
+    assert tokenizer.spell(256) == b" " * 1024
+
+
+def test_merges_are_counted_while_they_are_made() -> None:
+    with pytest.raises(TokenizerError, match="number of merges is 1048577: it must be at most 1048576"):
+        bounded_merges(repeat(("a", "b")))
+    with pytest.raises(TokenizerError, match=r"length of all merges is .*: it must be at most 67108864"):
+        bounded_merges(repeat(("a", "b" * 1000)))
 
 
 @pytest.mark.long

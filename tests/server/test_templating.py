@@ -17,10 +17,11 @@ import pytest
 from hostile_templates import FORMATS, HOSTILE
 from jaxpaged_server.access.keys import ANONYMOUS
 from jaxpaged_server.children import child_environment
+from jaxpaged_server.errors import failure_of
 from jaxpaged_server.templating.renderer import TemplateRenderer
 
 from jaxpaged.children import PYTHON
-from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.errors import ChildError, PromptError, TokenizerError
 from jaxpaged.parent import PARENT
 from jaxpaged.templating.wire import COMMAND
 from jaxpaged.tiny import TINY_MODEL
@@ -84,6 +85,7 @@ def test_a_template_that_does_not_end_ends_with_a_killed_server() -> None:
     code = f"""
 import asyncio, os
 from jaxpaged_server.access.keys import ANONYMOUS
+from jaxpaged_server.errors import failure_of
 from jaxpaged_server.templating.renderer import TemplateRenderer
 
 async def main():
@@ -120,6 +122,19 @@ def test_a_child_that_starts_too_late_ends_at_once() -> None:
     environment = {**child_environment(), PARENT: "1"}
     command = [*PYTHON, *COMMAND]
     assert subprocess.run(command, env=environment, stdin=subprocess.PIPE, timeout=60).returncode == 1
+
+
+async def test_a_child_that_does_not_start_is_no_fault_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = TemplateRenderer(str(TINY_MODEL))
+    with monkeypatch.context() as patched:
+        patched.setattr("jaxpaged_server.templating.renderer.COMMAND", ("-c", "raise SystemExit(3)"))
+        with pytest.raises(ChildError) as refused:
+            await render(renderer)
+    told = failure_of(refused.value)
+    assert (told.status, told.reply.error.code) == (503, "not_ready")
+    assert "must start within 20 s" in told.reply.error.message
+    assert await render(renderer)
+    await renderer.close()
 
 
 async def test_children_do_not_get_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +179,7 @@ async def test_crash_what_a_request_holds_does_not_end_the_child(capfd: pytest.C
             {"template": "{{ " + "9" * 5000 + " }}"},
         ):
             asked = {"messages": MESSAGES, "variables": {}, "template": None, **case}
-            with pytest.raises(PromptError, match="the chat template fails") as refused:
+            with pytest.raises(PromptError, match=r"the chat template fails|nested too deeply") as refused:
                 await renderer.render(ANONYMOUS, **asked, add_generation_prompt=True, most=10_000)
             assert len(str(refused.value)) < 300
         assert await render(renderer) == good

@@ -21,6 +21,7 @@ from jaxpaged.templating.wire import (
     Setup,
     broken,
     frame,
+    not_started,
     text_of,
     too_slow,
 )
@@ -70,7 +71,7 @@ class TemplateRenderer:
         """The prompt of a conversation. Raises PromptError and TokenizerError as `ChatTemplates.render` does.
 
         PromptError too where it takes too long, too much memory, or makes more than `most` characters; QueueFullError
-        where too much of this key waits.
+        where too much of this key waits; ChildError where no child starts.
         """
         asked = frame(
             Render(
@@ -91,7 +92,7 @@ class TemplateRenderer:
         return text_of(await asyncio.shield(work))
 
     async def _render(self, asked: bytes) -> Rendered:
-        """One rendering, to its end. Raises PromptError."""
+        """One rendering, to its end. Raises PromptError and ChildError."""
         child = self._idle.pop() if self._idle else await self._start()
         try:
             async with asyncio.timeout(self._limit_s):
@@ -125,12 +126,15 @@ class TemplateRenderer:
         self._idle.clear()
 
     async def _start(self) -> asyncio.subprocess.Process:
-        """A child that waits for conversations. Raises PromptError."""
+        """A child that waits for conversations. Raises ChildError."""
         pipe = asyncio.subprocess.PIPE
-        # a session of its own: Ctrl-C is for the parent, whose requests still need their prompts
-        child = await asyncio.create_subprocess_exec(
-            *PYTHON, *COMMAND, stdin=pipe, stdout=pipe, env=child_environment(), start_new_session=True
-        )
+        try:
+            # a session of its own: Ctrl-C is for the parent, whose requests still need their prompts
+            child = await asyncio.create_subprocess_exec(
+                *PYTHON, *COMMAND, stdin=pipe, stdout=pipe, env=child_environment(), start_new_session=True
+            )
+        except OSError as error:
+            raise not_started(_START_S, str(error)) from error
         assert child.stdin is not None
         assert child.stdout is not None
         try:
@@ -138,9 +142,9 @@ class TemplateRenderer:
                 child.stdin.write(self._setup)
                 await child.stdin.drain()
                 await child.stdout.readexactly(len(READY))
-        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
             await _kill(child)
-            raise broken() from None
+            raise not_started(_START_S, type(error).__name__) from None
         except BaseException:
             await _kill(child)
             raise
