@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jaxpaged.errors import ModelError, UnsupportedModelError
 
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K")
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
 """Types of tensors that can be read, in ggml's words."""
 ARCHITECTURES: Mapping[str, str] = {
     "llama": "LlamaForCausalLM",

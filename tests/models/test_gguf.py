@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
-from gguf_files import Weights, write_both
+from gguf_files import Weights, draw, write_both
+from safetensors.numpy import load_file, save_file
 from tokenizers import normalizers, pre_tokenizers
 
 from jaxpaged.bench.capacity import read_shape
@@ -27,7 +28,7 @@ from jaxpaged.weights.gguf_text import WORDS, text_folder
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from jaxpaged.weights.source import localised
 
-KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K")
+KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
 
 
 def same(one: LoadedModel, other: LoadedModel) -> bool:
@@ -50,6 +51,20 @@ def test_the_model_is_that_of_the_folder(tmp_path: Path, architecture: str, kind
     path, folder = write_both(tmp_path, architecture, kind)
     assert plain(read_model_config(path)) == plain(read_model_config(folder))
     assert read_shape(str(path)) == read_model_config(path)
+    assert same(load_model(path, dtype="float32"), load_model(folder, dtype="float32"))
+
+
+def test_a_table_that_is_the_head_is_of_another_type_than_the_rest(tmp_path: Path) -> None:
+    raw, meant = draw("Q6_K", (64, 256), np.random.default_rng(6))
+    path, folder = write_both(
+        tmp_path,
+        "llama",
+        "Q4_0",
+        tied=True,
+        change=lambda _, tensors: tensors.update({"token_embd.weight": (raw, "Q6_K")}),
+    )
+    values = load_file(folder / "model.safetensors") | {"model.embed_tokens.weight": meant}
+    save_file(values, folder / "model.safetensors")
     assert same(load_model(path, dtype="float32"), load_model(folder, dtype="float32"))
 
 
@@ -165,7 +180,7 @@ def test_everything_wrong_with_the_tensors_is_told_at_once(tmp_path: Path) -> No
         tensors["blk.9.ffn_up.weight"] = (np.zeros((4, 4), np.float32), "F32")
         del tensors["blk.1.ffn_norm.weight"]
         tensors["output_norm.weight"] = (np.zeros(128, np.float32), "F32")
-        tensors["blk.0.ffn_up.weight"] = (np.zeros((256, 256 // 256 * 210), np.uint8), "Q6_K")
+        tensors["blk.0.ffn_up.weight"] = (np.zeros((256, 256 // 256 * 110), np.uint8), "Q3_K")
 
     path, _ = write_both(tmp_path, "llama", change=spoil)
     with pytest.raises(WeightsError) as refused:
@@ -177,7 +192,7 @@ def test_everything_wrong_with_the_tensors_is_told_at_once(tmp_path: Path) -> No
         "unknown: 'model.layers.9.mlp.up_proj.weight'",
         "missing: 'model.layers.1.post_attention_layernorm.weight' [256]",
         "wrong shape: 'model.norm.weight' is [128], the metadata makes it [256]",
-        "unsupported type: 'blk.0.ffn_up.weight' is Q6_K, not one of F32, F16, BF16, Q8_0, Q4_0, Q4_K",
+        "unsupported type: 'blk.0.ffn_up.weight' is Q3_K, not one of F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K",
     ):
         assert line in told
 
