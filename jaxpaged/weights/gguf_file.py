@@ -97,10 +97,10 @@ class GGUFFile:
         self._require("rope.dimension_count", head_dim)
         self._require("expert_count", 0)
         context = self._count("context_length")
-        if (window := self._count("attention.sliding_window", default=0)) and window < context:
+        if (window := self._count("attention.sliding_window", default=0, least=0)) and window < context:
             raise self._unsupported("attention.sliding_window", window, "windows are not read from GGUF files")
-        if "model.embed_tokens.weight" not in self.shapes:
-            raise self._damaged("it has no tensor 'token_embd.weight'")
+        if len(self.shapes.get("model.embed_tokens.weight", ())) != 2:
+            raise self._damaged("it has no matrix 'token_embd.weight'")
         return {
             "architectures": [ARCHITECTURES[self.architecture]],
             "model_type": self.architecture,
@@ -155,19 +155,19 @@ class GGUFFile:
     def _llama3(self, factors: NDArray[np.float32], head_dim: int) -> dict[str, object]:
         """Llama 3's scaling, which GGUF files hold as a divisor for each frequency. The parameters that all of Meta's
         models share give them again, or it is another scaling."""
-        scaling: dict[str, object] = {
+        theta = self._number("rope.freq_base", default=10_000.0)
+        factor = float(factors.max(initial=1))
+        expected = llama3_divisors(theta, head_dim, factor)
+        if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
+            limit = "it is not Llama 3's scaling with the parameters of Meta's models"
+            raise self._unsupported(_ROPE_FACTORS, factors[:4].tolist(), limit)
+        return {
             "rope_type": "llama3",
-            "factor": round(float(factors.max()), 3),
+            "factor": round(factor, 3),
             "low_freq_factor": 1.0,
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }
-        theta = self._number("rope.freq_base", default=10_000.0)
-        expected = llama3_divisors(theta, head_dim, float(factors.max()))
-        if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
-            limit = "it is not Llama 3's scaling with the parameters of Meta's models"
-            raise self._unsupported(_ROPE_FACTORS, list(factors[:4]), limit)
-        return scaling
 
     def _biases(self) -> dict[str, bool]:
         if self.architecture != "llama":
@@ -180,14 +180,14 @@ class GGUFFile:
         types = {tensor.tensor_type.name for name, tensor in self._tensors.items() if len(self.shapes[name]) == 2}
         return {("F32",): "float32", ("F16",): "float16"}.get(tuple(types), "bfloat16")
 
-    def _count(self, key: str, *, default: int | None = None) -> int:
+    def _count(self, key: str, *, default: int | None = None, least: int = 1) -> int:
         value = self.get(f"{self.architecture}.{key}")
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ModelError(
                 name=f"{self.architecture}.{key} of {self.path.name}",
                 value=value,
-                limit="it is missing" if value is None else "it must be one whole number",
+                limit="it is missing" if value is None else f"it must be one whole number from {least}",
                 fix=_AGAIN if value is None else _FOLDER,
             )
         return value
@@ -204,7 +204,8 @@ class GGUFFile:
     @staticmethod
     def _shortest(value: float) -> float:
         """The shortest decimal number that has the same float32: 1e-5 was written, 9.999999747378752e-06 is stored."""
-        return float(str(np.float32(value)))
+        with np.errstate(over="ignore"):  # whoever reads the config refuses what is not finite
+            return float(str(np.float32(value)))
 
     def _text(self, key: str) -> str:
         if not isinstance(value := self.get(key), str):
@@ -232,9 +233,10 @@ def halves_apart(values: NDArray[Any], heads: int) -> NDArray[Any]:
 
 def llama3_divisors(theta: float, head_dim: int, factor: float) -> NDArray[np.float64]:
     """What Llama 3's scaling divides each frequency by: f64[D / 2] (`apply_scaling` in Meta's reference code)."""
-    wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    smooth = np.clip((8192 / wavelengths - 1.0) / (4.0 - 1.0), 0.0, 1.0)
-    return 1 / ((1 - smooth) / factor + smooth)
+    with np.errstate(all="ignore"):  # a base of 0 or less gives what equals no divisor
+        wavelengths = 2 * np.pi * np.float64(theta) ** (np.arange(0, head_dim, 2) / head_dim)
+        smooth = np.clip((8192 / wavelengths - 1.0) / (4.0 - 1.0), 0.0, 1.0)
+        return 1 / ((1 - smooth) / factor + smooth)
 
 
 def _hf_name(name: str) -> str | None:

@@ -160,6 +160,9 @@ def test_divisors_of_frequencies_are_llama_3s_scaling(tmp_path: Path) -> None:
         ({"attention.sliding_window": 64}, "windows are not read from GGUF files"),
         ({"rope.scaling.type": "longrope", "rope.scaling.factor": 2.0}, "implemented are none, linear, yarn"),
         ({"feed_forward_length": [256, 128]}, "it must be one whole number"),
+        ({"attention.head_count": 0}, r"attention\.head_count of model\.gguf is 0: it must be one whole number from 1"),
+        ({"attention.key_length": 0}, r"attention\.key_length of model\.gguf is 0"),
+        ({"block_count": 0}, r"block_count of model\.gguf is 0"),
         ({"block_count": None}, r"llama\.block_count of model\.gguf is None: it is missing"),
     ],
 )
@@ -168,6 +171,34 @@ def test_what_cannot_be_computed_is_refused_by_name(tmp_path: Path, changes: dic
         metadata.update(changes)
         for key in [key for key, value in metadata.items() if value is None]:
             del metadata[key]
+
+    path, _ = write_both(tmp_path, "llama", change=change)
+    with pytest.raises(ModelError, match=told):
+        read_model_config(path)
+
+
+TABLE = "it has no matrix 'token_embd.weight'"
+FACTORS = r"rope_freqs\.weight of model\.gguf is .*: it is not Llama 3's scaling"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "base", "told"),
+    [
+        ("token_embd.weight", np.zeros((), np.float32), 1e4, TABLE),
+        ("token_embd.weight", np.zeros(256, np.float32), 1e4, TABLE),
+        ("rope_freqs.weight", np.zeros(0, np.float32), 1e4, FACTORS),
+        ("rope_freqs.weight", np.zeros(32, np.float32), 1e4, FACTORS),
+        ("rope_freqs.weight", np.full(32, np.nan, np.float32), 1e4, FACTORS),
+        ("rope_freqs.weight", np.full(32, 8, np.float32), 0.0, FACTORS),
+        ("rope_freqs.weight", np.full(32, 8, np.float32), -1.0, FACTORS),
+    ],
+)
+def test_tensors_that_say_nothing_of_the_model_are_refused(
+    tmp_path: Path, name: str, values: Weights, base: float, told: str
+) -> None:
+    def change(metadata: dict[str, Any], tensors: dict[str, tuple[Weights, str]]) -> None:
+        metadata["rope.freq_base"] = base
+        tensors[name] = (values, "F32")
 
     path, _ = write_both(tmp_path, "llama", change=change)
     with pytest.raises(ModelError, match=told):
