@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -339,6 +341,35 @@ def test_a_tokenizer_that_cannot_be_read_must_be_named(tmp_path: Path, change: A
         localised(EngineConfig(model=str(path)))
     found = localised(EngineConfig(model=str(path), tokenizer=str(TINY_MODEL)))
     assert (found.model, found.tokenizer) == (str(path), str(TINY_MODEL))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("ggml.tokens", 7, r"tokenizer\.ggml\.tokens of model\.gguf is 7: it must be a list of texts"),
+        ("ggml.tokens", [1, 2], r"is \[1, 2\]: it must be a list of texts"),
+        ("ggml.tokens", "ab", "is 'ab': it must be a list of texts"),
+        ("ggml.merges", [1.5], r"tokenizer\.ggml\.merges of model\.gguf is \[1\.5\]: it must be a list of texts"),
+        ("ggml.token_type", ["a"], "it must be a list of numbers"),
+        ("ggml.scores", 1.0, "it must be a list of numbers"),
+        ("ggml.pre", [1, 2], r"gpt2 with llama-bpe or qwen2, can be read\. Give --tokenizer"),
+    ],
+)
+def test_metadata_of_another_type_is_no_tokenizer(tmp_path: Path, name: str, value: object, told: str) -> None:
+    path, _ = write_both(tmp_path, "llama", change=with_tokenizer("qwen2", **{f"tokenizer.{name}": value}))
+    with pytest.raises(TokenizerError, match=told):
+        text_folder(path, cache=tmp_path / "cache")
+
+
+def test_a_tokenizer_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path, _ = write_both(tmp_path, "llama", change=with_tokenizer("qwen2"))
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(TokenizerError, match=r"cannot be written: No space left on device\. Give --tokenizer"):
+        text_folder(path, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_converted_file_is_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
