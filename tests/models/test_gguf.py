@@ -245,6 +245,17 @@ def test_what_is_no_gguf_file_is_told(tmp_path: Path) -> None:
         localised(EngineConfig(model=str(tmp_path / "x.gguf")))
 
 
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:  # root may read a file of any mode
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (path := tmp_path / "x.gguf").write_bytes(b"GGUF")
+    path.chmod(0)
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(ModelError, match=r"x\.gguf': it cannot be read: Permission denied\. Make it readable"):
+        localised(EngineConfig(model=str(path)))
+
+
 def test_the_extra_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = write_both(tmp_path, "llama")
     monkeypatch.setitem(sys.modules, "gguf", None)
