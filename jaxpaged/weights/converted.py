@@ -148,15 +148,18 @@ def _copy_texts(source: Path, target: Path) -> None:
 
 
 def _copy_config(source: Path, target: Path) -> None:
-    """Config and defaults are the model's, wherever the tokenizer comes from; a GGUF file's config is written here."""
-    if source.is_file():
-        text = json.dumps(GGUFFile(source).config(), indent=2) + "\n"
-        (target / "config.json").write_text(text, encoding="utf-8")
-        return
-    for name in ("config.json", "generation_config.json"):
+    """Config and defaults are the model's, wherever the tokenizer comes from; a GGUF file's are written here."""
+    names = ("config.json", "generation_config.json")
+    for name in names:
         (target / name).unlink(missing_ok=True)
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    if source.is_file():
+        file = GGUFFile(source)
+        ends = file.end_ids()
+        for name, told in zip(names, (file.config(), {"eos_token_id": ends} if ends else None), strict=True):
+            if told is not None:
+                (target / name).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _parts(sizes: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -99,12 +99,10 @@ class GGUFFile:
         context = self._count("context_length")
         if (window := self._count("attention.sliding_window", default=0, least=0)) and window < context:
             raise self._unsupported("attention.sliding_window", window, "windows are not read from GGUF files")
-        if len(self.shapes.get("model.embed_tokens.weight", ())) != 2:
-            raise self._damaged("it has no matrix 'token_embd.weight'")
         return {
             "architectures": [ARCHITECTURES[self.architecture]],
             "model_type": self.architecture,
-            "vocab_size": self.shapes["model.embed_tokens.weight"][0],
+            "vocab_size": self._vocab_size(),
             "hidden_size": embed,
             "intermediate_size": self._count("feed_forward_length"),
             "num_hidden_layers": self._count("block_count"),
@@ -121,6 +119,11 @@ class GGUFFile:
             **self._biases(),
         }
 
+    def end_ids(self) -> list[int]:
+        """The tokens that end a text, of those that the model has. Raises ModelError."""
+        told = [self.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+        return sorted({i for i in told if type(i) is int and 0 <= i < self._vocab_size()})
+
     def read(self, name: str) -> NDArray[Any]:
         """The values of a tensor by Hugging Face's name, in its order of rows; quantised types as float32."""
         from gguf import quants
@@ -132,6 +135,12 @@ class GGUFFile:
             heads = heads if kind[1] == "q" else self._count("attention.head_count_kv", default=heads)
             return halves_apart(values, heads)
         return values
+
+    def _vocab_size(self) -> int:
+        shape = self.shapes.get("model.embed_tokens.weight", ())
+        if len(shape) != 2:
+            raise self._damaged("it has no matrix 'token_embd.weight'")
+        return shape[0]
 
     def _rope_scaling(self, head_dim: int, context: int) -> dict[str, object] | None:
         kind = self.get(f"{self.architecture}.rope.scaling.type")

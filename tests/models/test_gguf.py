@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -390,6 +391,22 @@ def test_a_converted_file_is_the_model(tmp_path: Path, monkeypatch: pytest.Monke
     assert plain(read_model_config(out)) == plain(read_model_config(path))
     assert same(load_model(out, dtype="bfloat16"), load_model(path, dtype="bfloat16"))
     assert Tokenizer.load(out).encode("def") == Tokenizer.load(TINY_MODEL).encode("def")
+
+
+@pytest.mark.parametrize(("told", "expected"), [({"eos": 2, "eot": 1}, [1, 2]), ({"eos": 64}, None), ({}, None)])
+def test_a_converted_file_has_none_of_the_defaults_of_another_models_tokenizer(
+    tmp_path: Path, told: dict[str, int], expected: list[int] | None
+) -> None:
+    ends = {f"tokenizer.ggml.{name}_token_id": i for name, i in told.items()}
+    path, _ = write_both(tmp_path, "llama", change=lambda metadata, _: metadata.update(ends))
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(TINY_MODEL, other, ignore=shutil.ignore_patterns("*.safetensors"))
+    (other / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_p": 0.9, "eos_token_id": 5}))
+    assert convert.main([str(path), str(out), "--tokenizer", str(other), "--quiet"]) == 0
+    found = out / "generation_config.json"
+    assert found.exists() == (expected is not None)
+    if expected is not None:
+        assert json.loads(found.read_text()) == {"eos_token_id": expected}
 
 
 def test_its_identity_follows_its_contents(tmp_path: Path) -> None:
