@@ -22,11 +22,12 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxpaged.errors import ModelError, OutputError, WeightsError
+from jaxpaged.errors import ModelError, OutputError
 from jaxpaged.fingerprint import weights_identity
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.progress import Progress, progress_of
 from jaxpaged.weights.gguf_file import GGUFFile
+from jaxpaged.weights.header import shown
 from jaxpaged.weights.hub import OLDER_TEXT, TEXT
 from jaxpaged.weights.load import LoadedModel, read_model_config
 from jaxpaged.weights.manifest import (
@@ -39,6 +40,7 @@ from jaxpaged.weights.manifest import (
     is_converted,
     read_manifest,
 )
+from jaxpaged.weights.refusal import refusal
 from jaxpaged.weights.source import shown_name
 from pallas_kernels.packed import pack
 from pallas_kernels.packed_f32 import pack_f32
@@ -117,7 +119,7 @@ def load_converted(
     config = read_model_config(folder, context=context)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     if problems := _differences(graph.specs, manifest.leaves):
-        raise _refusal(folder, problems)
+        raise refusal(folder, problems, fix=AGAIN)
     specs = {spec.path: spec for spec in graph.specs}
     parts: dict[str, list[StoredLeaf]] = {}
     for leaf in manifest.leaves:
@@ -134,7 +136,7 @@ def load_converted(
                 held_leaves[leaf.path] = _held(specs[leaf.path], array)
                 advance(array.nbytes)
     if problems:
-        raise _refusal(folder, problems)
+        raise refusal(folder, problems, fix=AGAIN)
     ordered = tuple(held_leaves[spec.path] for spec in graph.specs)
     return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=ordered)
 
@@ -206,7 +208,7 @@ def _differences(specs: Sequence[ParamSpec], leaves: Sequence[StoredLeaf]) -> li
     """Sentences: where the leaves that there are differ from those that the model needs."""
     stored = {leaf.path: leaf for leaf in leaves}
     needed = {spec.path: spec for spec in specs}
-    found = [f"unknown: {path!r}" for path in stored if path not in needed]
+    found = [f"unknown: {shown(path)}" for path in stored if path not in needed]
     for path, spec in needed.items():
         if (leaf := stored.get(path)) is None:
             found.append(f"missing: {path!r} {list(spec.shape)}")
@@ -215,15 +217,6 @@ def _differences(specs: Sequence[ParamSpec], leaves: Sequence[StoredLeaf]) -> li
         elif leaf.dtype != str(spec.dtype):
             found.append(f"wrong type: {path!r} is {leaf.dtype}, and {spec.dtype} is needed")
     return found
-
-
-def _refusal(folder: Path, problems: Sequence[str]) -> WeightsError:
-    return WeightsError(
-        name=f"weights of {folder.name}",
-        value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
-        limit="\n  " + "\n  ".join(problems) + "\n",
-        fix=AGAIN,
-    )
 
 
 def _checkpointer() -> Any:
@@ -250,9 +243,11 @@ def _read_part(folder: Path, name: str, leaves: Sequence[StoredLeaf]) -> dict[st
         with _without_log_of_orbax():
             found = _checkpointer().restore((folder / _LEAVES / name).absolute(), args=args)
     except (OSError, ValueError, KeyError) as error:
-        raise _refusal(folder, [f"part {name} cannot be read: {' '.join(str(error).split())[:300]}"]) from error
+        raise refusal(
+            folder, [f"part {name} cannot be read: {' '.join(str(error).split())[:300]}"], fix=AGAIN
+        ) from error
     if strange := [leaf.path for leaf in leaves if found[leaf.path].shape != leaf.shape]:
-        raise _refusal(folder, [f"damaged: {path!r} of part {name}" for path in strange])
+        raise refusal(folder, [f"damaged: {path!r} of part {name}" for path in strange], fix=AGAIN)
     return found
 
 

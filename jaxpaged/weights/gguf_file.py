@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxpaged.errors import ModelError, UnsupportedModelError
+from jaxpaged.weights.header import shown
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
 """Types of tensors that can be read, in ggml's words."""
@@ -77,7 +78,10 @@ class GGUFFile:
             self.shapes[name] = tuple(int(size) for size in reversed(tensor.shape.tolist()))
             self._tensors[name] = tensor
             if tensor.tensor_type.name not in TYPES:
-                told = f"unsupported type: {tensor.name!r} is {tensor.tensor_type.name}, not one of {', '.join(TYPES)}"
+                told = (
+                    f"unsupported type: {shown(tensor.name)} is {tensor.tensor_type.name}, "
+                    f"not one of {', '.join(TYPES)}"
+                )
                 self.unsupported.append(told)
 
     def get(self, key: str) -> Any:

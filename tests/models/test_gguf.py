@@ -228,6 +228,24 @@ def test_everything_wrong_with_the_tensors_is_told_at_once(tmp_path: Path) -> No
         assert line in told
 
 
+def test_of_many_problems_the_first_are_spelled_out(tmp_path: Path) -> None:
+    strangers = {f"stranger {i} {'x' * 1000}": (np.zeros(1, np.float32), "F32") for i in range(70)}
+    path, _ = write_both(tmp_path, "llama", change=lambda _, tensors: tensors.update(strangers))
+    with pytest.raises(WeightsError) as refused:
+        load_model(path, dtype="float32")
+    lines = refused.value.limit.strip().splitlines()
+    assert refused.value.value == "70 problems"
+    assert len(lines) == 51
+    assert max(map(len, lines)) < 250
+    assert lines[-1].strip() == "and 20 more"
+
+
+def test_layers_that_no_tensors_fill_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    path, _ = write_both(tmp_path, "llama", change=lambda metadata, _: metadata.update(block_count=1000))
+    with pytest.raises(WeightsError, match="21 tensors cannot be the 1000 layers that the metadata has"):
+        load_model(path, dtype="float32")
+
+
 @pytest.mark.parametrize("kept", [8, 60, 400, 0.5, 0.99])
 def test_a_file_that_was_cut_is_refused(tmp_path: Path, kept: float) -> None:
     path, _ = write_both(tmp_path, "llama")
