@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxpaged.errors import ModelError, UnsupportedModelError
+from jaxpaged.weights.gguf_header import check_header
 from jaxpaged.weights.header import shown
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
@@ -271,6 +272,7 @@ def _open(path: Path) -> Any:
         limit = "a GGUF file needs the package gguf"
         raise ModelError(name="model", value=str(path), limit=limit, fix="pip install 'jaxpaged[gguf]'") from error
     try:
+        check_header(path)
         return GGUFReader(os.fspath(path))
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
         limit = f"it is cut short or damaged: {' '.join(str(error).split())[:200]}"

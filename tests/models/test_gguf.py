@@ -255,6 +255,39 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path, kept: float) -> None:
         load_model(path, dtype="float32")
 
 
+def entry(name: str, kind: int, value: bytes) -> bytes:
+    """A key of the metadata as a file has it."""
+    return len(name).to_bytes(8, "little") + name.encode() + kind.to_bytes(4, "little") + value
+
+
+def listed(kind: int, length: int) -> bytes:
+    """A list as a file has it, without its elements."""
+    return kind.to_bytes(4, "little") + length.to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "keys", "rest", "told"),
+    [
+        (0, 1, entry("a", 9, listed(0, 2**40)), "its header announces more than 4194304 entries"),
+        (0, 2, entry("a", 9, listed(0, 2**21) + bytes(2**21)) + entry("b", 9, listed(7, 2**21)), "announces more"),
+        (0, 1, entry("a", 9, listed(0, 2**20)), "it ends within its header"),
+        (0, 1, entry("a", 9, listed(8, 2**20)), "it ends within its header"),
+        (0, 1, entry("a", 9, listed(9, 1) * 5000), "a list of lists"),
+        (0, 1, entry("a", 13, bytes(8)), "a value of type 13"),
+        (0, 2**63, b"", "announces more"),
+        (2**63, 0, b"", "announces more"),
+        (1, 0, entry("a", 5, bytes(60)), "a tensor of 5 dimensions"),
+        (1, 0, (2**64 - 1).to_bytes(8, "little"), "it ends within its header"),
+    ],
+)
+def test_what_a_header_announces_must_be_there(tmp_path: Path, tensors: int, keys: int, rest: bytes, told: str) -> None:
+    path = tmp_path / "x.gguf"
+    numbers = ((3, 4), (tensors, 8), (keys, 8))
+    path.write_bytes(b"GGUF" + b"".join(value.to_bytes(size, "little") for value, size in numbers) + rest)
+    with pytest.raises(ModelError, match=f"it is cut short or damaged: .*{told}"):
+        read_model_config(path)
+
+
 def test_what_is_no_gguf_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"<html>")
     with pytest.raises(ModelError, match="it is no GGUF file"):
