@@ -98,25 +98,56 @@ def q4_0(blocks: Weights) -> Weights:
     return scales * (codes.astype(np.float32) - 8)
 
 
-def q4_k(blocks: Weights) -> Weights:
+def scales_and_minima(packed: Weights) -> list[tuple[int, int]]:
+    """The eight pairs of 6 bits in 12 bytes: four pairs plainly, with the upper bits of four more above them."""
+    first = [(packed[j] & 63, packed[j + 4] & 63) for j in range(4)]
+    more = [
+        ((packed[j + 8] & 15) | (packed[j] >> 6) << 4, (packed[j + 8] >> 4) | (packed[j + 4] >> 6) << 4)
+        for j in range(4)
+    ]
+    return [(int(scale), int(minimum)) for scale, minimum in first + more]
+
+
+def q4_k(blocks: Weights, *, high: int = 0) -> Weights:
     """Blocks of 256: float16 d and dmin, 12 bytes of eight 6-bit scales and minima, 128 bytes of codes.
 
     Eight groups of 32 codes: value = d * scale * code - dmin * minimum. Groups 2 j and 2 j + 1 are the low and high
-    halves of bytes 32 j to 32 j + 31.
+    halves of bytes 32 j to 32 j + 31. high: bytes before those, whose bit j is the fifth of group j's codes.
     """
     found = np.empty((len(blocks), 8, 32), np.float32)
     for block, target in zip(blocks, found, strict=True):
-        d, dmin = (float(x) for x in block[:4].copy().view(np.float16))
-        packed = block[4:16].astype(int)
-        for j in range(8):
-            if j < 4:
-                scale, minimum = packed[j] & 63, packed[j + 4] & 63
-            else:
-                scale = (packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4
-                minimum = (packed[j + 4] >> 4) | (packed[j] >> 6) << 4
-            bytes_ = block[16 + 32 * (j // 2) : 48 + 32 * (j // 2)]
-            codes = (bytes_ & 15 if j % 2 == 0 else bytes_ >> 4).astype(np.float32)
-            target[j] = np.float32(np.float32(d) * scale) * codes - np.float32(np.float32(dmin) * minimum)
+        d, dmin = block[:4].copy().view(np.float16).astype(np.float32)
+        fifths, halves = block[16 : 16 + high], block[16 + high :]
+        for j, (scale, minimum) in enumerate(scales_and_minima(block[4:16])):
+            codes = halves[32 * (j // 2) : 32 * (j // 2 + 1)] >> 4 * (j % 2) & 15
+            if high:
+                codes = codes + 16 * (fifths >> j & 1)
+            target[j] = d * np.float32(scale) * codes.astype(np.float32) - dmin * np.float32(minimum)
+    return found
+
+
+def q5_k(blocks: Weights) -> Weights:
+    """As Q4_K, with 32 bytes of fifth bits before the codes."""
+    return q4_k(blocks, high=32)
+
+
+def q6_k(blocks: Weights) -> Weights:
+    """Blocks of 256: 128 bytes of lower halves, 64 of upper pairs of bits, 16 int8 scales, a float16 d. 32 means 0.
+
+    value = d * scale * (code - 32), a scale for every 16. Of 128 values, four rows of 32, rows r and r + 2 are the low
+    and high halves of the same 32 bytes, and row r has bits 2 r and 2 r + 1 of the 32 bytes of pairs.
+    """
+    found = np.empty((len(blocks), 2, 4, 2, 16), np.float32)
+    for block, target in zip(blocks, found, strict=True):
+        d = block[208:].copy().view(np.float16).astype(np.float32)[0]
+        scales = block[192:208].view(np.int8).astype(np.float32).reshape(2, 4, 2)
+        for half in range(2):
+            lower, upper = block[64 * half : 64 * half + 64].reshape(2, 32), block[128 + 32 * half : 160 + 32 * half]
+            for row in range(4):
+                codes = (lower[row % 2] >> 4 * (row // 2) & 15) + 16 * (upper >> 2 * row & 3)
+                for part in range(2):
+                    values = codes[16 * part : 16 * part + 16].astype(np.float32) - 32
+                    target[half, row, part] = d * scales[half, row, part] * values
     return found
 
 
@@ -124,8 +155,12 @@ BLOCKS: Mapping[str, tuple[int, int, Callable[[Weights], Weights]]] = {
     "Q8_0": (32, 34, q8_0),
     "Q4_0": (32, 18, q4_0),
     "Q4_K": (256, 144, q4_k),
+    "Q5_K": (256, 176, q5_k),
+    "Q6_K": (256, 210, q6_k),
 }
 """Values and bytes of a block, and what the bytes mean."""
+FLOATS = {"Q8_0": slice(0, 2), "Q4_0": slice(0, 2), "Q4_K": slice(0, 4), "Q5_K": slice(0, 4), "Q6_K": slice(208, 210)}
+"""Bytes of a block that are float16: any others would mean something."""
 
 
 def draw(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Weights, Weights]:
@@ -141,7 +176,8 @@ def draw(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[W
     size, num_bytes, meaning = BLOCKS[kind]
     blocks = rng.integers(0, 256, (shape[0] * shape[1] // size, num_bytes), np.uint8)
     scales = (rng.random((len(blocks), 2)) / 64).astype(np.float16)
-    blocks[:, : 4 if kind == "Q4_K" else 2] = scales.view(np.uint8)[:, : 4 if kind == "Q4_K" else 2]
+    place = FLOATS[kind]
+    blocks[:, place] = scales.view(np.uint8)[:, : place.stop - place.start]
     return blocks.reshape(shape[0], -1), meaning(blocks).reshape(shape)
 
 

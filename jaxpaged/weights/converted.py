@@ -22,11 +22,12 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxpaged.errors import ModelError, OutputError, WeightsError
+from jaxpaged.errors import ModelError, OutputError
 from jaxpaged.fingerprint import weights_identity
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.progress import Progress, progress_of
 from jaxpaged.weights.gguf_file import GGUFFile
+from jaxpaged.weights.header import shown
 from jaxpaged.weights.hub import OLDER_TEXT, TEXT
 from jaxpaged.weights.load import LoadedModel, read_model_config
 from jaxpaged.weights.manifest import (
@@ -38,6 +39,7 @@ from jaxpaged.weights.manifest import (
     digest_of_file,
     read_manifest,
 )
+from jaxpaged.weights.refusal import refusal
 from jaxpaged.weights.source import shown_name
 from pallas_kernels.packed import pack
 from pallas_kernels.packed_f32 import pack_f32
@@ -116,7 +118,7 @@ def load_converted(
     config = read_model_config(folder, context=context)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     if problems := _differences(graph.specs, manifest.leaves):
-        raise _refusal(folder, problems)
+        raise refusal(folder, problems, fix=AGAIN)
     specs = {spec.path: spec for spec in graph.specs}
     parts: dict[str, list[StoredLeaf]] = {}
     for leaf in manifest.leaves:
@@ -133,7 +135,7 @@ def load_converted(
                 held_leaves[leaf.path] = _held(specs[leaf.path], array)
                 advance(array.nbytes)
     if problems:
-        raise _refusal(folder, problems)
+        raise refusal(folder, problems, fix=AGAIN)
     ordered = tuple(held_leaves[spec.path] for spec in graph.specs)
     return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=ordered)
 
@@ -147,15 +149,18 @@ def _copy_texts(source: Path, target: Path) -> None:
 
 
 def _copy_config(source: Path, target: Path) -> None:
-    """Config and defaults are the model's, wherever the tokenizer comes from; a GGUF file's config is written here."""
-    if source.is_file():
-        text = json.dumps(GGUFFile(source).config(), indent=2) + "\n"
-        (target / "config.json").write_text(text, encoding="utf-8")
-        return
-    for name in ("config.json", "generation_config.json"):
+    """Config and defaults are the model's, wherever the tokenizer comes from; a GGUF file's are written here."""
+    names = ("config.json", "generation_config.json")
+    for name in names:
         (target / name).unlink(missing_ok=True)
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    if source.is_file():
+        file = GGUFFile(source)
+        ends = file.end_ids()
+        for name, told in zip(names, (file.config(), {"eos_token_id": ends} if ends else None), strict=True):
+            if told is not None:
+                (target / name).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _parts(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
@@ -202,7 +207,7 @@ def _differences(specs: Sequence[ParamSpec], leaves: Sequence[StoredLeaf]) -> li
     """Sentences: where the leaves that there are differ from those that the model needs."""
     stored = {leaf.path: leaf for leaf in leaves}
     needed = {spec.path: spec for spec in specs}
-    found = [f"unknown: {path!r}" for path in stored if path not in needed]
+    found = [f"unknown: {shown(path)}" for path in stored if path not in needed]
     for path, spec in needed.items():
         if (leaf := stored.get(path)) is None:
             found.append(f"missing: {path!r} {list(spec.shape)}")
@@ -211,15 +216,6 @@ def _differences(specs: Sequence[ParamSpec], leaves: Sequence[StoredLeaf]) -> li
         elif leaf.dtype != str(spec.dtype):
             found.append(f"wrong type: {path!r} is {leaf.dtype}, and {spec.dtype} is needed")
     return found
-
-
-def _refusal(folder: Path, problems: Sequence[str]) -> WeightsError:
-    return WeightsError(
-        name=f"weights of {folder.name}",
-        value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
-        limit="\n  " + "\n  ".join(problems) + "\n",
-        fix=AGAIN,
-    )
 
 
 def _checkpointer() -> Any:
@@ -246,9 +242,11 @@ def _read_part(folder: Path, name: str, leaves: Sequence[StoredLeaf]) -> dict[st
         with _without_log_of_orbax():
             found = _checkpointer().restore((folder / _LEAVES / name).absolute(), args=args)
     except (OSError, ValueError, KeyError) as error:
-        raise _refusal(folder, [f"part {name} cannot be read: {' '.join(str(error).split())[:300]}"]) from error
+        raise refusal(
+            folder, [f"part {name} cannot be read: {' '.join(str(error).split())[:300]}"], fix=AGAIN
+        ) from error
     if strange := [leaf.path for leaf in leaves if found[leaf.path].shape != leaf.shape]:
-        raise _refusal(folder, [f"damaged: {path!r} of part {name}" for path in strange])
+        raise refusal(folder, [f"damaged: {path!r} of part {name}" for path in strange], fix=AGAIN)
     return found
 
 

@@ -16,11 +16,15 @@ _GGUF_MAGIC = b"GGUF"
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether it is a file that begins as a GGUF file does. Raises OSError."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+    """Whether it is a file that begins as a GGUF file does. Raises ModelError for one that cannot be read."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+    except OSError as error:
+        limit = f"it cannot be read: {error.strerror}"
+        raise ModelError(name="model", value=str(path), limit=limit, fix="Make it readable, or name another") from error
 
 
 def model_folder(folder: str | Path) -> Path:

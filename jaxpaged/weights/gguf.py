@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 from jax import Array
 
-from jaxpaged.errors import WeightsError
 from jaxpaged.models.decoder import ParamSpec, build
 from jaxpaged.models.families import FAMILIES, read_config
 from jaxpaged.progress import Advance, Progress
 from jaxpaged.weights.gguf_file import GGUFFile
+from jaxpaged.weights.header import shown
 from jaxpaged.weights.leaf import values_dtype
 from jaxpaged.weights.load import LoadedModel
 from jaxpaged.weights.mapping import Target, expected_tensors
+from jaxpaged.weights.refusal import refusal
 from jaxpaged.weights.store import held_bytes, hold, store
+
+_FIX = "Use the model's folder in Hugging Face layout, or another file of it"
 
 
 def load_gguf(
@@ -36,15 +39,13 @@ def load_gguf(
     """
     file = GGUFFile(path)
     config = read_config(file.config(), context=context)
+    if len(file.shapes) < len(config.layers):  # before minutes go to a graph of layers that nothing fills
+        few = f"{len(file.shapes)} tensors cannot be the {len(config.layers)} layers that the metadata has"
+        raise refusal(path, [few], fix=_FIX)
     graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
     targets = expected_tensors(graph.specs, FAMILIES[config.architecture].rules(config))
     if problems := _differences(file, targets):
-        raise WeightsError(
-            name=f"weights of {path.name}",
-            value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
-            limit="\n  " + "\n  ".join(problems) + "\n",
-            fix="Use the model's folder in Hugging Face layout, or another file of it",
-        )
+        raise refusal(path, problems, fix=_FIX)
     names: list[list[str]] = [[] for _ in graph.specs]
     for name, target in targets.items():
         names[target.parameter].append(name)
@@ -63,8 +64,8 @@ def load_gguf(
 
 def _differences(file: GGUFFile, targets: Mapping[str, Target]) -> list[str]:
     """Sentences: where the file's tensors are not what the model needs."""
-    found = [f"unknown: {name!r}" for name in file.strangers]
-    found += [f"unknown: {name!r}" for name in file.shapes if name not in targets]
+    found = [f"unknown: {shown(name)}" for name in file.strangers]
+    found += [f"unknown: {shown(name)}" for name in file.shapes if name not in targets]
     for name, target in targets.items():
         if (shape := file.shapes.get(name)) is None:
             found.append(f"missing: {name!r} {list(target.shape)}")

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxpaged.errors import ModelError, UnsupportedModelError
+from jaxpaged.weights.gguf_header import check_header
+from jaxpaged.weights.header import shown
 
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K")
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
 """Types of tensors that can be read, in ggml's words."""
 ARCHITECTURES: Mapping[str, str] = {
     "llama": "LlamaForCausalLM",
@@ -79,7 +81,10 @@ class GGUFFile:
             self.shapes[name] = tuple(int(size) for size in reversed(tensor.shape.tolist()))
             self._tensors[name] = tensor
             if tensor.tensor_type.name not in TYPES:
-                told = f"unsupported type: {tensor.name!r} is {tensor.tensor_type.name}, not one of {', '.join(TYPES)}"
+                told = (
+                    f"unsupported type: {shown(tensor.name)} is {tensor.tensor_type.name}, "
+                    f"not one of {', '.join(TYPES)}"
+                )
                 self.unsupported.append(told)
 
     def get(self, key: str) -> Any:
@@ -99,14 +104,12 @@ class GGUFFile:
         self._require("rope.dimension_count", head_dim)
         self._require("expert_count", 0)
         context = self._count("context_length")
-        if (window := self._count("attention.sliding_window", default=0)) and window < context:
+        if (window := self._count("attention.sliding_window", default=0, least=0)) and window < context:
             raise self._unsupported("attention.sliding_window", window, "windows are not read from GGUF files")
-        if "model.embed_tokens.weight" not in self.shapes:
-            raise self._damaged("it has no tensor 'token_embd.weight'")
         return {
             "architectures": [ARCHITECTURES[self.architecture]],
             "model_type": self.architecture,
-            "vocab_size": self.shapes["model.embed_tokens.weight"][0],
+            "vocab_size": self._vocab_size(),
             "hidden_size": embed,
             "intermediate_size": self._count("feed_forward_length"),
             "num_hidden_layers": self._count("block_count"),
@@ -123,6 +126,11 @@ class GGUFFile:
             **self._biases(),
         }
 
+    def end_ids(self) -> list[int]:
+        """The tokens that end a text, of those that the model has. Raises ModelError."""
+        told = [self.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+        return sorted({i for i in told if type(i) is int and 0 <= i < self._vocab_size()})
+
     def read(self, name: str) -> NDArray[Any]:
         """The values of a tensor by Hugging Face's name, in its order of rows; quantised types as float32."""
         from gguf import quants
@@ -134,6 +142,12 @@ class GGUFFile:
             heads = heads if kind[1] == "q" else self._count("attention.head_count_kv", default=heads)
             return halves_apart(values, heads)
         return values
+
+    def _vocab_size(self) -> int:
+        shape = self.shapes.get("model.embed_tokens.weight", ())
+        if len(shape) != 2:
+            raise self._damaged("it has no matrix 'token_embd.weight'")
+        return shape[0]
 
     def _rope_scaling(self, head_dim: int, context: int) -> dict[str, object] | None:
         kind = self.get(f"{self.architecture}.rope.scaling.type")
@@ -157,19 +171,19 @@ class GGUFFile:
     def _llama3(self, factors: NDArray[np.float32], head_dim: int) -> dict[str, object]:
         """Llama 3's scaling, which GGUF files hold as a divisor for each frequency. The parameters that all of Meta's
         models share give them again, or it is another scaling."""
-        scaling: dict[str, object] = {
+        theta = self._number("rope.freq_base", default=10_000.0)
+        factor = float(factors.max(initial=1))
+        expected = llama3_divisors(theta, head_dim, factor)
+        if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
+            limit = "it is not Llama 3's scaling with the parameters of Meta's models"
+            raise self._unsupported(_ROPE_FACTORS, factors[:4].tolist(), limit)
+        return {
             "rope_type": "llama3",
-            "factor": round(float(factors.max()), 3),
+            "factor": round(factor, 3),
             "low_freq_factor": 1.0,
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }
-        theta = self._number("rope.freq_base", default=10_000.0)
-        expected = llama3_divisors(theta, head_dim, float(factors.max()))
-        if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
-            limit = "it is not Llama 3's scaling with the parameters of Meta's models"
-            raise self._unsupported(_ROPE_FACTORS, list(factors[:4]), limit)
-        return scaling
 
     def _biases(self) -> dict[str, bool]:
         if self.architecture != "llama":
@@ -182,14 +196,14 @@ class GGUFFile:
         types = {tensor.tensor_type.name for name, tensor in self._tensors.items() if len(self.shapes[name]) == 2}
         return {("F32",): "float32", ("F16",): "float16"}.get(tuple(types), "bfloat16")
 
-    def _count(self, key: str, *, default: int | None = None) -> int:
+    def _count(self, key: str, *, default: int | None = None, least: int = 1) -> int:
         value = self.get(f"{self.architecture}.{key}")
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ModelError(
                 name=f"{self.architecture}.{key} of {self.path.name}",
                 value=value,
-                limit="it is missing" if value is None else "it must be one whole number",
+                limit="it is missing" if value is None else f"it must be one whole number from {least}",
                 fix=_AGAIN if value is None else _FOLDER,
             )
         return value
@@ -206,7 +220,8 @@ class GGUFFile:
     @staticmethod
     def _shortest(value: float) -> float:
         """The shortest decimal number that has the same float32: 1e-5 was written, 9.999999747378752e-06 is stored."""
-        return float(str(np.float32(value)))
+        with np.errstate(over="ignore"):  # whoever reads the config refuses what is not finite
+            return float(str(np.float32(value)))
 
     def _text(self, key: str) -> str:
         if not isinstance(value := self.get(key), str):
@@ -234,9 +249,10 @@ def halves_apart(values: NDArray[Any], heads: int) -> NDArray[Any]:
 
 def llama3_divisors(theta: float, head_dim: int, factor: float) -> NDArray[np.float64]:
     """What Llama 3's scaling divides each frequency by: f64[D / 2] (`apply_scaling` in Meta's reference code)."""
-    wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    smooth = np.clip((8192 / wavelengths - 1.0) / (4.0 - 1.0), 0.0, 1.0)
-    return 1 / ((1 - smooth) / factor + smooth)
+    with np.errstate(all="ignore"):  # a base of 0 or less gives what equals no divisor
+        wavelengths = 2 * np.pi * np.float64(theta) ** (np.arange(0, head_dim, 2) / head_dim)
+        smooth = np.clip((8192 / wavelengths - 1.0) / (4.0 - 1.0), 0.0, 1.0)
+        return 1 / ((1 - smooth) / factor + smooth)
 
 
 def _hf_name(name: str) -> str | None:
@@ -258,6 +274,7 @@ def _open(path: Path) -> Any:
         limit = "a GGUF file needs the package gguf"
         raise ModelError(name="model", value=str(path), limit=limit, fix=f'pip install "{_PACKAGE}"') from error
     try:
+        check_header(path)
         return GGUFReader(os.fspath(path))
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
         limit = f"it is cut short or damaged: {' '.join(str(error).split())[:200]}"

@@ -9,7 +9,6 @@ from typing import Any
 
 from jax import Array
 
-from jaxpaged.errors import WeightsError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, build
 from jaxpaged.models.families import FAMILIES, read_config
@@ -20,10 +19,10 @@ from jaxpaged.weights.header import shown
 from jaxpaged.weights.manifest import is_converted
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
 from jaxpaged.weights.read import packed_names, read_leaves
+from jaxpaged.weights.refusal import refusal
 from jaxpaged.weights.safetensors import DTYPES, INDEX, PACKED_DTYPES, Checkpoint
 
-_MOST_LISTED = 50
-"""Problems that an error spells out."""
+_FIX = "Download the model again, or correct its config.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,23 +81,13 @@ def load_model(
     with Checkpoint(place) as checkpoint:
         if len(checkpoint.tensors) < len(config.layers):  # before minutes go to a graph of layers that nothing fills
             few = f"{len(checkpoint.tensors)} tensors cannot be the {len(config.layers)} layers that the config has"
-            raise _refusal(place, checkpoint.problems or [few])
+            raise refusal(place, checkpoint.problems or [few], fix=_FIX)
         graph = build(config, dtype=dtype, packed=packed, quantization=quantization)
         targets = _named_as(checkpoint, expected_tensors(graph.specs, family.rules(config)), prefix=family.prefix)
         if problems := checkpoint.problems + _differences(targets, checkpoint, config):
-            raise _refusal(place, problems)
+            raise refusal(place, problems, fix=_FIX)
         leaves = read_leaves(graph.specs, targets, checkpoint, progress=progress)
     return LoadedModel(config=config, dtype=dtype, quantization=quantization, graphdef=graph, leaves=leaves)
-
-
-def _refusal(place: Path, problems: list[str]) -> WeightsError:
-    listed, more = problems[:_MOST_LISTED], len(problems) - _MOST_LISTED
-    return WeightsError(
-        name=f"weights of {place.name}",
-        value=f"{len(problems)} problem{'s' if len(problems) > 1 else ''}",
-        limit="\n  " + "\n  ".join([*listed, f"and {more} more"] if more > 0 else listed) + "\n",
-        fix="Download the model again, or correct its config.json",
-    )
 
 
 def _named_as(checkpoint: Checkpoint, targets: dict[str, Target], *, prefix: str) -> dict[str, Target]:

@@ -1,5 +1,9 @@
-"""Reads a checkpoint into leaves, by pieces of some MiB and several at once: the host holds no second copy of a
-parameter, however large."""
+"""Reads a checkpoint into leaves, by pieces of some MiB and several at once.
+
+Of a parameter whose rows lie in the files as they are, the host holds no second copy, however large. Any other
+(transposed, changed, MXFP4) is put together from whole tensors, each in memory beside it, and where its leaf is packed
+or quantised it is there twice until that is filled.
+"""
 
 from __future__ import annotations
 

@@ -247,6 +247,17 @@ def test_leaves_that_do_not_fit_the_config_are_all_told(out: Path) -> None:
     assert "wrong shape: 'lm_head.weight'" in lines
 
 
+def test_of_many_problems_the_first_are_spelled_out(out: Path) -> None:
+    told = json.loads((out / MANIFEST).read_text())
+    more = [told["leaves"][0] | {"path": f"stranger {i} {'x' * 1000}"} for i in range(70)]
+    change_manifest(out, leaves=told["leaves"] + more)
+    with pytest.raises(WeightsError) as refused:
+        read(out)
+    lines = refused.value.limit.strip().splitlines()
+    assert (refused.value.value, len(lines), lines[-1].strip()) == ("70 problems", 51, "and 20 more")
+    assert max(map(len, lines)) < 250
+
+
 def test_a_converted_model_is_replaced_and_nothing_else(out: Path, source: Path, tmp_path: Path) -> None:
     write_converted(out, model(seed=9), source=source)
     assert same(read(out), model(seed=9))

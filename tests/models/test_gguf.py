@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -11,24 +14,22 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tokenizers
-from gguf_files import Weights, write_both
-from tokenizers import normalizers, pre_tokenizers
+from gguf_files import Weights, draw, write_both
+from safetensors.numpy import load_file, save_file
 
 from jaxpaged.bench.capacity import read_shape
 from jaxpaged.commands import convert
 from jaxpaged.config import EngineConfig
-from jaxpaged.errors import ModelError, TokenizerError, UnsupportedModelError, WeightsError
+from jaxpaged.errors import ModelError, UnsupportedModelError, WeightsError
 from jaxpaged.fingerprint import weights_identity
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.rope import frequencies
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
-from jaxpaged.weights.gguf_text import WORDS, text_folder
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from jaxpaged.weights.source import localised
 
-KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K")
+KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
 
 
 def same(one: LoadedModel, other: LoadedModel) -> bool:
@@ -51,6 +52,20 @@ def test_the_model_is_that_of_the_folder(tmp_path: Path, architecture: str, kind
     path, folder = write_both(tmp_path, architecture, kind)
     assert plain(read_model_config(path)) == plain(read_model_config(folder))
     assert read_shape(str(path)) == read_model_config(path)
+    assert same(load_model(path, dtype="float32"), load_model(folder, dtype="float32"))
+
+
+def test_a_table_that_is_the_head_is_of_another_type_than_the_rest(tmp_path: Path) -> None:
+    raw, meant = draw("Q6_K", (64, 256), np.random.default_rng(6))
+    path, folder = write_both(
+        tmp_path,
+        "llama",
+        "Q4_0",
+        tied=True,
+        change=lambda _, tensors: tensors.update({"token_embd.weight": (raw, "Q6_K")}),
+    )
+    values = load_file(folder / "model.safetensors") | {"model.embed_tokens.weight": meant}
+    save_file(values, folder / "model.safetensors")
     assert same(load_model(path, dtype="float32"), load_model(folder, dtype="float32"))
 
 
@@ -146,6 +161,9 @@ def test_divisors_of_frequencies_are_llama_3s_scaling(tmp_path: Path) -> None:
         ({"attention.sliding_window": 64}, "windows are not read from GGUF files"),
         ({"rope.scaling.type": "longrope", "rope.scaling.factor": 2.0}, "implemented are none, linear, yarn"),
         ({"feed_forward_length": [256, 128]}, "it must be one whole number"),
+        ({"attention.head_count": 0}, r"attention\.head_count of model\.gguf is 0: it must be one whole number from 1"),
+        ({"attention.key_length": 0}, r"attention\.key_length of model\.gguf is 0"),
+        ({"block_count": 0}, r"block_count of model\.gguf is 0"),
         ({"block_count": None}, r"llama\.block_count of model\.gguf is None: it is missing"),
     ],
 )
@@ -160,13 +178,41 @@ def test_what_cannot_be_computed_is_refused_by_name(tmp_path: Path, changes: dic
         read_model_config(path)
 
 
+TABLE = "it has no matrix 'token_embd.weight'"
+FACTORS = r"rope_freqs\.weight of model\.gguf is .*: it is not Llama 3's scaling"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "base", "told"),
+    [
+        ("token_embd.weight", np.zeros((), np.float32), 1e4, TABLE),
+        ("token_embd.weight", np.zeros(256, np.float32), 1e4, TABLE),
+        ("rope_freqs.weight", np.zeros(0, np.float32), 1e4, FACTORS),
+        ("rope_freqs.weight", np.zeros(32, np.float32), 1e4, FACTORS),
+        ("rope_freqs.weight", np.full(32, np.nan, np.float32), 1e4, FACTORS),
+        ("rope_freqs.weight", np.full(32, 8, np.float32), 0.0, FACTORS),
+        ("rope_freqs.weight", np.full(32, 8, np.float32), -1.0, FACTORS),
+    ],
+)
+def test_tensors_that_say_nothing_of_the_model_are_refused(
+    tmp_path: Path, name: str, values: Weights, base: float, told: str
+) -> None:
+    def change(metadata: dict[str, Any], tensors: dict[str, tuple[Weights, str]]) -> None:
+        metadata["rope.freq_base"] = base
+        tensors[name] = (values, "F32")
+
+    path, _ = write_both(tmp_path, "llama", change=change)
+    with pytest.raises(ModelError, match=told):
+        read_model_config(path)
+
+
 def test_everything_wrong_with_the_tensors_is_told_at_once(tmp_path: Path) -> None:
     def spoil(metadata: object, tensors: dict[str, tuple[Weights, str]]) -> None:
         tensors["blk.0.ffn_gate_shexp.weight"] = (np.zeros((4, 4), np.float32), "F32")
         tensors["blk.9.ffn_up.weight"] = (np.zeros((4, 4), np.float32), "F32")
         del tensors["blk.1.ffn_norm.weight"]
         tensors["output_norm.weight"] = (np.zeros(128, np.float32), "F32")
-        tensors["blk.0.ffn_up.weight"] = (np.zeros((256, 256 // 256 * 210), np.uint8), "Q6_K")
+        tensors["blk.0.ffn_up.weight"] = (np.zeros((256, 256 // 256 * 110), np.uint8), "Q3_K")
 
     path, _ = write_both(tmp_path, "llama", change=spoil)
     with pytest.raises(WeightsError) as refused:
@@ -178,9 +224,27 @@ def test_everything_wrong_with_the_tensors_is_told_at_once(tmp_path: Path) -> No
         "unknown: 'model.layers.9.mlp.up_proj.weight'",
         "missing: 'model.layers.1.post_attention_layernorm.weight' [256]",
         "wrong shape: 'model.norm.weight' is [128], the metadata makes it [256]",
-        "unsupported type: 'blk.0.ffn_up.weight' is Q6_K, not one of F32, F16, BF16, Q8_0, Q4_0, Q4_K",
+        "unsupported type: 'blk.0.ffn_up.weight' is Q3_K, not one of F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K",
     ):
         assert line in told
+
+
+def test_of_many_problems_the_first_are_spelled_out(tmp_path: Path) -> None:
+    strangers = {f"stranger {i} {'x' * 1000}": (np.zeros(1, np.float32), "F32") for i in range(70)}
+    path, _ = write_both(tmp_path, "llama", change=lambda _, tensors: tensors.update(strangers))
+    with pytest.raises(WeightsError) as refused:
+        load_model(path, dtype="float32")
+    lines = refused.value.limit.strip().splitlines()
+    assert refused.value.value == "70 problems"
+    assert len(lines) == 51
+    assert max(map(len, lines)) < 250
+    assert lines[-1].strip() == "and 20 more"
+
+
+def test_layers_that_no_tensors_fill_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    path, _ = write_both(tmp_path, "llama", change=lambda metadata, _: metadata.update(block_count=1000))
+    with pytest.raises(WeightsError, match="21 tensors cannot be the 1000 layers that the metadata has"):
+        load_model(path, dtype="float32")
 
 
 @pytest.mark.parametrize("kept", [8, 60, 400, 0.5, 0.99])
@@ -192,10 +256,54 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path, kept: float) -> None:
         load_model(path, dtype="float32")
 
 
+def entry(name: str, kind: int, value: bytes) -> bytes:
+    """A key of the metadata as a file has it."""
+    return len(name).to_bytes(8, "little") + name.encode() + kind.to_bytes(4, "little") + value
+
+
+def listed(kind: int, length: int) -> bytes:
+    """A list as a file has it, without its elements."""
+    return kind.to_bytes(4, "little") + length.to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "keys", "rest", "told"),
+    [
+        (0, 1, entry("a", 9, listed(0, 2**40)), "its header announces more than 4194304 entries"),
+        (0, 2, entry("a", 9, listed(0, 2**21) + bytes(2**21)) + entry("b", 9, listed(7, 2**21)), "announces more"),
+        (0, 1, entry("a", 9, listed(0, 2**20)), "it ends within its header"),
+        (0, 1, entry("a", 9, listed(8, 2**20)), "it ends within its header"),
+        (0, 1, entry("a", 9, listed(9, 1) * 5000), "a list of lists"),
+        (0, 1, entry("a", 13, bytes(8)), "a value of type 13"),
+        (0, 2**63, b"", "announces more"),
+        (2**63, 0, b"", "announces more"),
+        (1, 0, entry("a", 5, bytes(60)), "a tensor of 5 dimensions"),
+        (1, 0, (2**64 - 1).to_bytes(8, "little"), "it ends within its header"),
+    ],
+)
+def test_what_a_header_announces_must_be_there(tmp_path: Path, tensors: int, keys: int, rest: bytes, told: str) -> None:
+    path = tmp_path / "x.gguf"
+    numbers = ((3, 4), (tensors, 8), (keys, 8))
+    path.write_bytes(b"GGUF" + b"".join(value.to_bytes(size, "little") for value, size in numbers) + rest)
+    with pytest.raises(ModelError, match=f"it is cut short or damaged: .*{told}"):
+        read_model_config(path)
+
+
 def test_what_is_no_gguf_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"<html>")
     with pytest.raises(ModelError, match="it is no GGUF file"):
         localised(EngineConfig(model=str(tmp_path / "x.gguf")))
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:  # root may read a file of any mode
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (path := tmp_path / "x.gguf").write_bytes(b"GGUF")
+    path.chmod(0)
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(ModelError, match=r"x\.gguf': it cannot be read: Permission denied\. Make it readable"):
+        localised(EngineConfig(model=str(path)))
 
 
 def test_the_extra_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,97 +315,6 @@ def test_the_extra_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.M
         read_model_config(path)
 
 
-def bundled() -> dict[str, Any]:
-    return json.loads((TINY_MODEL / "tokenizer.json").read_text(encoding="utf-8"))
-
-
-def with_tokenizer(pre: str, **more: Any) -> Any:
-    """Puts the bundled tokens into a file, under another rule for words."""
-    told = bundled()
-    special = {token["id"]: token["content"] for token in told["added_tokens"]}
-    by_id = {i: token for token, i in told["model"]["vocab"].items()} | special
-    tokens = [by_id.get(i, f"[unused {i}]") for i in range(max(by_id) + 1)]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in told["model"]["merges"]]
-
-    def change(metadata: dict[str, Any], tensors: object) -> None:
-        metadata |= {
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.pre": pre,
-            "tokenizer.ggml.tokens": tokens,
-            "tokenizer.ggml.token_type": [3 if i in special else 1 for i in range(len(tokens))],
-            "tokenizer.ggml.merges": merges,
-            "tokenizer.ggml.bos_token_id": min(special),
-            "tokenizer.ggml.eos_token_id": max(special),
-        } | more
-
-    return change
-
-
-@pytest.mark.parametrize("pre", ["qwen2", "llama-bpe"])
-def test_the_tokenizer_comes_out_of_the_metadata(tmp_path: Path, pre: str) -> None:
-    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
-    change = with_tokenizer(pre, **{"tokenizer.chat_template": template, "tokenizer.ggml.eot_token_id": 1})
-    path, _ = write_both(tmp_path, "llama", change=change)
-    folder = text_folder(path, cache=tmp_path / "cache")
-    assert text_folder(path, cache=tmp_path / "cache") == folder
-    found = Tokenizer.load(folder, model=path)
-    oracle = tokenizers.Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
-    split = pre_tokenizers.Split(tokenizers.Regex(WORDS[pre]), "isolated")
-    oracle.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    if pre == "qwen2":
-        oracle.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
-    first = [min(token["id"] for token in bundled()["added_tokens"])] if pre == "llama-bpe" else []
-    special = max(bundled()["added_tokens"], key=lambda token: token["id"])
-    for text in (
-        f"a{special['content']}b",
-        "def f(x):\n    return x + 12345",
-        "It's  naïve\t\r\n\n  e\u0301 日本",
-        "",
-        " a",
-    ):
-        ids = oracle.encode(text, add_special_tokens=False).ids
-        assert found.encode(text, add_special_tokens=False) == ids
-        assert found.encode(text) == first + ids
-        assert found.decode(ids) == oracle.decode(ids)
-    assert found.eos_ids == (1, special["id"])
-    assert found.apply_chat_template([{"role": "user", "content": "hi"}]) == "hi"
-
-
-def test_sentencepiece_comes_out_of_the_metadata_too(tmp_path: Path) -> None:
-    pieces = [*(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcé", "▁a", "▁ab", "bc"]
-    kinds = [6] * 256 + [1] * 8
-    scores = [0.0] * 261 + [-1.0, -2.0, -3.0]
-    told = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *pieces],
-        "tokenizer.ggml.token_type": [2, 3, 3, *kinds],
-        "tokenizer.ggml.scores": [0.0, 0.0, 0.0, *scores],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
-    }
-    path, _ = write_both(tmp_path, "llama", change=lambda metadata, tensors: metadata.update(told))
-    found = Tokenizer.load(text_folder(path, cache=tmp_path / "cache"))
-    names = found.token_strings(found.encode("abc ab é ñ"))
-    # the likeliest merge first: ▁a, then ▁ab; letters without a piece are bytes
-    assert names == ["<s>", "▁ab", "c", "▁ab", "▁", "é", "▁", "<0xC3>", "<0xB1>"]
-    assert found.decode(found.encode("abc ab é ñ")) == "abc ab é ñ"
-    assert found.eos_ids == (2,)
-
-
-@pytest.mark.parametrize("change", [with_tokenizer("default"), lambda metadata, tensors: None])
-def test_a_tokenizer_that_cannot_be_read_must_be_named(tmp_path: Path, change: Any) -> None:
-    path, _ = write_both(tmp_path, "llama", change=change)
-    with pytest.raises(
-        TokenizerError, match=r"gpt2 with llama-bpe or qwen2, can be read\. Give --tokenizer: the folder"
-    ):
-        localised(EngineConfig(model=str(path)))
-    found = localised(EngineConfig(model=str(path), tokenizer=str(TINY_MODEL)))
-    assert (found.model, found.tokenizer) == (str(path), str(TINY_MODEL))
-
-
 def test_a_converted_file_is_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = write_both(tmp_path, "llama", "Q4_0")
     out = tmp_path / "out"
@@ -305,6 +322,22 @@ def test_a_converted_file_is_the_model(tmp_path: Path, monkeypatch: pytest.Monke
     assert plain(read_model_config(out)) == plain(read_model_config(path))
     assert same(load_model(out, dtype="bfloat16"), load_model(path, dtype="bfloat16"))
     assert Tokenizer.load(out).encode("def") == Tokenizer.load(TINY_MODEL).encode("def")
+
+
+@pytest.mark.parametrize(("told", "expected"), [({"eos": 2, "eot": 1}, [1, 2]), ({"eos": 64}, None), ({}, None)])
+def test_a_converted_file_has_none_of_the_defaults_of_another_models_tokenizer(
+    tmp_path: Path, told: dict[str, int], expected: list[int] | None
+) -> None:
+    ends = {f"tokenizer.ggml.{name}_token_id": i for name, i in told.items()}
+    path, _ = write_both(tmp_path, "llama", change=lambda metadata, _: metadata.update(ends))
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(TINY_MODEL, other, ignore=shutil.ignore_patterns("*.safetensors"))
+    (other / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_p": 0.9, "eos_token_id": 5}))
+    assert convert.main([str(path), str(out), "--tokenizer", str(other), "--quiet"]) == 0
+    found = out / "generation_config.json"
+    assert found.exists() == (expected is not None)
+    if expected is not None:
+        assert json.loads(found.read_text()) == {"eos_token_id": expected}
 
 
 def test_its_identity_follows_its_contents(tmp_path: Path) -> None:
