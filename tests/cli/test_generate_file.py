@@ -169,7 +169,11 @@ def test_a_changed_line_is_refused_by_name(files: Files) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--temperature", "0.5"], ["--seed", "3"], ["--model", "other"]])
-def test_changed_settings_are_refused(files: Files, flags: list[str]) -> None:
+def test_changed_settings_are_refused(
+    files: Files, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
     files.lines("ab")
     files.run()
     with pytest.raises(OutputError, match="the model, the seed or the sampling options differ"):
