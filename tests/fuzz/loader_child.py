@@ -12,13 +12,14 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fuzz.gguf_cases import Gguf
 from fuzz.mutations import documents, texts
-from fuzz.tokenizer_seeds import TEXTS, parts, seeds
+from fuzz.tokenizer_seeds import parts, seeds
+from fuzz.uses import keep_graph, use
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -197,13 +198,6 @@ class TokenizerConfigs:
             path.unlink() if name not in self._seeds else path.write_text(json.dumps(self._seeds[name]))
 
 
-def keep_graph() -> None:
-    """Where config.json stays the same its graph is made once: most of a case's time would go there."""
-    from jaxpaged.weights import load
-
-    load.build = cache(load.build)
-
-
 class Large:
     """Each kind of file as large as it may be, and larger: once each, not generated."""
 
@@ -266,30 +260,7 @@ def _headed(header: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-def use(folder: Path) -> Any:
-    """Read a folder's tokenizer and do with it what a request does; what it refuses, it refuses by our errors."""
-    from jaxpaged.detokenize import Detokenizer
-    from jaxpaged.errors import JaxPagedError
-    from jaxpaged.tokenize import Tokenizer
-
-    tokenizer = Tokenizer.load(folder)
-    ids = [*range(12), tokenizer.vocab_size - 1, 300, 2**31]
-    for text in TEXTS:
-        with suppress(JaxPagedError):
-            ids = [*tokenizer.encode(text), *ids]
-            tokenizer.encode(text, add_special_tokens=False)
-    with suppress(JaxPagedError):
-        tokenizer.decode(ids)
-        tokenizer.token_strings(ids)
-    detokenizer = Detokenizer(tokenizer)
-    with suppress(JaxPagedError):
-        for i in ids:
-            detokenizer.push(i)
-    detokenizer.flush()
-    return tokenizer
-
-
-KINDS = {kind.__name__.lower(): kind for kind in (Headers, Indexes, Configs, Tokenizers, TokenizerConfigs, Large)}
+KINDS = {kind.__name__.lower(): kind for kind in (Headers, Indexes, Configs, Tokenizers, TokenizerConfigs, Gguf, Large)}
 
 
 def main() -> None:
