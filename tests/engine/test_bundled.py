@@ -67,6 +67,7 @@ def test_greedy_tokens_equal_transformers(oracle: Any) -> None:
     assert len(ties) <= 5
 
 
+@pytest.mark.long
 def test_pallas_kernels_give_the_same_tokens() -> None:
     """The kernels that GPUs run, interpreted: 50 prompts, the same tokens as the CPU path."""
     params = SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True)

@@ -48,6 +48,7 @@ def test_bfloat16_stays_near(evidence: Evidence) -> None:
     assert evidence.bfloat16_error < BFLOAT16[evidence.case.has_experts]
 
 
+@pytest.mark.long
 def test_experts_through_the_pallas_kernels_give_the_same_tokens(tmp_path: Path) -> None:
     """Writer, attention and experts, interpreted: a chunked prompt beside decodes, the same tokens as the CPU path."""
     make_folder(tmp_path, CASES["mixtral"])

@@ -73,11 +73,12 @@ def greedy_logits(engine: LLMEngine, prompt: list[int], count: int) -> np.ndarra
     return np.stack([np.frombuffer(seen["p", len(prompt) + i], np.float32) for i in range(count)])
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)  # 20 s each on two idle cores
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("mistral", marks=pytest.mark.long),
+        "mistral",
         "mixtral",
         pytest.param("mixtral_window", marks=pytest.mark.slow),
     ],
@@ -99,10 +100,9 @@ def test_20_000_tokens_as_transformers(name: str, tmp_path: Path) -> None:
     assert np.argmax(theirs, axis=1).tolist() == tokens
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)  # 20 s each on two idle cores
-@pytest.mark.parametrize(
-    ("name", "length"), [("mistral", LENGTH), pytest.param("mixtral_window", 12_000, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize(("name", "length"), [("mistral", LENGTH), ("mixtral_window", 12_000)])
 def test_the_window_bounds_the_blocks_that_a_context_holds(name: str, length: int, tmp_path: Path) -> None:
     """The whole engine, in a pool that the context would outgrow without its window: the greedy tokens of
     transformers, never more blocks than I-WINDOW allows, and the next request finds what the window holds.

@@ -12,15 +12,15 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fuzz.gguf_cases import Gguf
 from fuzz.mutations import documents, texts
 from fuzz.older_tokenizers import Pieces, Tekken, Tiktoken, VocabMerges
 from fuzz.tokenizer_seeds import parts, seeds
-from fuzz.tokenizer_use import use
+from fuzz.uses import keep_graph, use
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -199,13 +199,6 @@ class TokenizerConfigs:
             path.unlink() if name not in self._seeds else path.write_text(json.dumps(self._seeds[name]))
 
 
-def keep_graph() -> None:
-    """Where config.json stays the same its graph is made once: most of a case's time would go there."""
-    from jaxpaged.weights import load
-
-    load.build = cache(load.build)
-
-
 class Large:
     """Each kind of file as large as it may be, and larger: once each, not generated."""
 
@@ -268,7 +261,7 @@ def _headed(header: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-_KINDS = (Headers, Indexes, Configs, Tokenizers, TokenizerConfigs, Large, Tekken, Tiktoken, VocabMerges, Pieces)
+_KINDS = (Headers, Indexes, Configs, Tokenizers, TokenizerConfigs, Gguf, Large, Tekken, Tiktoken, VocabMerges, Pieces)
 KINDS = {kind.__name__.lower(): kind for kind in _KINDS}
 
 

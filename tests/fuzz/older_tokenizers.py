@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.mutations import documents, texts
-from fuzz.tokenizer_use import use
+from fuzz.uses import use
 from hypothesis import strategies as st
 
 _TOKENS = [*(bytes([i]) for i in range(256)), b"he", b"ll", b"hell", b" a", b"  ", b"    "]

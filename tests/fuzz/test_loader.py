@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
-CASES = {"headers": 5000, "indexes": 2000, "configs": 5000, "tokenizers": 6000, "tokenizerconfigs": 2500}
+CASES = {"headers": 5000, "indexes": 2000, "configs": 5000, "tokenizers": 6000, "tokenizerconfigs": 2500, "gguf": 800}
 CASES |= {"tekken": 300, "tiktoken": 300, "vocabmerges": 300, "pieces": 300}
 MOST_BYTES = 2**30
 

@@ -1,12 +1,20 @@
-"""A folder's tokenizer, put to the use that requests make of it."""
+"""What the kinds of generated files share: a graph made once, a tokenizer made use of."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fuzz.tokenizer_seeds import TEXTS
+
+
+def keep_graph() -> None:
+    """Where config.json stays the same its graph is made once: most of a case's time would go there."""
+    from jaxpaged.weights import gguf, load
+
+    load.build = gguf.build = cache(load.build)
 
 
 def use(folder: Path) -> Any:
