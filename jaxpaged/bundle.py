@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
@@ -27,6 +25,7 @@ from jaxpaged.combinations import KV_DTYPES
 from jaxpaged.config import EngineConfig, ResolvedConfig
 from jaxpaged.errors import ConfigError
 from jaxpaged.weights.load import LoadedModel
+from jaxpaged.whole_folder import whole_folder
 from pallas_kernels.target import current_target
 from pallas_kernels.tuning import Table, as_json
 
@@ -149,31 +148,23 @@ def write_bundle(
     """
     if folder.exists() and not (folder / _INDEX).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(name="--output", value=str(folder), limit="it is there and no bundle", fix="Name another")
+    digests: dict[str, str] = {}
+    total = 0
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        with whole_folder(folder) as part:
+            for name, program in programs.items():
+                payload, *_ = serialize_executable.serialize(program)
+                (part / f"{name}.bin").write_bytes(payload)
+                digests[name] = hashlib.sha256(payload).hexdigest()
+                total += len(payload)
+            index = {
+                "format": _FORMAT,
+                "fingerprint": dict(fingerprint),
+                "settings": asdict(BundleSettings.of(config)),
+                "programs": digests,
+            }
+            (part / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(name="--output", value=str(folder), limit=error.strerror or str(error)) from error
-    try:
-        digests, total = {}, 0
-        for name, program in programs.items():
-            payload, *_ = serialize_executable.serialize(program)
-            (part / f"{name}.bin").write_bytes(payload)
-            digests[name] = hashlib.sha256(payload).hexdigest()
-            total += len(payload)
-        index = {
-            "format": _FORMAT,
-            "fingerprint": dict(fingerprint),
-            "settings": asdict(BundleSettings.of(config)),
-            "programs": digests,
-        }
-        (part / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        part.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise ConfigError(name="--output", value=str(folder), limit=error.strerror or str(error)) from error
     return total
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +27,7 @@ from jaxpaged.progress import Progress, progress_of
 from jaxpaged.weights.gguf_file import GGUFFile
 from jaxpaged.weights.header import shown
 from jaxpaged.weights.hub import OLDER_TEXT, TEXT
+from jaxpaged.weights.leaf import packer
 from jaxpaged.weights.load import LoadedModel, read_model_config
 from jaxpaged.weights.manifest import (
     AGAIN,
@@ -41,9 +40,7 @@ from jaxpaged.weights.manifest import (
 )
 from jaxpaged.weights.refusal import refusal
 from jaxpaged.weights.source import shown_name
-from pallas_kernels.packed import pack
-from pallas_kernels.packed_f32 import pack_f32
-from pallas_kernels.packed_int8 import pack_int8
+from jaxpaged.whole_folder import whole_folder
 
 PART_BYTES = 256 * 2**20
 """Of leaves in one part, unless one alone is larger."""
@@ -124,8 +121,7 @@ def load_converted(
     for leaf in manifest.leaves:
         parts.setdefault(leaf.part, []).append(leaf)
     held_leaves: dict[str, Array] = {}
-    total = sum(spec.dtype.itemsize * int(np.prod(spec.shape)) for spec in graph.specs)
-    with progress_of(progress).track("loading", total=total, unit="B") as advance:
+    with progress_of(progress).track("loading", total=graph.nbytes, unit="B") as advance:
         for name, leaves in parts.items():
             values = _read_part(folder, name, leaves)
             for leaf in leaves:
@@ -166,11 +162,13 @@ def _copy_config(source: Path, target: Path) -> None:
 def _parts(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
     """Neighbours together, as many as fit."""
     part: list[int] = []
+    total = 0
     for i, size in enumerate(sizes):
-        if part and sum(sizes[j] for j in part) + size > most:
+        if part and total + size > most:
             yield part
-            part = []
+            part, total = [], 0
         part.append(i)
+        total += size
     if part:
         yield part
 
@@ -184,8 +182,7 @@ def _held(spec: ParamSpec, values: np.ndarray) -> Array:
     """The array that holds the values of a parameter here."""
     if not spec.packed:
         return jax.device_put(values.view(spec.storage))
-    packing = pack_int8 if spec.quantised else pack_f32 if spec.dtype == np.float32 else pack
-    return jax.device_put(packing(values.reshape(-1, spec.shape[-1])))
+    return jax.device_put(packer(spec)(values.reshape(-1, spec.shape[-1])))
 
 
 def _leaf(spec: ParamSpec, values: np.ndarray, part: str) -> StoredLeaf:
@@ -265,36 +262,15 @@ def _without_log_of_orbax() -> Iterator[None]:
 def _whole_or_nothing(folder: Path, num_bytes: int) -> Iterator[Path]:
     """A new folder beside the one to write, which takes its place at the end, and is gone after any error."""
     check_place(folder)
-    part: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if num_bytes > (free := shutil.disk_usage(folder.parent).free):
             limit = f"its weights take {num_bytes / 1e9:.2f} GB, and there is room for {free / 1e9:.2f} GB"
             raise OutputError(name="OUT", value=str(folder), limit=limit, fix="Make room, or name another place")
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        yield part
-        part.chmod(0o755)
-        _take_place(part, folder)
+        with whole_folder(folder) as part:
+            yield part
     except (OSError, ValueError) as error:  # tensorstore tells of a full disk by a ValueError
         if isinstance(error, OutputError):
             raise
         why = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         raise OutputError(name="OUT", value=str(folder), limit=why, fix="Make room, or name another place") from error
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _take_place(part: Path, folder: Path) -> None:
-    """Rename; what was there goes only when the new one is in its place, and comes back after any error before that."""
-    if not folder.exists():
-        os.replace(part, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        os.replace(folder, old)
-        os.replace(part, folder)
-    finally:
-        if not folder.exists():
-            os.replace(old, folder)
-        shutil.rmtree(old, ignore_errors=True)

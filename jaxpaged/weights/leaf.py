@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,14 +57,10 @@ class Leaf:
             values, self._scales[first : first + count] = _quantised(values, self.step)
         unit = _unit(self._spec)
         held = self._held[first // unit : -(-(first + count) // unit)]
-        if not self._spec.packed:
-            held[...] = values
-        elif self._spec.quantised:
-            pack_int8(values, held)
-        elif self._spec.dtype == np.float32:
-            pack_f32(values, held)
+        if self._spec.packed:
+            packer(self._spec)(values, held)
         else:
-            pack(values, held)
+            held[...] = values
 
     def arrays(self) -> tuple[Array, ...]:
         """On the device, in the order of the declarations. Nothing may be written any more."""
@@ -72,6 +69,11 @@ class Leaf:
         if self._scales is None:
             return (values,)
         return values, jax.device_put(self._scales.reshape(self._spec.shape[:-1]))
+
+
+def packer(spec: ParamSpec) -> Callable[..., NDArray[Any]]:
+    """What permutes rows [B, A] of a parameter that is held packed, into `out` where it is given."""
+    return pack_int8 if spec.quantised else pack_f32 if spec.dtype == np.float32 else pack
 
 
 def values_dtype(spec: ParamSpec) -> np.dtype:

@@ -115,6 +115,16 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, content: str | None, told: s
         read_bundle(tmp_path)
 
 
+def test_a_bundle_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, engine: LLMEngine) -> None:
+    folder = tmp_path / "bundle"
+    write_bundle(folder, {}, fingerprint={}, config=engine.config)
+    before = (folder / "bundle.json").read_bytes()
+    with pytest.raises(AttributeError):  # what is no program cannot be written
+        write_bundle(folder, {"step": None}, fingerprint={}, config=engine.config)  # pyright: ignore[reportArgumentType]
+    assert (folder / "bundle.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_a_folder_with_other_things_is_left_alone(engine: LLMEngine, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="it is there and no bundle"):

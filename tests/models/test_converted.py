@@ -28,13 +28,13 @@ from jaxpaged.models.families import read_config
 from jaxpaged.progress import Advance
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tokenize import Tokenizer
-from jaxpaged.weights import converted
 from jaxpaged.weights.converted import load_converted, write_converted
 from jaxpaged.weights.leaf import values_dtype
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from jaxpaged.weights.manifest import MANIFEST, digest_of_file, read_manifest
 from jaxpaged.weights.source import localised
 from jaxpaged.weights.store import hold, store
+from jaxpaged.whole_folder import take_place
 
 SMALL: dict[str, Any] = {
     "architectures": ["MixtralForCausalLM"],
@@ -321,7 +321,7 @@ def test_an_interruption_of_the_renaming_leaves_a_whole_folder(
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        converted._take_place(part, out)
+        take_place(part, out)
     assert [path.name for path in out.iterdir()] == ["part" if calls == 2 and not before else "out"]
     assert {path.name for path in tmp_path.iterdir()} <= {"out", "part"}
 
