@@ -22,6 +22,7 @@ from jaxpaged.templating.wire import (
     COMMAND,
     LENGTH_BYTES,
     READY,
+    START_S,
     Render,
     Rendered,
     Setup,
@@ -32,8 +33,6 @@ from jaxpaged.templating.wire import (
     too_slow,
 )
 
-_START_S = 20.0
-"""Seconds that the child may take to start."""
 _READ_BYTES = 1 << 16
 
 
@@ -122,9 +121,9 @@ class CappedTemplates:
         try:
             child = self._child = self._start()
             self._write(child, frame(self._setup))
-            self._read(child, len(READY), time.monotonic() + _START_S)
+            self._read(child, len(READY), time.monotonic() + START_S)
         except (EOFError, OSError) as error:  # of these is TimeoutError
-            raise not_started(_START_S, str(error) or type(error).__name__) from error
+            raise not_started(START_S, str(error) or type(error).__name__) from error
         return child
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -12,6 +12,8 @@ LENGTH_BYTES = 4
 """Of a frame's length, little-endian, before its body."""
 READY = bytes(LENGTH_BYTES)
 """What it says first, an empty frame: from here on time is the template's."""
+START_S = 20.0
+"""Seconds that it may take to say so."""
 COMMAND = ("-m", "jaxpaged.templating.worker")
 """The process, behind `children.PYTHON`."""
 

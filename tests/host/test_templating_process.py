@@ -153,7 +153,7 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_template(
     templates = CappedTemplates({"good": GOOD}, {})
     with monkeypatch.context() as patched:
         patched.setattr(process, "COMMAND", ("-c", does))
-        patched.setattr(process, "_START_S", 0.3)
+        patched.setattr(process, "START_S", 0.3)
         with pytest.raises(ChildError, match=rf"process of chat templates is .*({told}).*within 0.3 s"):
             good(templates)
         assert templates._child is None

@@ -16,6 +16,7 @@ from jaxpaged.templating.wire import (
     COMMAND,
     LENGTH_BYTES,
     READY,
+    START_S,
     Render,
     Rendered,
     Setup,
@@ -29,9 +30,6 @@ from jaxpaged.tokenize import read_templates
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.children import child_environment
 from jaxpaged_server.turns import Turns
-
-_START_S = 20.0
-"""Seconds that a child may take to start."""
 
 
 class TemplateRenderer:
@@ -134,17 +132,17 @@ class TemplateRenderer:
                 *PYTHON, *COMMAND, stdin=pipe, stdout=pipe, env=child_environment(), start_new_session=True
             )
         except OSError as error:
-            raise not_started(_START_S, str(error)) from error
+            raise not_started(START_S, str(error)) from error
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            async with asyncio.timeout(_START_S):
+            async with asyncio.timeout(START_S):
                 child.stdin.write(self._setup)
                 await child.stdin.drain()
                 await child.stdout.readexactly(len(READY))
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
             await _kill(child)
-            raise not_started(_START_S, type(error).__name__) from None
+            raise not_started(START_S, type(error).__name__) from None
         except BaseException:
             await _kill(child)
             raise
