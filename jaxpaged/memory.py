@@ -283,7 +283,11 @@ def _num_blocks(
     backend, block_size = Backend(choice.backend), choice.block_size
     per_block = bytes_per_block(model, backend, block_size=block_size, dtype=choice.kv_cache_dtype)
     low, high = _hazard_blocks(model, device, choice)
+    least = 1 + len(model.kv_groups())
     if (asked := config.num_gpu_blocks_override) is not None:
+        if asked < least:
+            limit = f"it must be at least {least}: the null block, and one for each KV group"
+            raise ConfigError(name="num_gpu_blocks_override", value=asked, limit=limit)
         _check_fits("num_gpu_blocks_override", asked, asked * per_block, per_block, device)
         if low < asked < high:
             raise ConfigError(
@@ -316,7 +320,6 @@ def _num_blocks(
         name, value = "gpu_memory_utilization", config.memory_share
     if low < blocks < high:
         blocks, why = low, f"2 GiB of {choice.kv_cache_dtype} keys a layer: the GPU kernels address no 2 to 4"
-    least = 1 + len(model.kv_groups())
     if blocks < least:
         raise ConfigError(
             name=name,

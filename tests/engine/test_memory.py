@@ -128,6 +128,24 @@ def test_a_budget_buys_more_tokens_in_fewer_bytes(kv_cache_dtype: str, block_byt
     assert config.num_blocks == GIB // block_bytes
 
 
+def test_every_group_needs_a_block() -> None:
+    types = ["full_attention", "sliding_attention"]
+    hybrid = {
+        "architectures": ["Qwen2ForCausalLM"],
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "layer_types": types,
+    }
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = read_config({**hybrid, **sizes, "num_hidden_layers": 2, "max_position_embeddings": 128, "vocab_size": 300})
+    assert len(model.kv_groups()) == 2
+    config = EngineConfig(num_gpu_blocks_override=2)
+    with pytest.raises(
+        ConfigError, match=r"num_gpu_blocks_override is 2: it must be at least 3: the null block, and one"
+    ):
+        resolve(config, model, device("cpu"), dtype="float32", weight_bytes=0)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
