@@ -49,7 +49,7 @@ class Attention(nnx.Module):
 
         table: of the layer's rope, None where it has none.
         """
-        config, tokens, count = self.config, x.shape[0], work.cu_q_lens[-1:]
+        config, tokens, count = self.config, x.shape[0], work.count
         x, fused = before_product(x, norm)
         qkv = self.qkv_proj(x, norm=fused, count=count)  # [T, K, G + 2, D]
         q = qkv[:, :, :-2].reshape(tokens, config.heads, config.head_dim)

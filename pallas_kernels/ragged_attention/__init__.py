@@ -43,6 +43,11 @@ class AttentionWork:
     backend: Backend = field(metadata={"static": True})
     tuning: Table = field(default=NO_TUNING, metadata={"static": True})
 
+    @property
+    def count(self) -> Array:
+        """i32[1], the tokens of rows; they come before the padding."""
+        return self.cu_q_lens[-1:]
+
 
 def _implementation(backend: Backend) -> ModuleType:
     match backend:
