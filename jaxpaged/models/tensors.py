@@ -19,8 +19,8 @@ Weights = NDArray[Any]
 Parts = tuple[Weights, ...]
 
 
-class Packing(Protocol):
-    """A form in which one tensor is several of a file, to be unpacked when it is read."""
+class Coding(Protocol):
+    """A form in which one tensor is several of a file, to be decoded when it is read."""
 
     def shapes(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
         """What the names of these tensors, all of uint8, end in, and their shapes, for values of this shape."""
@@ -37,7 +37,7 @@ class Rule:
 
     Both are templates: {i} is a layer, {x} an expert or head (the first dimension of the parameter), {kind} weight or
     bias. transposed: the file has the last two dimensions the other way round. values: what the file's numbers become,
-    after that, of the same shape. packing: how a checkpoint may hold the tensor instead, never transposed. Rules for
+    after that, of the same shape. coding: how a checkpoint may hold the tensor instead, never transposed. Rules for
     parameters that a model does not have do nothing.
     """
 
@@ -46,7 +46,7 @@ class Rule:
     place: str = "whole"
     transposed: bool = False
     values: Callable[[Weights], Weights] | None = None
-    packing: Packing | None = None
+    coding: Coding | None = None
 
 
 Rules = tuple[Rule, ...]

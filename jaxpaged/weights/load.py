@@ -18,9 +18,9 @@ from jaxpaged.weights.gguf_file import GGUFFile
 from jaxpaged.weights.header import shown
 from jaxpaged.weights.manifest import is_converted
 from jaxpaged.weights.mapping import Target, expected_tensors, is_ignorable
-from jaxpaged.weights.read import packed_names, read_leaves
+from jaxpaged.weights.read import coded_names, read_leaves
 from jaxpaged.weights.refusal import refusal
-from jaxpaged.weights.safetensors import DTYPES, INDEX, PACKED_DTYPES, Checkpoint
+from jaxpaged.weights.safetensors import CODED_DTYPES, DTYPES, INDEX, Checkpoint
 
 _FIX = "Download the model again, or correct its config.json"
 
@@ -102,8 +102,8 @@ def _differences(targets: dict[str, Target], checkpoint: Checkpoint, config: Mod
     more = FAMILIES[config.architecture].ignorable
     wanted: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}  # shape and types
     for name, target in targets.items():
-        if packed := packed_names(name, target, checkpoint):
-            wanted |= {packed[end]: (shape, PACKED_DTYPES) for end, shape in target.packed_shapes().items()}
+        if coded := coded_names(name, target, checkpoint):
+            wanted |= {coded[end]: (shape, CODED_DTYPES) for end, shape in target.coded_shapes().items()}
         else:
             wanted[name] = (target.shape, tuple(DTYPES))
     by_lower_case = {name.lower(): name for name in wanted}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxpaged.models.decoder import ParamSpec
-from jaxpaged.models.tensors import PLACES, Packing, Parts, Rule, Rules, Weights
+from jaxpaged.models.tensors import PLACES, Coding, Parts, Rule, Rules, Weights
 
 IGNORABLE = (re.compile(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"),)
 """Buffers that old checkpoints hold and that follow from the config."""
@@ -27,7 +27,7 @@ class Target:
     """Where one tensor of a checkpoint goes. shape: the tensor's own, as Hugging Face has it.
 
     expert: index of the parameter's first dimension, None where the tensor holds all of it. transposed, values,
-    packing: see `Rule`.
+    coding: see `Rule`.
     """
 
     parameter: int  # index into the specs
@@ -36,7 +36,7 @@ class Target:
     shape: tuple[int, ...]
     transposed: bool = False
     values: Callable[[Weights], Weights] | None = None
-    packing: Packing | None = None
+    coding: Coding | None = None
 
     def parts(self, parameter: Weights) -> Parts:
         """The parts of the parameter that the tensor fills; views."""
@@ -56,21 +56,21 @@ class Target:
             part[...] = values[start:end].reshape(part.shape).astype(parameter.dtype, copy=False)
             start = end
 
-    def packed_shapes(self) -> Mapping[str, tuple[int, ...]]:
+    def coded_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The tensors that may be there instead, by the ends of their names; none where there is no such form."""
-        if self.packing is None:
+        if self.coding is None:
             return {}
         *first, ins, outs = self.shape
-        return self.packing.shapes((*first, outs, ins) if self.transposed else self.shape)
+        return self.coding.shapes((*first, outs, ins) if self.transposed else self.shape)
 
-    def fill_packed(self, parameter: Weights, tensors: Mapping[str, Weights]) -> None:
-        """As `fill`, of tensors in their packed form; expert after expert, since unpacked they take several times as
+    def fill_coded(self, parameter: Weights, tensors: Mapping[str, Weights]) -> None:
+        """As `fill`, of tensors in their coded form; expert after expert, since decoded they take several times as
         much."""
         (part,) = self.parts(parameter)
-        assert self.packing is not None
+        assert self.coding is not None
         assert self.values is None
         for expert, held in enumerate(part):
-            values = self.packing.values({end: tensor[expert] for end, tensor in tensors.items()})
+            values = self.coding.values({end: tensor[expert] for end, tensor in tensors.items()})
             held[...] = values.reshape(held.shape).astype(parameter.dtype, copy=False)
 
     def view(self, parameter: Weights) -> Weights:
@@ -124,7 +124,7 @@ def _target(parameter: int, spec: ParamSpec, rule: Rule, expert: int | None) -> 
         shape=(),
         transposed=rule.transposed,
         values=rule.values,
-        packing=rule.packing,
+        coding=rule.coding,
     )
     parts = target.parts(np.broadcast_to(np.int8(0), spec.shape))  # no memory behind it
     first = spec.shape[:1] if expert is None and spec.axes[0] == "experts" else ()

@@ -40,8 +40,8 @@ def read_leaves(
     with ThreadPoolExecutor(readers, "weights") as pool:
 
         def arrays_of(i: int, spec: ParamSpec, advance: Advance) -> tuple[Array, ...]:
-            is_packed = any(packed_names(name, target, checkpoint) for name, target in parts[i].items())
-            runs = None if is_packed else row_runs(spec.shape, parts[i])
+            is_coded = any(coded_names(name, target, checkpoint) for name, target in parts[i].items())
+            runs = None if is_coded else row_runs(spec.shape, parts[i])
             if runs is None:
                 leaf = Leaf(spec)
                 _assemble(leaf, spec, parts[i], checkpoint)
@@ -57,9 +57,9 @@ def read_leaves(
         return store(specs, arrays_of, phase="loading", progress=progress)
 
 
-def packed_names(name: str, target: Target, checkpoint: Checkpoint) -> dict[str, str]:
-    """The tensors that hold this one in its packed form, by the ends of their names; none where it is held plainly."""
-    names = {end: name + end for end in target.packed_shapes()}
+def coded_names(name: str, target: Target, checkpoint: Checkpoint) -> dict[str, str]:
+    """The tensors that hold this one in its coded form, by the ends of their names; none where it is held plainly."""
+    names = {end: name + end for end in target.coded_shapes()}
     return (
         {} if name in checkpoint.tensors or not any(checkpoint.is_there(other) for other in names.values()) else names
     )
@@ -80,9 +80,9 @@ def _assemble(leaf: Leaf, spec: ParamSpec, parts: Parts, checkpoint: Checkpoint)
     """Read a parameter whose tensors are not rows of it as they are: one whole tensor after the other."""
     values = leaf.room(0, leaf.rows)
     for name, target in parts.items():
-        if packed := packed_names(name, target, checkpoint):
-            tensors = {end: checkpoint.read(other) for end, other in packed.items()}
-            target.fill_packed(values.reshape(spec.shape), tensors)
+        if coded := coded_names(name, target, checkpoint):
+            tensors = {end: checkpoint.read(other) for end, other in coded.items()}
+            target.fill_coded(values.reshape(spec.shape), tensors)
         else:
             target.fill(values.reshape(spec.shape), checkpoint.read(name))
     for first in range(0, leaf.rows, leaf.step):

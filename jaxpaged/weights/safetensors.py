@@ -22,8 +22,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16), "F16": np.dtype(np.float16)}
 )
 """Element types that can be read, in safetensors' own names."""
-PACKED_DTYPES = ("U8",)
-"""Those of the parts of a packed tensor."""
+CODED_DTYPES = ("U8",)
+"""Those of the parts of a coded tensor."""
 _NUMPY: Mapping[str, np.dtype[Any]] = MappingProxyType({**DTYPES, "U8": np.dtype(np.uint8)})
 _DOWNLOAD = "Download the model again"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

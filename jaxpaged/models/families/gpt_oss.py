@@ -78,7 +78,7 @@ def _rules(model: ModelConfig) -> Rules:
     del model
     layer, experts, moe = "model.layers.{i}", "model.layers.{i}.mlp.experts", "layers.{i}.moe"
     turns = "experts' gate and up in turns"
-    packing = MXFP4()
+    coding = MXFP4()
     return (
         *llama_rules(),
         Rule(source=f"{layer}.self_attn.sinks", path="layers.{i}.self_attn.sinks"),
@@ -88,10 +88,10 @@ def _rules(model: ModelConfig) -> Rules:
             path=f"{moe}.gate_up_proj",
             place=turns,
             transposed=True,
-            packing=packing,
+            coding=coding,
         ),
         Rule(source=f"{experts}.gate_up_proj_bias", path=f"{moe}.gate_up_bias", place=turns),
-        Rule(source=f"{experts}.down_proj", path=f"{moe}.down_proj", transposed=True, packing=packing),
+        Rule(source=f"{experts}.down_proj", path=f"{moe}.down_proj", transposed=True, coding=coding),
         Rule(source=f"{experts}.down_proj_bias", path=f"{moe}.down_bias"),
     )
 
