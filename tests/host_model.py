@@ -230,7 +230,7 @@ def check_blocks_lie_apart(scheduler: Scheduler) -> None:
     """I-OWN, seen from the tables: a block in two tables is full in both, in the same group and at the same place."""
     size = scheduler._cache.block_size
     places: dict[int, tuple[int, int]] = {}
-    for request in scheduler._running:
+    for request in scheduler.roster.running:
         for group, table in enumerate(request.block_ids):
             for i, block in enumerate(table):
                 if block == NULL_BLOCK:
@@ -252,7 +252,7 @@ def count_slots(scheduler: Scheduler) -> dict[str, int]:
     for block in range(pool.num_blocks):
         holders = [
             (request, windows[group], table.index(block))
-            for request in scheduler._running
+            for request in scheduler.roster.running
             for group, table in enumerate(request.block_ids)
             if block != NULL_BLOCK and block in table
         ]
@@ -268,5 +268,5 @@ def count_slots(scheduler: Scheduler) -> dict[str, int]:
                 name = "null" if block == NULL_BLOCK else "free" if block in free else "cached"
             found[name] += 1
             found["tokens"] += sum(place * size + offset < request.num_computed for request, _, place in holders)
-    found["contiguous"] = len(windows) * len(scheduler._running) * scheduler.config.max_model_len
+    found["contiguous"] = len(windows) * len(scheduler.roster.running) * scheduler.config.max_model_len
     return found

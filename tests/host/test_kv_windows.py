@@ -204,7 +204,7 @@ def test_a_request_preempted_in_flight_waits_for_its_results() -> None:
     young = stand.submit("young", [5] * 20)
     assert stand.launch()
     assert young.num_computed > 0
-    stand.scheduler._preempt(young)
+    stand.scheduler.roster.preempt(young)
     assert stand.launch()
     assert (young.num_computed, young.state.name) == (0, "WAITING")  # though there is room for it
     stand.land()

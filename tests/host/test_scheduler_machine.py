@@ -189,7 +189,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         return most
 
     def plan(self) -> StepPlan | None:
-        running = self.scheduler._running
+        running = self.scheduler.roster.running
         nobody_ends = not any(request.has_all_tokens for request in running)
         oldest = running[0] if running and nobody_ends else None
         plan = self.scheduler.plan()
