@@ -19,9 +19,19 @@ if TYPE_CHECKING:
     from jaxpaged.outputs import OutputKind as OutputKind
     from jaxpaged.request import RequestOutput as RequestOutput
     from jaxpaged.request import SamplingParams as SamplingParams
+    from jaxpaged.structured.params import StructuredOutputsParams as StructuredOutputsParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncEngine", "EngineConfig", "LLMEngine", "OutputKind", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "AsyncEngine",
+    "EngineConfig",
+    "LLMEngine",
+    "OutputKind",
+    "RequestOutput",
+    "SamplingParams",
+    "StructuredOutputsParams",
+]
 
 _HOME = {
     "LLM": "jaxpaged.llm",
@@ -31,6 +41,7 @@ _HOME = {
     "OutputKind": "jaxpaged.outputs",
     "RequestOutput": "jaxpaged.request",
     "SamplingParams": "jaxpaged.request",
+    "StructuredOutputsParams": "jaxpaged.structured.params",
 }
 
 
