@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json as json_text
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from jaxpaged.bounded_json import parse_json
 from jaxpaged.errors import ParameterError
 
 MAX_CHARACTERS = 1 << 18
@@ -63,6 +64,24 @@ class StructuredOutputsParams:
         if self.whitespace_pattern is not None and self.disable_any_whitespace:
             limit = "disable_any_whitespace is set: there is none"
             raise _error("whitespace_pattern", self.whitespace_pattern, limit, "Give one of the two")
+
+    @classmethod
+    def of(cls, value: object) -> StructuredOutputsParams:
+        """From an object with these fields, or its JSON text, as a flag has it. Raises ParameterError."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            try:
+                value = parse_json(value.encode())
+            except ValueError as error:
+                raise _error("structured_outputs", value, f"it must be a JSON object: {error}") from None
+        if not isinstance(value, Mapping):
+            raise _error("structured_outputs", value, "it must be a JSON object, or a StructuredOutputsParams")
+        known = [field.name for field in fields(cls)]
+        for name in value:
+            if name not in known:
+                raise _error("structured_outputs", name, f"there is no such field. There are {', '.join(known)}")
+        return cls(**value)
 
     @property
     def kind(self) -> str:
