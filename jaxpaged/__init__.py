@@ -17,11 +17,21 @@ if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine as LLMEngine
     from jaxpaged.llm import LLM as LLM
     from jaxpaged.outputs import OutputKind as OutputKind
+    from jaxpaged.repetition import RepetitionDetectionParams as RepetitionDetectionParams
     from jaxpaged.request import RequestOutput as RequestOutput
-    from jaxpaged.request import SamplingParams as SamplingParams
+    from jaxpaged.sampling_params import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncEngine", "EngineConfig", "LLMEngine", "OutputKind", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "AsyncEngine",
+    "EngineConfig",
+    "LLMEngine",
+    "OutputKind",
+    "RepetitionDetectionParams",
+    "RequestOutput",
+    "SamplingParams",
+]
 
 _HOME = {
     "LLM": "jaxpaged.llm",
@@ -29,8 +39,9 @@ _HOME = {
     "EngineConfig": "jaxpaged.config",
     "LLMEngine": "jaxpaged.engine",
     "OutputKind": "jaxpaged.outputs",
+    "RepetitionDetectionParams": "jaxpaged.repetition",
     "RequestOutput": "jaxpaged.request",
-    "SamplingParams": "jaxpaged.request",
+    "SamplingParams": "jaxpaged.sampling_params",
 }
 
 
