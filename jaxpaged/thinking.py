@@ -10,6 +10,9 @@ import numpy as np
 from jaxpaged.masks import mask_of
 from jaxpaged.think_tags import ThinkTags
 
+_KEPT = 64
+"""Last tokens of an answer that may be taken back, as drafted ones are, without reading all of it again."""
+
 
 class ThinkingBudget:
     """At most so many tokens of thinking, in all blocks of it together: then the tokens that end it come, one by one.
@@ -24,7 +27,7 @@ class ThinkingBudget:
         self._only = [mask_of([token], vocab=vocab) for token in tags.end]
         self._begin = _after_prompt(prompt, tags)
         self._seen: list[int] = []
-        self._thought = self._begin  # after `_seen`
+        self._thoughts = [self._begin]  # after `_seen`, and before that after each of its last tokens
 
     def fill(self, output: Sequence[int], mask: np.ndarray) -> None:
         forced = self._after(output).forced(self._budget, self._tags)
@@ -34,12 +37,24 @@ class ThinkingBudget:
     def _after(self, output: Sequence[int]) -> _Thought:
         """Where the answer stands; of one that goes on from the last, only what is new is looked at."""
         known = len(self._seen)
-        if list(output[:known]) != self._seen:  # it is shorter, or ends in other tokens
-            known, self._seen, self._thought = 0, [], self._begin
+        if list(output[:known]) != self._seen:
+            same = (ours == theirs for ours, theirs in zip(self._seen, output, strict=False))
+            known = self._take_back(next((i for i, equal in enumerate(same) if not equal), min(known, len(output))))
         for token in output[known:]:
-            self._thought = self._thought.after(token, self._tags)
+            self._thoughts.append(self._thoughts[-1].after(token, self._tags))
         self._seen += output[known:]
-        return self._thought
+        if len(self._thoughts) > 2 * _KEPT:
+            del self._thoughts[:-_KEPT]
+        return self._thoughts[-1]
+
+    def _take_back(self, known: int) -> int:
+        """Forget all but so many tokens; returns how many are left, none where too many are taken back."""
+        count = len(self._seen) - known
+        if count >= len(self._thoughts):
+            self._seen, self._thoughts = [], [self._begin]
+        else:
+            del self._seen[known:], self._thoughts[len(self._thoughts) - count :]
+        return len(self._seen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,17 @@ def test_it_is_a_function_of_the_answer() -> None:
             assert forced(kept, output) == forced(made(2, tags), output)
 
 
+def test_tokens_may_be_taken_back() -> None:
+    rng = random.Random(2)
+    for _ in range(20):
+        kept, output = made(60, LONG), [30, 1]
+        for _ in range(200):
+            if rng.random() < 0.3:
+                del output[-rng.choice((1, 2, 5, 63, 64, 65, 150)) :]
+            output += rng.choices((1, 2, 5, 30, 31), k=rng.randint(0, 6))
+            assert forced(kept, output) == forced(made(60, LONG), output)
+
+
 def test_tags_come_from_the_vocabulary_or_the_option() -> None:
     def encode(text: str) -> list[int]:
         return [ord(character) for character in text]
