@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine as LLMEngine
     from jaxpaged.llm import LLM as LLM
     from jaxpaged.outputs import OutputKind as OutputKind
+    from jaxpaged.repetition import RepetitionDetectionParams as RepetitionDetectionParams
     from jaxpaged.request import RequestOutput as RequestOutput
-    from jaxpaged.request import SamplingParams as SamplingParams
+    from jaxpaged.sampling_params import SamplingParams as SamplingParams
     from jaxpaged.structured.params import StructuredOutputsParams as StructuredOutputsParams
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "EngineConfig",
     "LLMEngine",
     "OutputKind",
+    "RepetitionDetectionParams",
     "RequestOutput",
     "SamplingParams",
     "StructuredOutputsParams",
@@ -39,8 +41,9 @@ _HOME = {
     "EngineConfig": "jaxpaged.config",
     "LLMEngine": "jaxpaged.engine",
     "OutputKind": "jaxpaged.outputs",
+    "RepetitionDetectionParams": "jaxpaged.repetition",
     "RequestOutput": "jaxpaged.request",
-    "SamplingParams": "jaxpaged.request",
+    "SamplingParams": "jaxpaged.sampling_params",
     "StructuredOutputsParams": "jaxpaged.structured.params",
 }
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from jaxpaged.blocks import NULL_BLOCK
 from jaxpaged.buckets import Bucket
+from jaxpaged.masks import masks_of, waits
 from jaxpaged.plan import RowPlan, StepPlan
-from jaxpaged.request import MAX_BIASES, PENDING, Request
+from jaxpaged.request import PENDING, Request
+from jaxpaged.row_options import biases_of, edits_logits, history_of
 from jaxpaged.scored_tokens import ScoredTokens
 
 _INT_OPTIONS = ("top_k", "seeds", "num_logprobs", "prompt_lens")
@@ -43,14 +45,19 @@ class StepInputs:
 
     history: i32[S, max_model_len], a row's tokens and then -1; None where no sampling row has a penalty.
     bias_ids: i32[S, MAX_BIASES], padded with -1, and bias_values: f32[S, MAX_BIASES]; None where no row has a bias.
+    masks: i32[S, ceil(V / 32)], see `masks_of`; None where every row may draw any token, and where a row waits: they
+    can be made only after a commit then.
     scored: None where the step scores no prompt.
+    wide: rows whose logprobs the sampler does not give.
     """
 
     ints: np.ndarray
     history: np.ndarray | None
     bias_ids: np.ndarray | None
     bias_values: np.ndarray | None
+    masks: np.ndarray | None
     scored: ScoredTokens | None = None
+    wide: tuple[int, ...] = ()
 
 
 class StepFields(NamedTuple):
@@ -113,8 +120,9 @@ class Packer:
         self._known: list[object] = [None] * num_seats  # the block tables that a seat's copy was made of
         self._edits = [0] * num_seats  # the edit of them that was copied last
         self._lengths = [0] * num_seats  # entries of each table that were copied
-        self._edited = np.zeros(num_seats + 1, bool)  # whether its logits may be edited: penalties, biases, min_tokens
+        self._edited = np.zeros(num_seats + 1, bool)  # whether its logits may be edited: penalties, biases, masks
         self._scored = np.zeros(num_seats + 1, bool)  # whether it came with a prompt to score
+        self._wide = np.zeros(num_seats + 1, bool)  # whether it asks for logprobs that the sampler does not give
 
     def pack(self, plan: StepPlan, layout: StepLayout) -> StepInputs:
         """The inputs of a step. A row whose request ended since the plan reads and writes the null block only."""
@@ -133,11 +141,21 @@ class Packer:
         for group, table in enumerate(fields.block_tables):
             np.take(self._tables[group], seats, axis=0, out=table, mode="clip")
         scored = ScoredTokens.of(plan) if self._scored[seats].any() else None
+        wide = _wide_rows(rows) if self._wide[seats].any() else ()
         if not self._edited[seats].any():
-            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, scored=scored)
-        bias_ids, bias_values = _biases(rows, num_rows, self._vocab_size)
-        history = _history(rows, num_rows, self._max_model_len)
-        return StepInputs(ints=ints, history=history, bias_ids=bias_ids, bias_values=bias_values, scored=scored)
+            none = {"history": None, "bias_ids": None, "bias_values": None, "masks": None}
+            return StepInputs(ints=ints, **none, scored=scored, wide=wide)
+        bias_ids, bias_values = biases_of(rows, num_rows=num_rows, vocab=self._vocab_size)
+        late = any(map(waits, rows))
+        return StepInputs(
+            ints=ints,
+            history=history_of(rows, num_rows=num_rows, max_model_len=self._max_model_len),
+            bias_ids=bias_ids,
+            bias_values=bias_values,
+            masks=None if late else masks_of(rows, num_rows=num_rows, vocab=self._vocab_size),
+            scored=scored,
+            wide=wide,
+        )
 
     def _pack_tokens(self, rows: Sequence[RowPlan], fields: StepFields) -> None:
         num_rows = len(rows)
@@ -174,9 +192,9 @@ class Packer:
             self._known[seat], self._lengths[seat], self._edits[seat] = tables, 0, -1
             self._options[:, seat] = _option_bits(request)
             self._tables[:, seat] = 0
-            params = request.params
-            self._edited[seat] = _is_penalised(request) or bool(params.logit_bias) or params.min_tokens > 0
+            self._edited[seat] = edits_logits(request)
             self._scored[seat] = request.num_scored < request.num_to_score
+            self._wide[seat] = request.params.wants_logprobs and request.params.num_likeliest is None
         if request.table_edits != self._edits[seat]:
             self._edits[seat] = request.table_edits
             self._copy_tables(request, seat)
@@ -196,52 +214,20 @@ class Packer:
         self._lengths[seat] = length
 
 
+def _wide_rows(rows: Sequence[RowPlan]) -> tuple[int, ...]:
+    """Those whose logprobs the sampler does not give."""
+    asks = [row.samples and row.request.params.wants_logprobs for row in rows]
+    return tuple(i for i, row in enumerate(rows) if asks[i] and row.request.params.num_likeliest is None)
+
+
 def _option_bits(request: Request | None = None) -> np.ndarray:
     """i32[options] of a request, or of nobody: int32 as they are, float32 as their bits."""
     if request is None:
         ints, floats = [0, 0, -1, 0], [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
     else:
         p = request.params
-        ints = [p.top_k, request.seed, -1 if p.logprobs is None else p.logprobs, len(request.prompt)]
+        logprobs = -1 if p.num_likeliest is None else p.num_likeliest
+        ints = [p.top_k, request.seed, logprobs, len(request.prompt)]
         floats = [p.temperature, p.top_p, p.min_p, p.presence_penalty, p.frequency_penalty, p.repetition_penalty]
     bits = np.array(ints, np.int64).astype(np.uint32)  # -1 and seeds above 2**31 keep their bits
     return np.concatenate([bits, np.array(floats, np.float32).view(np.uint32)]).view(np.int32)
-
-
-def _is_penalised(request: Request) -> bool:
-    params = request.params
-    return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0)
-
-
-def _history(rows: Sequence[RowPlan], num_rows: int, max_model_len: int) -> np.ndarray | None:
-    history: np.ndarray | None = None
-    for i, row in enumerate(rows):
-        if row.samples and _is_penalised(row.request):
-            if history is None:
-                history = np.full((num_rows, max_model_len), -1, np.int32)
-            tokens = row.request.tokens
-            history[i, : len(tokens)] = tokens
-    return history
-
-
-def _biases(
-    rows: Sequence[RowPlan], num_rows: int, vocab_size: int
-) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    ids: np.ndarray | None = None
-    values: np.ndarray | None = None
-    for i, row in enumerate(rows):
-        request = row.request
-        entries = dict(request.params.logit_bias or {})
-        if request.params.min_tokens > request.num_output:
-            # stop ids past the vocabulary are never drawn
-            entries |= dict.fromkeys((token for token in sorted(request.stop_ids) if token < vocab_size), -np.inf)
-        if not row.samples or not entries:
-            continue
-        if ids is None or values is None:
-            ids = np.full((num_rows, MAX_BIASES), -1, np.int32)
-            values = np.zeros((num_rows, MAX_BIASES), np.float32)
-        assert len(entries) <= MAX_BIASES, f"request {request.id!r} has {len(entries)} biases"
-        assert 0 <= min(entries) <= max(entries) < vocab_size, f"request {request.id!r}: a bias is on no token"
-        ids[i, : len(entries)] = list(entries)
-        values[i, : len(entries)] = list(entries.values())
-    return (ids, values) if ids is not None and values is not None else (None, None)

@@ -16,6 +16,7 @@ from jaxpaged.combinations import KV_DTYPE_ALIASES, KV_DTYPES, QUANTIZATIONS, ch
 from jaxpaged.errors import ConfigError
 from jaxpaged.generation_config import FROM_API, FROM_MODEL, check_generation_config, check_override
 from jaxpaged.limits import num_seats, score_rows
+from jaxpaged.think_tags import check_reasoning_config
 from jaxpaged.tiny import TINY_MODEL
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -74,6 +75,10 @@ class EngineConfig:
     """Defaults of what a request leaves unsaid; auto: the model's generation_config.json; a folder: its; vllm: none."""
     override_generation_config: Mapping[str, Any] = field(default_factory=dict)
     """Defaults that come before those of the file, as JSON, as in {"temperature": 0.5}; max_new_tokens is a limit."""
+    reasoning_config: Mapping[str, Any] = field(default_factory=dict)
+    """What thinking stands between, as JSON: reasoning_start_str and reasoning_end_str (default: by the vocabulary)."""
+    max_logprobs: int = 20
+    """Logprobs a token that a request may ask for at most; -1: as many as the vocabulary has."""
     seed: int = 0
     """Seeds the draws of requests that give no seed of their own."""
     compile_cache: str | None = None
@@ -94,6 +99,7 @@ class EngineConfig:
         _at_least("kv_cache_memory_bytes", self.kv_cache_memory_bytes, 1)
         _at_least("num_gpu_blocks_override", self.num_gpu_blocks_override, 2, "One block is the null block")
         _at_least("block_size", self.block_size, 1)
+        _at_least("max_logprobs", self.max_logprobs, -1, "-1 sets no limit")
         if self.block_size is not None and self.block_size & (self.block_size - 1):
             raise ConfigError(name="block_size", value=self.block_size, limit="it must be a power of two")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
@@ -116,6 +122,7 @@ class EngineConfig:
         object.__setattr__(self, "kv_cache_dtype", kv_cache_dtype)
         object.__setattr__(self, "generation_config", check_generation_config(self.generation_config))
         object.__setattr__(self, "override_generation_config", check_override(self.override_generation_config))
+        object.__setattr__(self, "reasoning_config", check_reasoning_config(self.reasoning_config))
         check_word("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton", "native"))
 
     @property

@@ -18,8 +18,9 @@ from jaxpaged.assembly import make_buckets, make_scheduler
 from jaxpaged.batch import Packer
 from jaxpaged.bundle import read_bundle
 from jaxpaged.config import EngineConfig
-from jaxpaged.errors import EngineError, ParameterError, RequestError
+from jaxpaged.errors import EngineError, RequestError
 from jaxpaged.fingerprint import fingerprint_of_engine
+from jaxpaged.intake import Intake
 from jaxpaged.inventory import inventory, kv_bytes_per_token
 from jaxpaged.memory import (
     Device,
@@ -37,12 +38,12 @@ from jaxpaged.plan import StepPlan
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.programs import Programs
 from jaxpaged.progress import Progress, progress_of
-from jaxpaged.prompt import check_params, check_prompt, prompt_ids
-from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
+from jaxpaged.request import FinishReason, Request, RequestOutput, TokenEvent
 from jaxpaged.residency import BlockResidency
 from jaxpaged.roofline import work_of
 from jaxpaged.runner import ModelRunner
 from jaxpaged.sampling_defaults import sampling_defaults
+from jaxpaged.sampling_params import SamplingParams
 from jaxpaged.step_memory import StepMemory, estimate
 from jaxpaged.steps import Steps
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
@@ -110,6 +111,14 @@ class LLMEngine:
             with progress.track("compiling", total=0, unit="program"):  # one, but who counts begins with the others
                 programs = self._plan_memory(asked, programs)
         self._assemble(programs, why)
+        self.max_logprobs = asked.max_logprobs
+        self._intake = Intake(
+            self.config,
+            self.tokenizer,
+            vocab=model_config.vocab,
+            max_logprobs=self.max_logprobs,
+            reasoning_config=dict(asked.reasoning_config),
+        )
         self._early: EarlyStart | None = None
         if resolved.warmup and resolved.early_start:
             self._early = EarlyStart(self.runner, self.buckets, progress=progress)
@@ -170,7 +179,7 @@ class LLMEngine:
         the engine and its other requests are not touched then.
         """
         params = params or self.default_params
-        request = self.enqueue(self._ids_of(prompt, params), params, request_id=request_id)
+        request = self.enqueue(self._intake.ids_of(prompt, params), params, request_id=request_id)
         self._completions[request.id] = self.completion(
             request, output_kind, prompt=prompt if isinstance(prompt, str) else text
         )
@@ -187,20 +196,8 @@ class LLMEngine:
         if request_id is not None and (not isinstance(request_id, str) or not request_id):
             raise RequestError(name="request_id", value=request_id, limit="it must be a string, and not empty")
         number = next(self._numbers)
-        stop_ids = set(params.stop_ids) | (set() if params.ignore_eos else set(self.tokenizer.eos_ids))
-        request = Request(
-            id=request_id if request_id is not None else self._free_id(number),
-            prompt=ids,
-            params=params,
-            seed=(params.seed if params.seed is not None else hash((self.config.seed, number))) & 0xFFFFFFFF,
-            max_tokens=min(
-                params.max_tokens if params.max_tokens is not None else self.config.max_model_len,
-                self.config.max_model_len - len(ids),
-            ),
-            stop_ids=frozenset(stop_ids),
-            arrival_s=self._clock(),
-            salt=salt,
-        )
+        name = request_id if request_id is not None else self._free_id(number)
+        request = self._intake.request(name, ids, params, number=number, arrival_s=self._clock(), salt=salt)
         self.scheduler.submit(request)
         return request
 
@@ -210,7 +207,7 @@ class LLMEngine:
 
     def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> tuple[int, ...]:
         """The prompt's token ids; raises what `submit` would raise for its content, without queueing it."""
-        return self._ids_of(prompt, params or self.default_params)
+        return self._intake.ids_of(prompt, params or self.default_params)
 
     def abort(self, request_id: str) -> bool:
         """End a request now, in any state; its blocks are free at return. False if it was not in flight."""
@@ -314,18 +311,6 @@ class LLMEngine:
         """A name for the request of this number; users may have given such names themselves."""
         names = itertools.chain([f"request-{number}"], (f"request-{number}-{i}" for i in itertools.count(1)))
         return next(name for name in names if name not in self.scheduler)
-
-    def _ids_of(self, prompt: object, params: SamplingParams) -> tuple[int, ...]:
-        """The prompt's token ids, checked, and the parameters checked against the model."""
-        ids = prompt_ids(prompt, self.tokenizer.encode)
-        vocab = self.model_config.vocab
-        check_prompt(ids, prompt, vocab=vocab, max_model_len=self.config.max_model_len)
-        if params.stop_strings and isinstance(self.tokenizer, NoTokenizer):
-            raise ParameterError(
-                name="stop", value=params.stop_strings, limit="this engine has no tokenizer", fix="Use stop_token_ids"
-            )
-        check_params(params, vocab=vocab)
-        return ids
 
     def _count(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:
         metrics = self.metrics

@@ -1,5 +1,6 @@
-"""What runs on the device, compiled: one program of the model a bucket, one sampler a number of rows, one for the pool,
-one that scores prompts and, for it, one a number of tokens that picks their hidden vectors.
+"""What runs on the device, compiled: one program of the model a bucket, one sampler a number of rows, and one that
+picks logprobs, one for the pool, one that scores prompts and, for it, one a number of tokens that picks their hidden
+vectors.
 
 Owns the traced functions, which are pure functions of arrays, and what they are compiled for; holds no array of the
 pool. A step takes a flat tuple of leaves (an `nnx.State` argument costs milliseconds a call, docs/DECISIONS.md).
@@ -20,16 +21,19 @@ from jaxpaged.batch import StepLayout, unpack
 from jaxpaged.buckets import Bucket, BucketTable
 from jaxpaged.bundle import Bundle, fingerprint_of
 from jaxpaged.config import ResolvedConfig
+from jaxpaged.masks import mask_words
 from jaxpaged.memory import machine_digest
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, make_context, unflatten
 from jaxpaged.models.kv import KVPool, make_pool, pool_specs
-from jaxpaged.request import MAX_BIASES, PENDING
+from jaxpaged.request import PENDING
 from jaxpaged.sampler import Sampled, SamplingRows, sample
+from jaxpaged.sampling_params import MAX_BIASES
 from jaxpaged.scoring import Scored, pick, score
 from jaxpaged.step_memory import StepMemory, options_bytes
 from jaxpaged.tuning import user_tuning
 from jaxpaged.weights.load import LoadedModel
+from jaxpaged.wide_logprobs import WIDE_ROWS, pick_logprobs
 from pallas_kernels.backend import Backend
 from pallas_kernels.tuning import NO_TUNING, Table
 
@@ -100,8 +104,17 @@ class Programs:
             _int32(rows, config.max_model_len),
             _int32(rows, MAX_BIASES),
             of((rows, MAX_BIASES), jnp.float32),
+            _int32(rows, mask_words(self.model.config.vocab)),
         )
         return self._program(name, draw, arguments, donate=0, results=(0, _SAMPLED))
+
+    def logprob_picker(self, rows: int) -> jax.stages.Compiled:
+        """Picks the logprobs that the sampler of `rows` rows does not give, WIDE_ROWS at a time."""
+        name = f"logprobs-{rows}"
+        if name in self.compiled:
+            return self.compiled[name]
+        logits = jax.ShapeDtypeStruct((rows, self.model.config.vocab), jnp.float32)
+        return self._program(name, pick_logprobs, (logits, _int32(WIDE_ROWS)), donate=None, results=0)
 
     def picker(self, tokens: int) -> jax.stages.Compiled:
         """Picks the hidden vectors that are scored out of a step of `tokens` tokens."""
@@ -127,28 +140,37 @@ class Programs:
         """What the largest step takes beside weights and pool, as its programs say; compiles them where they are not
         yet. None where they do not say it."""
         (bucket,) = buckets.base.mixed
-        programs = (self.step(bucket), self.sampler(bucket.rows), self.picker(bucket.tokens), self.scorer())
+        programs = (
+            self.step(bucket),
+            self.sampler(bucket.rows),
+            self.logprob_picker(bucket.rows),
+            self.picker(bucket.tokens),
+            self.scorer(),
+        )
         sizes = [size for program in programs if (size := _transient(program)) is not None]
         if len(sizes) < len(programs):
             return None
         # one after the other; what the step gives, logits and hidden vectors, stays until the others have read it
-        (step_temp, given), sampled, (pick_temp, picked), (score_temp, scored) = sizes
+        (step_temp, given), sampled, (wide_temp, wide), (pick_temp, picked), (score_temp, scored) = sizes
         slices = -(-bucket.tokens // self.config.score_rows)
         scoring = pick_temp + picked + score_temp + slices * scored
-        unused = options_bytes({bucket.rows for bucket in buckets}, max_model_len=self.config.max_model_len)
-        num_bytes = given + max(step_temp, sum(sampled), scoring) + unused
+        telling = wide_temp + -(-bucket.rows // WIDE_ROWS) * wide
+        longest, vocab = self.config.max_model_len, self.model.config.vocab
+        unused = options_bytes({bucket.rows for bucket in buckets}, max_model_len=longest, vocab=vocab)
+        num_bytes = given + max(step_temp, sum(sampled), scoring, telling) + unused
         return StepMemory(num_bytes=num_bytes, source="memory_analysis")
 
     def has_step(self, bucket: Bucket) -> bool:
         """Whether all programs of a step of this bucket are there."""
-        names = {_step_name(bucket), f"sampler-{bucket.rows}", f"pick-{bucket.tokens}", "score"}
+        of_rows = {f"sampler-{bucket.rows}", f"logprobs-{bucket.rows}"}
+        names = {_step_name(bucket), *of_rows, f"pick-{bucket.tokens}", "score"}
         return names <= self.compiled.keys()
 
     def with_pool(self, config: ResolvedConfig) -> Programs:
         """Programs for another number of blocks; those that do not depend on it are kept."""
         other = Programs(self.model, config, bundle=self._bundle)
         if config == replace(self.config, num_blocks=config.num_blocks, reasons=config.reasons):
-            kept = ("sampler-", "pick-", "score")
+            kept = ("sampler-", "logprobs-", "pick-", "score")
             other.compiled.update({name: it for name, it in self.compiled.items() if name.startswith(kept)})
         return other
 
@@ -260,11 +282,13 @@ def draw(
     history: Array,
     bias_ids: Array,
     bias_values: Array,
+    masks: Array,
 ) -> tuple[Array, Sampled]:
     """The sampler's part of a step, traced: `sample`, and the tokens it drew remembered at the rows' seats.
 
     last_tokens: i32[seats + 1], donated. rows_last: each row's last token and its seat, i32[S] both.
     """
     tokens, seats = rows_last
-    sampled = sample(logits, rows, history, bias_ids, bias_values, tokens)
-    return last_tokens.at[seats].set(sampled.tokens, mode="drop"), sampled
+    sampled = sample(logits, rows, history, bias_ids, bias_values, masks, tokens)
+    # where a mask allows nothing the request ends, and a step that is on its way already reads some token
+    return last_tokens.at[seats].set(jnp.maximum(sampled.tokens, 0), mode="drop"), sampled

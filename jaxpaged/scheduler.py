@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from jaxpaged.blockmap import BlockMap
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import ConfigError, RequestError
-from jaxpaged.events import failure, token_event
+from jaxpaged.events import dead_end, failure, token_event
 from jaxpaged.kvcache import KVCache, KVPoolSpec
 from jaxpaged.ledger import KVLedger
 from jaxpaged.limits import SchedulerConfig, check_request
@@ -169,6 +169,7 @@ class Scheduler:
         tokens and logprobs are ignored where the row does not sample; finite holds for every row, since a chunk that is
         not finite has spoilt the request's KV. prompt_logprobs: of the prompt tokens that the step scored. Rows of
         requests that ended meanwhile are skipped: a token drawn after the one that ended its request is dropped.
+        A negative token says that the row's constraints leave none.
         """
         oldest = self._in_flight[0] if self._in_flight else None
         assert plan is oldest, "steps are committed once, and in the order of launch"
@@ -185,9 +186,10 @@ class Scheduler:
             if request.state is RequestState.FINISHED:
                 continue
             end = start + count
-            if (finite is not None and not finite[i]) or (samples and tokens[i] < 0):
+            spoilt = finite is not None and not finite[i]
+            if spoilt or (samples and tokens[i] < 0):
                 self.roster.release(request, FinishReason.ERROR)
-                events.append(failure(request, end - 1))
+                events.append(failure(request, end - 1) if spoilt else dead_end(request, end))
                 continue
             if prompt_logprobs is not None:
                 request.prompt_logprobs += prompt_logprobs[i]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxpaged.batch import Packer
+from jaxpaged.masks import waits
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import TokenEvent
@@ -68,6 +69,8 @@ class Steps:
         metrics.plan_s += planned - started
         if plan is None:
             return False
+        if self.in_flight and any(map(waits, plan.rows)):
+            return False  # what its masks depend on is known after the commit, and this plan is made anew then
         inputs = self._packer.pack(plan, self._runner.layout(plan.bucket))
         packed = self._clock()
         metrics.pack_s += packed - planned
@@ -83,7 +86,7 @@ class Steps:
         plan, result = self.in_flight[0].plan, self.in_flight[0].result
         rows = len(plan.rows)
         tokens, finite = result.tokens()[:rows], result.finite()[:rows]
-        logprobs = result.logprobs([row.request.params.logprobs if row.samples else None for row in plan.rows])
+        logprobs = result.logprobs([row.request.params if row.samples else None for row in plan.rows])
         prompt_logprobs = result.prompt_logprobs([row.request.params.prompt_logprobs for row in plan.rows])
         arrived = self._clock()
         self.in_flight.popleft()

@@ -164,6 +164,10 @@ class Tokenizer:
         """The tokens as the vocabulary writes them; "" for unknown ids."""
         return [self._backend.id_to_token(i) or "" for i in ids]
 
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that the vocabulary writes so; None where there is none."""
+        return self._backend.token_to_id(text)
+
     @property
     def chat_template(self) -> str | None:
         """The source of the default chat template."""

@@ -68,7 +68,8 @@ def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: Progres
     """
     order = _largest_first(buckets)
     jobs = [partial(runner.compile, bucket) for bucket in order]
-    jobs += [partial(runner.compile_sampler, rows) for rows in sorted({bucket.rows for bucket in order}, reverse=True)]
+    for rows in sorted({bucket.rows for bucket in order}, reverse=True):
+        jobs += [partial(runner.compile_sampler, rows), partial(runner.compile_logprob_picker, rows)]
     jobs += [runner.compile_scorer, *(partial(runner.compile_picker, tokens) for tokens in {b.tokens for b in order})]
     with (
         ThreadPoolExecutor(max_workers=_workers(), thread_name_prefix="compile") as pool,
@@ -120,6 +121,7 @@ class EarlyStart:
             try:
                 self._runner.compile(bucket)
                 self._runner.compile_sampler(bucket.rows)
+                self._runner.compile_logprob_picker(bucket.rows)
                 self._runner.compile_picker(bucket.tokens)
             except Exception as error:
                 self._ended.put(error)

@@ -78,6 +78,7 @@ def settings_digest(config: EngineConfig, params: SamplingParams) -> str:
         "kv_cache_dtype": config.kv_cache_dtype,
         "max_model_len": config.max_model_len,
         "seed": config.seed,
+        "reasoning_config": sorted(config.reasoning_config.items()),
         "sampling": sorted((name, repr(value)) for name, value in asdict(params).items()),
     }
     return hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()[:12]

@@ -98,7 +98,7 @@ def check_job(job: Job, info: EngineInfo) -> None:
             limit=f"a reply holds at most {MAX_PROMPT_SCORES} log probabilities of its prompts",
             fix="Ask for fewer alternatives, or send several requests",
         )
-    check_params(job.params, vocab=vocab)
+    check_params(job.params, vocab=vocab, max_logprobs=info.max_logprobs)
     for prompt in job.prompts:
         shown = list(prompt.ids) if prompt.text is None else prompt.text
         check_prompt(prompt.ids, shown, vocab=vocab, max_model_len=longest)

@@ -17,11 +17,12 @@ from jaxpaged.batch import StepLayout
 from jaxpaged.bench.shapes import shape_config
 from jaxpaged.buckets import Bucket
 from jaxpaged.limits import num_seats, score_rows
+from jaxpaged.masks import mask_words
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
 from jaxpaged.models.kv import pool_specs
 from jaxpaged.programs import draw, run_model
-from jaxpaged.request import MAX_BIASES
+from jaxpaged.sampling_params import MAX_BIASES
 from jaxpaged.sampler import SamplingRows
 from jaxpaged.scoring import Scored, pick, score
 from pallas_kernels.backend import Backend
@@ -145,6 +146,7 @@ def sampler_program(shape: SamplerShape) -> Program:
         of((rows, shape.context), jnp.int32),
         of((rows, MAX_BIASES), jnp.int32),
         of((rows, MAX_BIASES), jnp.float32),
+        of((rows, mask_words(shape.vocab)), jnp.int32),
     )
     # the logits with biases and penalties, the history with last tokens, and what the 256 likeliest are looked for in
     most_temp = 4 * rows * (shape.vocab + shape.context + 80 * 256)

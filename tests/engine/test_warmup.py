@@ -59,6 +59,7 @@ class BrokenRunner:
         raise RuntimeError("no such program")
 
     compile_sampler = compile
+    compile_logprob_picker = compile
     compile_picker = compile
     compile_scorer = compile
 
@@ -85,6 +86,9 @@ class SlowRunner:
 
     def compile_sampler(self, rows: int) -> None:
         self.programs.append(f"sampler-{rows}")
+
+    def compile_logprob_picker(self, rows: int) -> None:
+        self.programs.append(f"logprobs-{rows}")
 
     def compile_picker(self, tokens: int) -> None:
         self.programs.append(f"pick-{tokens}")
@@ -137,6 +141,7 @@ class Runner:
     def compile_sampler(self, rows):
         pass
     compile_picker = compile_sampler
+    compile_logprob_picker = compile_sampler
     def compile_scorer(self):
         pass
 EarlyStart(Runner(), BucketTable.build(max_rows=16, max_step_tokens=2048, min_rows=1), progress=False)

@@ -328,13 +328,6 @@ def test_an_id_in_flight_is_refused() -> None:
     assert scheduler.num_waiting == 1
 
 
-def test_more_biases_than_the_device_takes_are_refused() -> None:
-    params = SamplingParams(min_tokens=1, logit_bias=dict.fromkeys(range(512), 1.0))
-    request = Request(id="a", prompt=(1,), params=params, seed=0, max_tokens=2, stop_ids=frozenset([600]))
-    with pytest.raises(ParameterError, match=re.escape("is 513: a request may set at most 512")):
-        make().submit(request)
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -25,6 +25,8 @@ hold (`api.common.MAX_PROMPT_SCORES`): 20 bytes each, a sixth of this."""
 STEP_TOKEN_BOUNDS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Upper bounds of a histogram of steps by their tokens; vLLM's `iteration_tokens_total` has the same."""
 _HEADER = struct.Struct("<I")
+_MANY = 1024
+"""Log probabilities of one token from which on it goes in a message of its own."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, tag=True):
@@ -111,6 +113,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_groups: int  # KV groups: a token takes a place in a block of each
     max_num_seqs: int
     max_num_batched_tokens: int
+    max_logprobs: int = 20  # a token; -1: as many as the vocabulary has
     dtype: str
     kv_cache_dtype: str
     quantization: str | None
@@ -161,7 +164,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     id: int
     token: int | None = None
     finish: str | None = None
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
     num_cached: int = 0
     logprobs: Pairs | None = None
     prompt_logprobs: list[Pairs | None] | None = None
@@ -326,10 +329,11 @@ def front_decoder() -> msgspec.msgpack.Decoder[FromEngine]:
 
 
 def token_messages(items: list[Item]) -> Iterator[Tokens]:
-    """Items in messages that are short enough, in their order: the log probabilities of each prompt go alone."""
+    """Items in messages that are short enough, in their order: the log probabilities of each prompt go alone, and so do
+    those of a token where they are many."""
     begin = 0
     for place, item in enumerate(items):
-        if item.prompt_logprobs is not None:
+        if item.prompt_logprobs is not None or len(item.logprobs or ()) > _MANY:
             if begin < place:
                 yield Tokens(items[begin:place])
             yield Tokens([item])

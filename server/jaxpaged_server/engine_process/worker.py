@@ -149,7 +149,6 @@ class Worker:
     def _item(self, event: TokenEvent) -> Item:
         name = event.request_id
         finish = None if event.finish is None else event.finish.value
-        assert not isinstance(event.stop_reason, str), "text is not made here"
         first = self._silent.pop(name, None)
         return Item(
             int(name),
@@ -218,6 +217,7 @@ def info_of(engine: LLMEngine) -> EngineInfo:
         num_blocks=config.num_blocks,
         num_groups=len(model.kv_groups()),
         max_num_seqs=config.max_num_seqs,
+        max_logprobs=engine.max_logprobs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         dtype=config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
