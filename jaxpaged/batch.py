@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxpaged.blocks import NULL_BLOCK
 from jaxpaged.buckets import Bucket
-from jaxpaged.masks import masks_of, waits
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import PENDING, Request
 from jaxpaged.row_options import biases_of, edits_logits, history_of
@@ -45,8 +44,6 @@ class StepInputs:
 
     history: i32[S, max_model_len], a row's tokens and then -1; None where no sampling row has a penalty.
     bias_ids: i32[S, MAX_BIASES], padded with -1, and bias_values: f32[S, MAX_BIASES]; None where no row has a bias.
-    masks: i32[S, ceil(V / 32)], see `masks_of`; None where every row may draw any token, and where a row waits: they
-    can be made only after a commit then.
     scored: None where the step scores no prompt.
     wide: rows whose logprobs the sampler does not give.
     """
@@ -55,7 +52,6 @@ class StepInputs:
     history: np.ndarray | None
     bias_ids: np.ndarray | None
     bias_values: np.ndarray | None
-    masks: np.ndarray | None
     scored: ScoredTokens | None = None
     wide: tuple[int, ...] = ()
 
@@ -143,16 +139,13 @@ class Packer:
         scored = ScoredTokens.of(plan) if self._scored[seats].any() else None
         wide = _wide_rows(rows) if self._wide[seats].any() else ()
         if not self._edited[seats].any():
-            none = {"history": None, "bias_ids": None, "bias_values": None, "masks": None}
-            return StepInputs(ints=ints, **none, scored=scored, wide=wide)
+            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, scored=scored, wide=wide)
         bias_ids, bias_values = biases_of(rows, num_rows=num_rows, vocab=self._vocab_size)
-        late = any(map(waits, rows))
         return StepInputs(
             ints=ints,
             history=history_of(rows, num_rows=num_rows, max_model_len=self._max_model_len),
             bias_ids=bias_ids,
             bias_values=bias_values,
-            masks=None if late else masks_of(rows, num_rows=num_rows, vocab=self._vocab_size),
             scored=scored,
             wide=wide,
         )

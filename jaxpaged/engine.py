@@ -22,6 +22,7 @@ from jaxpaged.errors import EngineError, RequestError
 from jaxpaged.fingerprint import fingerprint_of_engine
 from jaxpaged.intake import Intake
 from jaxpaged.inventory import inventory, kv_bytes_per_token
+from jaxpaged.mask_filler import MaskFiller
 from jaxpaged.memory import (
     Device,
     blocks_follow_step,
@@ -119,6 +120,8 @@ class LLMEngine:
             max_logprobs=self.max_logprobs,
             reasoning_config=dict(asked.reasoning_config),
         )
+        if resolved.warmup:
+            self._intake.grammars.prepare()
         self._early: EarlyStart | None = None
         if resolved.warmup and resolved.early_start:
             self._early = EarlyStart(self.runner, self.buckets, progress=progress)
@@ -160,7 +163,8 @@ class LLMEngine:
             max_model_len=config.max_model_len,
             vocab_size=model.config.vocab,
         )
-        self.steps = Steps(self.runner, packer, metrics=self.metrics, clock=self._clock, count=self._count)
+        masks = MaskFiller(vocab=model.config.vocab)
+        self.steps = Steps(self.runner, packer, masks, metrics=self.metrics, clock=self._clock, count=self._count)
         self._completions: dict[str, Completion] = {}
         self._numbers = itertools.count()
 
@@ -205,9 +209,15 @@ class LLMEngine:
         """The text side of a request of this engine; any thread may use it. prompt: its text, if known."""
         return Completion(request, self.tokenizer, prompt=prompt, kind=kind, clock=self._clock)
 
-    def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> tuple[int, ...]:
-        """The prompt's token ids; raises what `submit` would raise for its content, without queueing it."""
-        return self._intake.ids_of(prompt, params or self.default_params)
+    def check(
+        self, prompt: str | Sequence[int], params: SamplingParams | None = None, *, vetted: bool = False
+    ) -> tuple[int, ...]:
+        """The prompt's token ids; raises what `submit` would raise for its content, without queueing it.
+
+        vetted: `structured_outputs` were checked before (`grammar_of`); what is wrong with them all the same ends the
+        request with an error.
+        """
+        return self._intake.ids_of(prompt, params or self.default_params, vetted=vetted)
 
     def abort(self, request_id: str) -> bool:
         """End a request now, in any state; its blocks are free at return. False if it was not in flight."""

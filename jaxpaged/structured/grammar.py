@@ -10,6 +10,7 @@ from typing import Any
 import llguidance
 
 from jaxpaged.errors import GrammarError
+from jaxpaged.structured.anchors import unanchored
 from jaxpaged.structured.blame import blamed
 from jaxpaged.structured.library import fault_of
 from jaxpaged.structured.params import StructuredOutputsParams
@@ -34,7 +35,7 @@ def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = 
             return _schema_grammar(_ANY_OBJECT, params)
         case "regex":
             assert params.regex is not None
-            grammar = llguidance.LLMatcher.grammar_from_regex(params.regex)
+            grammar = llguidance.LLMatcher.grammar_from_regex(unanchored(params.regex))
             return _checked(grammar, name="regex", value=params.regex)
         case "choice":
             assert params.choice is not None
