@@ -26,6 +26,7 @@ _MAX_PENALTY = 2.0
 
 class RequestState(Enum):
     WAITING = "waiting"  # owns no block; also after preemption
+    FOLLOWING = "following"  # another request computes its prompt; owns no block, but perhaps a seat
     RUNNING = "running"
     FINISHED = "finished"
 
@@ -181,11 +182,22 @@ class Request:
     state: RequestState = RequestState.WAITING
     finish: FinishReason | None = None
     num_preemptions: int = 0
+    followers: list[Request] = field(default_factory=list)  # of the same prompt, until its first token is drawn
+    leader: Request | None = None  # while following: whose followers it is among
+    heir: Request | None = None  # which of its followers goes on with what it had computed when it ended
 
     def __post_init__(self) -> None:
         assert self.prompt, "an empty prompt is refused before a Request is made"
         if not self.tokens:
             self.tokens = list(self.prompt)
+
+    @property
+    def last_heir(self) -> Request:
+        """Who goes on with what this request had computed: itself, unless it ended and left it to a follower."""
+        request = self
+        while request.heir is not None:
+            request = request.heir
+        return request
 
     @property
     def num_tokens(self) -> int:
