@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxpaged.async_engine import AsyncEngine as AsyncEngine
+    from jaxpaged.beams import BeamSearchParams as BeamSearchParams
     from jaxpaged.config import EngineConfig as EngineConfig
     from jaxpaged.engine import LLMEngine as LLMEngine
     from jaxpaged.llm import LLM as LLM
@@ -21,11 +22,21 @@ if TYPE_CHECKING:
     from jaxpaged.request import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncEngine", "EngineConfig", "LLMEngine", "OutputKind", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "AsyncEngine",
+    "BeamSearchParams",
+    "EngineConfig",
+    "LLMEngine",
+    "OutputKind",
+    "RequestOutput",
+    "SamplingParams",
+]
 
 _HOME = {
     "LLM": "jaxpaged.llm",
     "AsyncEngine": "jaxpaged.async_engine",
+    "BeamSearchParams": "jaxpaged.beams",
     "EngineConfig": "jaxpaged.config",
     "LLMEngine": "jaxpaged.engine",
     "OutputKind": "jaxpaged.outputs",

@@ -37,13 +37,11 @@ class Planner:
         self._in_flight = in_flight
 
     def rows(self) -> list[RowPlan]:
-        """The rows of the next step; none where nothing can be computed before a commit. In their order: those with one
-        token, chunks, followers, each by age."""
+        """The rows of the next step, by age and then the followers'; none where nothing can be computed before a commit."""
         rows, spare = self._running()
         self._roster.seat_followers()  # they are older than the queue
         if self._roster.waiting and spare:
             self._admissions(rows)
-        rows.sort(key=lambda row: row.length > 1)  # stable
         followers = (f for row in rows if row.samples for f in row.request.followers if f.seat >= 0)
         return [*rows, *map(RowPlan.following, followers)]
 
@@ -59,13 +57,13 @@ class Planner:
         while i < len(self._roster.running):  # the list may get shorter at its end meanwhile
             request = self._roster.running[i]
             i += 1
-            if request.has_all_tokens:
-                continue  # it ends with the step in flight
+            if request.rests:
+                continue  # it ends with the step in flight, or waits for other beams
             uncomputed = request.num_uncomputed
             if uncomputed == 1:
                 count = min(1, budget)
             else:
-                kept = sum(r.num_uncomputed == 1 and not r.has_all_tokens for r in self._roster.running[i:])
+                kept = sum(r.num_uncomputed == 1 and not r.rests for r in self._roster.running[i:])
                 others = self._prompt_tokens_after(i) if uncomputed > self._config.fair_chunk else 0
                 count = self._config.chunk(request, request.num_computed, budget - kept, others)
                 if count == 0 and not chunked:
@@ -139,10 +137,11 @@ class Planner:
     def _can_admit(self, request: Request, match: PrefixMatch, promised: int) -> bool:
         """Whether all its tokens fit beside what running requests were promised. The more often it was preempted, the
         more room to grow must be left for them, so that it is not preempted again at once."""
-        running = self._roster.running
+        # who waits for other beams does not grow meanwhile, and ends only with them, of which this one may be
+        running = [other for other in self._roster.running if not other.paused]
         if running and request.num_preemptions >= self._config.max_preemptions:
             blocks = self._cache.demand.blocks
-            older = sum(blocks(longest_life(other)) * (1 + len(other.followers)) for other in running)
+            older = sum(blocks(longest_life(other)) * (1 + len(other.followers)) for other in self._roster.running)
             return older + blocks(longest_life(request)) <= self._cache.max_blocks
         spare = promised + request.num_preemptions * len(running) * self._cache.num_groups
         if running:

@@ -19,6 +19,8 @@ MAX_BIASES = 512
 """Entries a request may put on logits (logit_bias, stop ids under min_tokens): the width of a device array."""
 MAX_LOGPROBS = 20
 """Alternatives a request may ask logprobs of, per token (as OpenAI's API)."""
+MAX_ANSWERS = 128
+"""Answers to a prompt that a request may ask for (n, best_of)."""
 PENDING = -1
 """Stands in `Request.tokens` for a token that a step in flight draws: only the device knows it yet."""
 _MAX_PENALTY = 2.0
@@ -47,6 +49,10 @@ class SamplingParams:
     Raises ParameterError naming the field, its value and the limit.
     """
 
+    n: int = 1
+    """Answers to the prompt; they share the KV of it."""
+    best_of: int | None = None
+    """Answers to compute, of which the n likeliest are told, by their mean logprob; n at least (default: n)."""
     temperature: float = 1.0
     """How freely to draw; 0 is greedy."""
     top_k: int = 0
@@ -87,6 +93,10 @@ class SamplingParams:
     def __post_init__(self) -> None:
         set_field = object.__setattr__
         set_field(self, "stop", _strings(self.stop))
+        set_field(self, "n", _integer("n", self.n, 1, MAX_ANSWERS))
+        if self.best_of is not None:
+            fix = f"It may not be below n={self.n}"
+            set_field(self, "best_of", _integer("best_of", self.best_of, self.n, MAX_ANSWERS, fix))
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ParameterError(name=name, value=value, limit="it must be True or False")
@@ -182,6 +192,8 @@ class Request:
     state: RequestState = RequestState.WAITING
     finish: FinishReason | None = None
     num_preemptions: int = 0
+    held: bool = False  # what follows each of its tokens is chosen outside: see `Scheduler.choose`
+    paused: bool = False  # held, and a token is drawn and known: it waits for the choice
     followers: list[Request] = field(default_factory=list)  # of the same prompt, until its first token is drawn
     leader: Request | None = None  # while following: whose followers it is among
     heir: Request | None = None  # which of its followers goes on with what it had computed when it ended
@@ -220,6 +232,11 @@ class Request:
     def num_reusable(self) -> int:
         """Tokens that the prefix cache may serve: not the last one, and none that is still to be scored."""
         return len(self.tokens) - 1 if self.num_scored == self.num_to_score else self.num_scored
+
+    @property
+    def rests(self) -> bool:
+        """Whether it has nothing to compute while it runs: it has all its tokens, or the last one is to be chosen."""
+        return self.has_all_tokens or (self.held and (self.paused or self.tokens[-1] == PENDING))
 
     @property
     def has_all_tokens(self) -> bool:

@@ -110,12 +110,30 @@ class Roster:
             self._unseat(follower)
         victim.state = RequestState.WAITING
         self.waiting.appendleft(victim)
-        if victim.has_all_tokens:
+        if victim.paused:
+            self.forget_draw(victim)
+        if victim.has_all_tokens and not victim.held:
             return  # it ends with the step in flight, nothing is computed again
         limit = self._config.max_preemptions
         assert victim.num_preemptions < limit, f"request {victim.id!r} is preempted too often"
         victim.num_preemptions += 1
         self.num_preemptions += 1
+
+    def forget_draw(self, request: Request) -> None:
+        """Take away the token that a held request has drawn and that is not chosen yet: it draws once more."""
+        assert request.held
+        request.tokens.pop()
+        request.paused = False
+
+    def rebase(self, request: Request, parent: Request, token: int) -> None:
+        """Let a paused request go on as a fork of another one, and with this token in place of the one drawn."""
+        assert request.paused
+        assert parent.paused
+        if request is not parent:
+            self._cache.release(request)
+            request.tokens = [*parent.tokens]
+            self._cache.fork(parent, request)
+        request.tokens[-1] = token
 
     def release(self, request: Request, reason: FinishReason) -> None:
         """The one way out, for every ending."""
@@ -149,7 +167,9 @@ class Roster:
             assert self.requests[request.id] is request
             assert request.num_preemptions <= self._config.max_preemptions
             assert request.num_output <= request.max_tokens
-            assert not request.has_all_tokens or request.tokens[-1] == PENDING, f"{request.id!r} has all its tokens"
+            ends = request.tokens[-1] == PENDING or request.paused
+            assert not request.has_all_tokens or ends, f"{request.id!r} has all its tokens"
+            assert not request.paused or (request.held and request.state is RequestState.RUNNING)
         for request in self.running:
             assert request.state is RequestState.RUNNING
             assert 0 <= request.num_computed < request.num_tokens

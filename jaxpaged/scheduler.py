@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxpaged.blockmap import BlockMap
 from jaxpaged.buckets import BucketTable
-from jaxpaged.errors import ConfigError, RequestError
+from jaxpaged.errors import CapacityError, ConfigError, ParameterError, RequestError
 from jaxpaged.events import failure, token_event
 from jaxpaged.kv_pool_spec import KVPoolSpec
 from jaxpaged.kvcache import KVCache
 from jaxpaged.ledger import KVLedger
-from jaxpaged.limits import SchedulerConfig, check_request
+from jaxpaged.limits import SchedulerConfig, check_request, longest_life
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.planner import Planner
 from jaxpaged.prefix import PrefixListener
@@ -114,10 +114,25 @@ class Scheduler:
                 raise RequestError(name="request id", value=new.id, limit="a request with this id is in flight")
             ids.add(new.id)
             check_request(new, max_model_len=longest, demand=cache.demand, max_blocks=cache.max_blocks)
+        if request.held:
+            self._check_beams(request, 1 + len(followers))
         most = self.config.max_rows - 1
         self.roster.queue(request, followers[:most])
         for other in followers[most:]:
             self.roster.queue(other)
+
+    def _check_beams(self, request: Request, count: int) -> None:
+        """Raise what is wrong with held requests, which wait for each other: all of them must fit at once."""
+        if count > self.config.max_rows:
+            raise ParameterError(name="beam_width", value=count, limit=f"a step has {self.config.max_rows} rows")
+        needed, most = count * self._cache.demand.blocks(longest_life(request)), self._cache.max_blocks
+        if needed > most:
+            raise CapacityError(
+                name="beams x (prompt and max_tokens)",
+                value=f"{count} x {len(request.prompt) + request.max_tokens}",
+                limit=f"so many tokens may need {needed} KV blocks, and the pool has {most}",
+                fix="Ask for fewer beams or tokens, or enlarge the KV cache",
+            )
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> bool:
         """End a request now, in any state; its blocks are free at return. False where it is not in flight."""
@@ -142,6 +157,7 @@ class Scheduler:
         if not rows:
             assert self._in_flight or not self.roster.requests, "work is left, none in flight, and nothing is scheduled"
             return None
+        rows.sort(key=lambda row: row.length > 1 if row.length else 2)  # stable: one-token rows first, each kind by age
         num_tokens = sum(row.length for row in rows)
         assert num_tokens <= self.config.max_step_tokens
         bucket = self.buckets.fit(num_tokens, len(rows), decode=max(row.length for row in rows) == 1)
@@ -217,12 +233,28 @@ class Scheduler:
                 request.tokens[end] = tokens[i]
             if request.state is RequestState.RUNNING:  # else it was preempted since, and has no blocks
                 self._cache.publish(request, start, end)
-            if samples:
+            if samples and request.held:
+                if request.state is RequestState.RUNNING:
+                    request.paused = True
+                    events.append(TokenEvent(request.id, tokens[i], logprobs=logprobs[i] if logprobs else None))
+                else:
+                    self.roster.forget_draw(request)
+            elif samples:
                 event = token_event(request, end, logprobs[i] if logprobs is not None else None)
                 if event.finish is not None:
                     self.roster.release(request, event.finish)
                 events.append(event)
         return events
+
+    def choose(self, picks: Sequence[tuple[Request, Request, int]]) -> None:
+        """Let held requests of one submission go on that have all drawn: each as the one that its pick names, and with
+        the pick's token. Who goes on as itself does so in its own place; others of them rest on."""
+        kept = {id(parent) for request, parent, _ in picks if request is parent}
+        assert kept == {id(parent) for _, parent, _ in picks}, "a parent goes on in its own place"
+        for request, parent, token in sorted(picks, key=lambda pick: pick[0] is pick[1]):  # forks before their parents
+            self.roster.rebase(request, parent, token)
+        for request, _, _ in picks:
+            request.paused = False
 
     def ledger(self) -> KVLedger:
         """Classes of all slots of the pool; O(running requests)."""

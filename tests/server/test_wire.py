@@ -38,6 +38,7 @@ COMMANDS = [
     Start(EngineConfig(max_model_len=64)),
     Start(EngineConfig(), cache_events=True, block_share=0.01, estimates=True),
     Submit(5, [1, 2, 3], PARAMS, "tenant"),
+    Submit(5, [1, 2, 3], PARAMS, "tenant", [(6, PARAMS), (7, SamplingParams())]),
     Abort([1, 2**40]),
     Finish(9),
     Call(1, "pool_map"),

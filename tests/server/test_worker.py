@@ -76,11 +76,24 @@ class ScriptedEngine:
             raise PromptError(name="prompt", value=[], limit="it has no token")
         return tuple(prompt)
 
-    def enqueue(self, ids: tuple[int, ...], params: SamplingParams, *, request_id: str, salt: str) -> Request:
-        request = Request(id=request_id, prompt=ids, params=params, seed=0, max_tokens=4, salt=salt)
-        request.arrival_s, request.admitted_s, request.num_cached = 10.0, 10.5, 2
-        self.requests[request_id] = request
-        return request
+    def enqueue_forks(
+        self,
+        ids: tuple[int, ...],
+        params: Sequence[SamplingParams],
+        *,
+        request_ids: Sequence[str],
+        salt: str,
+        length_penalty: float | None,
+    ) -> list[Request]:
+        assert length_penalty is None
+        made = [
+            Request(id=name, prompt=ids, params=of_one, seed=0, max_tokens=4, salt=salt)
+            for name, of_one in zip(request_ids, params, strict=True)
+        ]
+        for request in made:
+            request.arrival_s, request.admitted_s, request.num_cached = 10.0, 10.5, 2
+            self.requests[request.id] = request
+        return made
 
     def abort(self, name: str) -> None:
         self.ended.append(("abort", name))
