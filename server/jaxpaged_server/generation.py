@@ -51,7 +51,7 @@ class Prompt:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What one HTTP request asks of the engine. deadline: on the monotonic clock. n: answers to each prompt, of which
-    the `told` best are told; None: all.
+    the `told` best are told; None: all. length_penalty: they are what a search with as many beams finds.
 
     flight, headers: of the HTTP request; model: the name it was asked for by. asked_tokens: of an answer, by the
     request itself: they must fit, where a default of the server's is cut to what fits.
@@ -67,6 +67,7 @@ class Job:
     n: int
     kind: OutputKind
     told: int | None = None
+    length_penalty: float | None = None
     salt: str
     deadline: float
 
@@ -124,6 +125,8 @@ class Answer:
         self.index = index
         self._ticket = ticket
         self._forks = forks
+        # the beams of a search go in together or not at all: they have one ticket, which the first one waits with
+        self._awaits_turn = job.length_penalty is None or index % job.n == 0
         self.prompt = job.prompts[index // job.n]
         self._services = services
         self._job = job
@@ -159,7 +162,8 @@ class Answer:
         job, completion, request, ticket = self._job, self.completion, self.request, self._ticket
         meter = self._meter()
         try:
-            await ticket.turn()
+            if self._awaits_turn:
+                await ticket.turn()
             meter.admitted()
             stream = await self._forks.submit(self._params)
             try:
@@ -292,12 +296,15 @@ def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
     """
     info = services.info()
     check_job(job, info)
-    lengths = [len(prompt.ids) for prompt in job.prompts for _ in range(job.n)]
+    each = job.n if job.length_penalty is None else 1  # tickets for a prompt
+    lengths = [len(prompt.ids) for prompt in job.prompts for _ in range(each)]
     tickets = services.admission.line_up(job.key, prompt_tokens=lengths, deadline_s=job.deadline)
     answers: list[Answer] = []
     try:
-        forks = [Forks(services.engine, prompt.ids, job.salt, count=job.n) for prompt in job.prompts]
-        answers += [Answer(services, job, info, i, ticket, forks[i // job.n]) for i, ticket in enumerate(tickets)]
+        for i, prompt in enumerate(job.prompts):
+            forks = Forks(services.engine, prompt.ids, job.salt, count=job.n, length_penalty=job.length_penalty)
+            mine = range(i * job.n, (i + 1) * job.n)
+            answers += [Answer(services, job, info, j, tickets[j * each // job.n], forks) for j in mine]
         yield answers
     finally:
         for ticket in tickets:

@@ -14,6 +14,7 @@ from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
 from jaxpaged_server.api.common import MAX_TIMEOUT_S, MIN_TIMEOUT_S, SamplingFields
 from jaxpaged_server.generation import Answer, Job, Prompt
+from jaxpaged_server.routes.beams import beam_params, length_penalty_of
 from jaxpaged_server.services import REQUEST_ID, Services, flight_of, key_of
 
 
@@ -36,6 +37,9 @@ def sampling_params(
     prompt_logprobs: int | None,
 ) -> SamplingParams:
     """The parameters of a body; what it leaves out has the model's default, or else vLLM's. Raises ParameterError."""
+    if length_penalty_of(body) is not None:
+        most = defaults.max_tokens(max_tokens)
+        return beam_params(body, max_tokens=most, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
     n = body.n or 1
     if body.best_of is not None and body.best_of < n:
         raise ParameterError(name="best_of", value=body.best_of, limit=f"it may not be below n={n}")
@@ -97,6 +101,7 @@ def make_job(
         asked_tokens=asked_tokens,
         n=body.best_of or body.n or 1,
         told=body.n or 1 if body.best_of else None,
+        length_penalty=length_penalty_of(body),
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
         salt=key.namespace(body.cache_salt),
         deadline=deadline,
