@@ -105,8 +105,8 @@ _STYLES: Mapping[type, FlagStyle] = MappingProxyType(
             }
         ),
         SamplingParams: FlagStyle(
-            # --seed is the engine's and seeds every request; logprobs are not printed
-            hidden=frozenset({"seed", "logprobs", "prompt_logprobs"}),
+            # --seed is the engine's and seeds every request; logprobs are not printed, nor several answers
+            hidden=frozenset({"seed", "logprobs", "prompt_logprobs", "n", "best_of"}),
             types={
                 "stop": Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
                 "stop_token_ids": Annotated[tuple[int, ...], tyro.conf.UseAppendAction],

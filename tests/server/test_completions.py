@@ -101,6 +101,37 @@ async def test_the_best_of_several_answers_are_told() -> None:
         assert reply["error"]["param"] == "best_of"
 
 
+async def test_a_beam_search_takes_one_turn_and_tells_its_sequences() -> None:
+    async with served() as it:
+        status, reply = await it.post(PATH, prompt=[[1], [2]], n=3, use_beam_search=True, length_penalty=0.5, max_tokens=2)
+        assert status == 200, reply
+        assert [choice["index"] for choice in reply["choices"]] == list(range(6))
+        assert (it.engine.forks, it.engine.searches) == ([3, 3], [0.5, 0.5])
+        assert [(stream.params.logprobs, stream.params.temperature) for stream in it.engine.streams] == [(6, 0.0)] * 6
+        status, reply = await it.post(PATH, prompt=[1], use_beam_search=True, max_tokens=2, stop_token_ids=[5])
+        assert (status, it.engine.forks[-1], it.engine.streams[-1].params.stop_ids) == (200, 1, (5,))
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"temperature": 0.5}, "temperature"),
+        ({"top_p": 0.5}, "top_p"),
+        ({"presence_penalty": 1}, "presence_penalty"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"stop": "a"}, "stop"),
+        ({"stream": True}, "stream"),
+        ({"best_of": 4}, "best_of"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"use_beam_search": False, "length_penalty": 2.0}, "length_penalty"),
+    ],
+)
+async def test_what_a_beam_search_does_not_have(fields: dict[str, Any], name: str) -> None:
+    async with served() as it:
+        status, reply = await it.post(PATH, **({"prompt": [1], "n": 2, "use_beam_search": True} | fields))
+    assert (status, reply["error"]["param"]) == (400, name)
+
+
 async def test_a_stream_tells_the_same_text_and_ends_with_done() -> None:
     async with served() as it:
         events = await events_of(it, prompt=[1, 2], max_tokens=5, stream_options={"include_usage": True})

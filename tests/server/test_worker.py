@@ -197,6 +197,15 @@ def test_a_request_that_cannot_be_is_refused_and_others_go_on(wired: Wired, capl
     assert isinstance(good, Tokens)
 
 
+def test_forks_are_queued_together_and_refused_together(wired: Wired) -> None:
+    other = SamplingParams(seed=8)
+    engine = ScriptedEngine([TokenEvent("7", 5), TokenEvent("9", 6)])
+    said = wired.serve(engine, Submit(7, [1, 2], PARAMS, "", [(9, other)]), Submit(1, [], PARAMS, "", [(2, PARAMS)]))
+    assert [(name, request.params) for name, request in engine.requests.items()] == [("7", PARAMS), ("9", other)]
+    assert [message.id for message in said if isinstance(message, Refused)] == [1, 2]
+    assert [[item.queue_s for item in message.items] for message in said if isinstance(message, Tokens)] == [[0.5, 0.5]]
+
+
 def test_aborts_and_finishes_reach_the_engine(wired: Wired) -> None:
     engine = ScriptedEngine()
     assert wired.serve(engine, Submit(1, [1], PARAMS), Abort([1, 2]), Finish(3)) == []

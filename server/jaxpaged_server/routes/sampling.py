@@ -100,7 +100,7 @@ def make_job(
         params=params,
         asked_tokens=asked_tokens,
         n=body.best_of or body.n or 1,
-        told=body.n or 1 if body.best_of else None,
+        told=body.n or 1 if (body.best_of or 1) > (body.n or 1) else None,
         length_penalty=length_penalty_of(body),
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
         salt=key.namespace(body.cache_salt),
