@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN, ResolvedConfig
-from jaxpaged.kvcache import KVPoolSpec
+from jaxpaged.kv_pool_spec import KVPoolSpec
 from jaxpaged.limits import SchedulerConfig
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.residency import BlockResidency

@@ -10,7 +10,11 @@ from jaxpaged.request import Request
 
 
 class RowPlan(NamedTuple):
-    """One row of a step: computes tokens[start : start + length] of a request; samples: and then draws the next one."""
+    """One row of a step: computes tokens[start : start + length] of a request; samples: and then draws the next one.
+
+    A row of length 0 computes nothing: its request follows another one, which is in the same step with its prompt's
+    last token, and draws its first token where that one does.
+    """
 
     request: Request
     start: int
@@ -24,13 +28,22 @@ class RowPlan(NamedTuple):
         assert 0 < count <= total - start, f"{count} tokens from {start} on, of {total}"
         return cls(request, start, count, start + count == total)
 
+    @classmethod
+    def following(cls, request: Request) -> RowPlan:
+        """The row of a follower, in the step in which its leader draws its first token."""
+        return cls(request, len(request.prompt), 0, True)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """What one step computes. Rows with one token come first."""
+    """What one step computes. Rows with one token come first, those with none last.
+
+    copies: (source, destination) of blocks to be copied before it, in this order; no source is a destination before it.
+    """
 
     rows: tuple[RowPlan, ...]
     bucket: Bucket
+    copies: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:

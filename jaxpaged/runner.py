@@ -125,12 +125,17 @@ class ModelRunner:
         """What scores prompt tokens. Any thread may call it."""
         return self._programs.scorer()
 
+    def compile_copier(self) -> Compiled:
+        """What copies blocks of the pool. Any thread may call it."""
+        return self._programs.copier()
+
     def execute(self, inputs: StepInputs, bucket: Bucket) -> StepResult:
         """Launch one step. Returns at once where the device computes asynchronously.
 
         Raises EngineError where an earlier step took the pool and did not give it back.
         """
         step, sampler = self.compile(bucket), self.compile_sampler(bucket.rows)
+        copier = self.compile_copier() if inputs.copies else None
         scoring = inputs.scored and (inputs.scored, self.compile_picker(bucket.tokens), self.compile_scorer())
         picker = self.compile_logprob_picker(bucket.rows) if inputs.wide else None
         if self.pool_is_lost:
@@ -140,6 +145,9 @@ class ModelRunner:
                 limit="an earlier step was stopped while the device held the pool",
                 fix="Abort all requests and call rebuild_pool() of the engine, or make a new one",
             )
+        if copier is not None:
+            for pairs in inputs.copies:
+                self.pool = copier(self.pool, pairs)
         self.pool, logits, last, rows, hidden = step(self.leaves, self.pool, self._last_tokens, inputs.ints)
         history, bias_ids, bias_values, masks = self._unused_for(bucket.rows)
         self._last_tokens, sampled = sampler(

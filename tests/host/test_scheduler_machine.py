@@ -35,6 +35,7 @@ SHAPES = st.tuples(
 PROMPTS = st.tuples(st.integers(0, 2), st.integers(1, 18), st.integers(1, 14))
 OPTIONS = st.sampled_from([(0, (), (), "")] * 6 + [(0, (1,), (2,), ""), (3, (3,), (4, 5), ""), (0, (), (), "tenant")])
 SCORED = st.sampled_from([None, None, None, 1])  # prompt_logprobs
+FOLLOWERS = st.sampled_from([0, 0, 0, 0, 1, 2, 3, 4])
 Results = tuple[list[int], list[bool], list[list[dict[int, Logprob]]] | None]  # tokens, finite, scores of each row
 
 
@@ -64,38 +65,48 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.spoilt: set[str] = set()  # requests that a step in flight finds not finite
         self.count = 0
         self.live: dict[str, Request] = {}
+        self.siblings: dict[str, list[str]] = {}  # of each, all requests of one submission
         self.outputs: dict[str, list[int]] = {}
 
-    @rule(prompt=PROMPTS, options=OPTIONS, scored=SCORED)
+    @rule(prompt=PROMPTS, options=OPTIONS, scored=SCORED, followers=FOLLOWERS)
     def submit(
-        self, prompt: tuple[int, int, int], options: tuple[int, tuple[int], tuple[int], str], scored: int | None
+        self,
+        prompt: tuple[int, int, int],
+        options: tuple[int, tuple[int], tuple[int], str],
+        scored: int | None,
+        followers: int,
     ) -> None:
         beginning, length, answer = prompt
         min_tokens, stop_token_ids, eos, salt = options
         tokens = [(i * (beginning + 1) + (i == 9) * self.count) % VOCAB for i in range(length)]
         self.count += 1
-        name = f"r{self.count}"
-        request = make_request(
-            name,
-            tokens,
-            max_tokens=answer,
-            min_tokens=min(min_tokens, answer),
-            stop_token_ids=stop_token_ids,
-            eos=eos,
-            salt=salt,
-            prompt_logprobs=scored,
+        request, *others = (
+            make_request(
+                f"r{self.count}.{i}",
+                tokens,
+                max_tokens=max(1, answer - 3 * (i % 2)),
+                min_tokens=min(min_tokens, max(1, answer - 3 * (i % 2))),
+                stop_token_ids=stop_token_ids,
+                eos=eos,
+                salt=salt,
+                prompt_logprobs=scored,
+                seed=i,
+            )
+            for i in range(1 + followers)
         )
         there = self.num_blocks - 1
         if length + answer > LONGEST:
             with pytest.raises(ContextLengthError):
-                self.scheduler.submit(request)
+                self.scheduler.submit(request, others)
         elif self.needs(length + answer - 1) > there:
             with pytest.raises(CapacityError, match=f"the pool has {there}"):
-                self.scheduler.submit(request)
+                self.scheduler.submit(request, others)
         else:
-            self.scheduler.submit(request)
-            self.live[name] = request
-            self.outputs[name] = []
+            self.scheduler.submit(request, others)
+            for one in (request, *others):
+                self.live[one.id] = one
+                self.outputs[one.id] = []
+                self.siblings[one.id] = [request.id, *(other.id for other in others)]
 
     @precondition(lambda self: self.live)
     @rule(repeat=st.integers(1, 6))
@@ -159,8 +170,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         ledger = scheduler.ledger()
         assert ledger.total == self.num_blocks * BLOCK
         if not scheduler.config.prefix_caching:
-            assert ledger.cached == ledger.shared == 0
-            assert ledger.live + ledger.behind == ledger.tokens
+            assert ledger.cached == 0
+            if not scheduler._cache.pool.num_shared:  # forks
+                assert ledger.shared == 0
+                assert ledger.live + ledger.behind == ledger.tokens
         self.model.poison()
 
     def teardown(self) -> None:
@@ -217,7 +230,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.launch(plan)
         self.flying.append((plan, (tokens, [i != bad for i in range(len(tokens))], self.model.scores)))
         if bad is not None:
-            self.spoilt.add(plan.rows[bad].request.id)
+            self.spoilt.update(self.siblings[plan.rows[bad].request.id])
         self.sound()
         return True
 

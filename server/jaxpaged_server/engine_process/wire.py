@@ -50,12 +50,18 @@ class Start(Message, frozen=True):
 
 
 class Submit(Message, frozen=True):
-    """Queue a prompt. id: chosen by the front end, unique for its life. salt: namespace of its cached prefixes."""
+    """Queue a prompt. id: chosen by the front end, unique for its life. salt: namespace of its cached prefixes.
+
+    followers: (id, parameters) of more requests of the same prompt, which is computed and held once for all of them.
+    length_penalty: they are the beams of a search.
+    """
 
     id: int
     ids: list[int]
     params: SamplingParams
     salt: str = ""
+    followers: list[tuple[int, SamplingParams]] = []
+    length_penalty: float | None = None
 
 
 class Abort(Message, frozen=True):
