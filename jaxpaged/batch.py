@@ -127,6 +127,8 @@ class Packer:
         seats[: len(rows)] = [self._seat_of(row.request) for row in rows]
         seats[seats < 0] = self._num_seats
         fields.seats[:] = seats
+        if drafted := [i for i, row in enumerate(rows) if row.draft]:
+            fields.seats[drafted] = self._num_seats  # what it draws is nobody's last token yet
         first = layout.bucket.tokens + (num_rows + 1) + 2 * num_rows
         options = ints[first : first + _NUM_OPTIONS * num_rows].reshape(_NUM_OPTIONS, num_rows)
         np.take(self._options, seats, axis=1, out=options, mode="clip")
@@ -149,7 +151,7 @@ class Packer:
         fields.cu_q_lens[num_rows + 1 :] = num_tokens
         num_single = counts.count(1)
         assert 1 not in counts[num_single:], "rows with one token come first"
-        token_ids = [row.request.tokens[row.start] for row in rows[:num_single]]
+        token_ids = [row.draft[-1] if row.draft else row.request.tokens[row.start] for row in rows[:num_single]]
         for row in rows[num_single:]:
             token_ids += row.request.tokens[row.start : row.start + row.length]
         assert len(token_ids) == num_tokens, "a row computes tokens that its request does not have"
@@ -219,7 +221,7 @@ def _history(rows: Sequence[RowPlan], num_rows: int, max_model_len: int) -> np.n
         if row.samples and _is_penalised(row.request):
             if history is None:
                 history = np.full((num_rows, max_model_len), -1, np.int32)
-            tokens = row.request.tokens
+            tokens = row.tokens
             history[i, : len(tokens)] = tokens
     return history
 
@@ -232,7 +234,7 @@ def _biases(
     for i, row in enumerate(rows):
         request = row.request
         entries = dict(request.params.logit_bias or {})
-        if request.params.min_tokens > request.num_output:
+        if request.params.min_tokens > row.num_output:
             # stop ids past the vocabulary are never drawn
             entries |= dict.fromkeys((token for token in sorted(request.stop_ids) if token < vocab_size), -np.inf)
         if not row.samples or not entries:

@@ -228,7 +228,7 @@ class LLMEngine:
 
     def step(self) -> list[RequestOutput]:
         """Compute one step; returns the outputs of the requests that moved (as their output kind says)."""
-        outputs: list[RequestOutput] = []
+        moved: dict[str, Completion] = {}
         for event in self.step_tokens():
             completion = self._completions.get(event.request_id)
             if completion is None:
@@ -238,17 +238,22 @@ class LLMEngine:
             if completion.finished:
                 del self._completions[event.request_id]
             if completion.finished or completion.kind is not OutputKind.FINAL_ONLY:
-                outputs.append(completion.output())
-        return outputs
+                moved[event.request_id] = completion
+        return [completion.output() for completion in moved.values()]
 
     def step_tokens(self) -> list[TokenEvent]:
         """The sentence of the engine: plan, pack, execute, commit.
 
         With `async_scheduling` a step is on its way before the one before it is committed, so the device does not wait
-        for the host; a request that turns out to have ended computes one token more, which is dropped.
+        for the host; a request that turns out to have ended computes one token more, which is dropped. A step is
+        committed first where it verifies guesses, or where the next one is likely to be worth some.
         """
         if self._early is not None:
             self._take_programs(self._early)
+        if self.scheduler.needs_commit():  # guesses go on from tokens that are known
+            events = self._commit()
+            self._launch()
+            return events
         launched = len(self._in_flight) < 2 and self._launch()  # two: an earlier commit was interrupted
         keep = 1 if launched and self.config.async_scheduling else 0
         return self._commit() if len(self._in_flight) > keep else []
@@ -375,9 +380,7 @@ class LLMEngine:
         metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start
         self.ledger = self.scheduler.ledger()
         metrics.add_ledger(self.ledger)
-        metrics.preemptions = self.scheduler.num_preemptions
-        metrics.prompt_tokens = self.scheduler.num_prompt_tokens
-        metrics.cached_tokens = self.scheduler.num_cached_tokens
+        metrics.add_totals(self.scheduler)
 
     def require_idle(self, action: str) -> None:
         """Raise EngineError unless no request is in flight."""

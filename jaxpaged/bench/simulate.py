@@ -116,8 +116,7 @@ class SimulatedEngine:
         metrics.padded_tokens += plan.bucket.tokens - plan.num_tokens
         metrics.output_tokens += len(events)
         metrics.add_ledger(self.scheduler.ledger())
-        metrics.preemptions = self.scheduler.num_preemptions
-        metrics.cached_tokens = self.scheduler.num_cached_tokens
+        metrics.add_totals(self.scheduler)
         return [
             RequestOutput(
                 request_id=event.request_id,

@@ -102,6 +102,7 @@ _STYLES: Mapping[type, FlagStyle] = MappingProxyType(
                 "kv_cache_dtype": Annotated[str, tyro.conf.arg(metavar="{auto,bf16,int8,fp8}")],
                 "generation_config": Annotated[str, tyro.conf.arg(metavar="{auto,vllm,PATH}")],
                 "override_generation_config": Json,
+                "speculative_config": Json,
             }
         ),
         SamplingParams: FlagStyle(
