@@ -9,13 +9,13 @@ for any, and nothing is done at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from jaxpaged.request import PENDING, Request
 from jaxpaged.speculation.acceptance import Acceptance, Trust
 from jaxpaged.speculation.answers import AnswerStore
 from jaxpaged.speculation.config import SpeculationConfig
 from jaxpaged.speculation.costs import Costs, StepCosts
+from jaxpaged.speculation.counts import SpeculationCounts
 from jaxpaged.speculation.drafter import NO_GUESS, Drafter, Guess
 from jaxpaged.speculation.ngram import NgramDrafter
 from jaxpaged.speculation.suffix import SuffixDrafter
@@ -24,16 +24,6 @@ Charge = Callable[[int], int]
 """How many rows a step computes, padding included, with so many drafted ones in it."""
 _MARGIN = 1.05  # how much faster it must promise to be
 _LEARNED_AT_ONCE = 512  # tokens of all requests together in one step: some 1 ms
-
-
-@dataclass(slots=True, kw_only=True)
-class SpeculationCounts:
-    """Totals. drafts: steps of a request with guesses; accepted_at: guesses that came true, by their place."""
-
-    drafts: int = 0
-    draft_tokens: int = 0
-    accepted_tokens: int = 0
-    accepted_at: list[int] = field(default_factory=list)
 
 
 class _Track:

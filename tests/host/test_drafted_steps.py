@@ -89,8 +89,6 @@ def test_a_step_is_committed_first_where_guesses_would_follow_and_not_where_none
     scheduler.abort("a")
     assert not scheduler.needs_commit()
     scheduler.commit(plan, [7])
-    scheduler = make((), most=3)
-    scheduler.speculator = None
     alone = Scheduler(scheduler.config, KVPoolSpec(block_size=4, num_blocks=20), BUCKETS)
     alone.submit(make_request("a", [1, 2, 3], max_tokens=9))
     launch(alone)
@@ -163,22 +161,33 @@ def test_a_request_that_leaves_while_its_guesses_are_computed_leaves_nothing() -
     scheduler.check()
 
 
-def test_full_blocks_of_accepted_guesses_serve_others_and_rejected_ones_do_not() -> None:
-    scheduler = make((7, 8, 9, 10, 11, 12), (), most=3)
+def test_full_blocks_of_accepted_guesses_serve_others() -> None:
+    scheduler = make((7, 8, 9, 10), ())
     scheduler.submit(make_request("a", [1, 2, 3], max_tokens=9))
-    scheduler.commit(launch(scheduler), [7])  # its first block is full once 7 is computed
+    scheduler.commit(launch(scheduler), [7])
     scheduler.commit(launch(scheduler), [8, 9, 10, 11])
-    scheduler.commit(launch(scheduler), [5, 6, 6, 6])  # the guess 12 in the place of 5 was in the second block
-    other = make_request("b", [1, 2, 3, 7, 8, 9, 10, 11, 12], max_tokens=2)
+    scheduler.commit(launch(scheduler), [5, 6, 6, 6])  # 11 is computed then, so its block is full
+    other = make_request("b", [1, 2, 3, 7, 8, 9, 10, 11, 5], max_tokens=2)
     scheduler.submit(other)
     launch(scheduler)
     assert other.num_cached == 8
-    more = make_request("c", [1, 2, 3, 7, 8, 9, 10, 12], max_tokens=2)
-    scheduler.submit(more)
-    scheduler.abort("a")
-    scheduler.commit(scheduler._in_flight[0], [0] * len(scheduler._in_flight[0].rows))
+
+
+def test_a_block_that_is_full_of_rejected_guesses_serves_nobody() -> None:
+    scheduler = make((7, 8, 9, 10), ())
+    request = make_request("a", [1, 2, 3], max_tokens=9)
+    scheduler.submit(request)
+    scheduler.commit(launch(scheduler), [7])
+    scheduler.commit(launch(scheduler), [8, 9, 5, 6])
+    plan = launch(scheduler)
+    guess = plan.rows[1].draft[0]  # in the last place of the second block
+    assert plan.rows[1].start == 7
+    scheduler.commit(plan, [(guess + 1) % 100, 6, 6, 6])
+    assert request.num_computed == 7
+    other = make_request("b", [1, 2, 3, 7, 8, 9, 5, guess, 1], max_tokens=2)
+    scheduler.submit(other)
     launch(scheduler)
-    assert more.num_cached == 4
+    assert other.num_cached == 4
 
 
 def test_guesses_take_no_block_that_somebody_needs_next() -> None:
