@@ -16,6 +16,7 @@ from jaxpaged.errors import EngineError
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
 from jaxpaged.speculation.config import SpeculationConfig
+from jaxpaged.speculation.costs import Costs
 from jaxpaged.speculation.counts import SpeculationCounts
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ Prompts = Sequence[tuple[int, ...]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
     """All prompts served once. seconds: from the first submission to the last token. rows: of requests, summed over
-    steps; guesses are not counted."""
+    steps; guesses are not counted. costs: seconds, as the speculator learned them: of a step of one row that did not wait
+    for the one before it, of a further row, and of waiting."""
 
     answers: tuple[tuple[int, ...], ...]
     seconds: float
     rows: int
     counts: SpeculationCounts | None
+    costs: tuple[float, float, float] | None
 
     @property
     def num_tokens(self) -> int:
@@ -149,7 +152,13 @@ def _serve(
         seconds=seconds,
         rows=engine.metrics.step_rows - rows,
         counts=speculator and speculator.counts,
+        costs=speculator and _learned(speculator.costs),
     )
+
+
+def _learned(costs: Costs) -> tuple[float, float, float]:
+    one = costs.of(1, waited=False)
+    return one, costs.of(2, waited=False) - one, costs.of(1, waited=True) - one
 
 
 def _case(pairs: Sequence[tuple[Pass, Pass]]) -> dict[str, Any]:
@@ -157,6 +166,8 @@ def _case(pairs: Sequence[tuple[Pass, Pass]]) -> dict[str, Any]:
     counts = [guessed.counts for _, guessed in pairs if guessed.counts is not None]
     drafts, drafted = sum(c.drafts for c in counts), sum(c.draft_tokens for c in counts)
     accepted = sum(c.accepted_tokens for c in counts)
+    learned = zip(*(guessed.costs for _, guessed in pairs if guessed.costs is not None), strict=True)
+    step, row, wait = (digits(statistics.median(seconds) * 1e6) for seconds in learned)
     return {
         "requests": len(pairs[0][0].answers),
         "speedup": round(statistics.median(speedups), 3),
@@ -170,4 +181,7 @@ def _case(pairs: Sequence[tuple[Pass, Pass]]) -> dict[str, Any]:
         "accepted_tokens": accepted,
         "acceptance": round(accepted / max(1, drafted), 3),
         "accepted_at": [sum(places) for places in zip(*(c.accepted_at for c in counts), strict=True)],
+        "step_us": step,
+        "row_us": row,
+        "wait_us": wait,
     }

@@ -139,7 +139,8 @@ class Speculator:
     def _learn(self, track: _Track, request: Request, end: int) -> None:
         """Compare the latest guess with what came, and make the next one."""
         guess, tokens = track.guess, request.tokens
-        for i, (guessed, token) in enumerate(zip(guess.tokens, tokens[track.start : end], strict=False)):
+        came = tokens[track.start : min(end, track.start + len(guess.tokens))]
+        for i, (guessed, token) in enumerate(zip(guess.tokens, came, strict=False)):
             hit = guessed == token
             track.trust.note(self._acceptance.rate(guess.match + i), hit=hit)
             self._acceptance.note(guess.match + i, hit=hit)
