@@ -58,6 +58,7 @@ class Answers:
         self._params = params
         self._kind = completions[0].kind
         self._places = {name: i for i, name in enumerate(self.ids)}
+        self._untold: set[str] = set()  # requests with events since they were told of last
 
     @property
     def finished(self) -> bool:
@@ -65,20 +66,28 @@ class Answers:
 
     def push(self, event: TokenEvent) -> bool:
         """Take one event. True when a stop string ended that answer: its request must then be finished below."""
+        self._untold.add(event.request_id)
         completion = self._completions[self._places[event.request_id]]
         return not completion.finished and completion.push(event)
 
+    def told_as(self, request_id: str) -> str:
+        """The request by which an event of this one is told: the first where the end alone is told, of all at once."""
+        return self.id if self._kind is OutputKind.FINAL_ONLY else request_id
+
     def output(self, request_id: str) -> RequestOutput | None:
-        """What there is to tell after an event of a request: of its answer alone, or, where the end alone is told, of
+        """What there is to tell after events of a request: of its answer alone, or, where the end alone is told, of
         all of them once that has come."""
         if self._kind is OutputKind.FINAL_ONLY:
             return self._last() if self.finished else None
+        self._untold.discard(request_id)
         place = self._places[request_id]
         told = self._completions[place].output()
         if len(self.ids) == 1:
             return told
         (said,) = told.outputs
-        return replace(told, request_id=self.id, outputs=(replace(said, index=place),), finished=self.finished)
+        return replace(
+            told, request_id=self.id, outputs=(replace(said, index=place),), finished=self.finished and not self._untold
+        )
 
     def _last(self) -> RequestOutput:
         told = [completion.output() for completion in self._completions]

@@ -141,6 +141,8 @@ class Packer:
         seats[: len(rows)] = [self._seat_of(row.request) for row in rows]
         seats[seats < 0] = self._num_seats
         fields.seats[:] = seats
+        if drafted := [i for i, row in enumerate(rows) if row.draft]:
+            fields.seats[drafted] = self._num_seats  # what it draws is nobody's last token yet
         first = layout.bucket.tokens + (num_rows + 1) + 4 * num_rows
         options = ints[first : first + _NUM_OPTIONS * num_rows].reshape(_NUM_OPTIONS, num_rows)
         np.take(self._options, seats, axis=1, out=options, mode="clip")
@@ -175,7 +177,7 @@ class Packer:
         assert counts[num_single:] == sorted(counts[num_single:], key=lambda count: count == 0), (
             "rows without come last"
         )
-        token_ids = [row.request.tokens[row.start] for row in rows[:num_single]]
+        token_ids = [row.draft[-1] if row.draft else row.request.tokens[row.start] for row in rows[:num_single]]
         for row in rows[num_single:]:
             token_ids += row.request.tokens[row.start : row.start + row.length]
         assert len(token_ids) == num_tokens, "a row computes tokens that its request does not have"

@@ -292,9 +292,9 @@ class LLMEngine:
         return self.scheduler.has_work
 
     def step(self) -> list[RequestOutput]:
-        """Compute one step; returns the outputs of the requests that moved (as their output kind says). Where there are
-        several answers, one before the end holds one of them, with its index."""
-        outputs: list[RequestOutput] = []
+        """Compute one step; returns the outputs of the requests that moved (as their output kind says), one each. Where
+        there are several answers, one before the end holds one of them, with its index."""
+        moved: dict[str, Answers] = {}
         for event in self.step_tokens():
             answers = self._answers.get(event.request_id)
             if answers is None:
@@ -305,22 +305,29 @@ class LLMEngine:
                 del self._submitted[answers.id]
                 for name in answers.ids:
                     del self._answers[name]
-            output = answers.output(event.request_id)
-            if output is not None:
-                outputs.append(output)
-        return outputs
+            moved[answers.told_as(event.request_id)] = answers
+        outputs = (answers.output(name) for name, answers in moved.items())
+        return [output for output in outputs if output is not None]
 
     def step_tokens(self) -> list[TokenEvent]:
         """The sentence of the engine: plan, pack, execute, commit.
 
         With `async_scheduling` a step is on its way before the one before it is committed, so the device does not wait
-        for the host; a request that turns out to have ended computes one token more, which is dropped.
+        for the host; a request that turns out to have ended computes one token more, which is dropped. A step is
+        committed first where it verifies guesses, or where the next one is likely to be worth some.
         """
         if self._early is not None:
             self._take_programs(self._early)
+        if self.scheduler.needs_commit():  # guesses go on from tokens that are known
+            told = self._told(self._commit())
+            self._launch()
+            return told
         launched = len(self._in_flight) < 2 and self._launch()  # two: an earlier commit was interrupted
         keep = 1 if launched and self.config.async_scheduling else 0
-        events = self._commit() if len(self._in_flight) > keep else []
+        return self._told(self._commit() if len(self._in_flight) > keep else [])
+
+    def _told(self, events: list[TokenEvent]) -> list[TokenEvent]:
+        """What the world is told of a step: of beams what their searches find, of other requests what there is."""
         if not self._searches:
             return events
         told = self._searches.advance(events, self.scheduler)
@@ -441,9 +448,7 @@ class LLMEngine:
         metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start
         self.ledger = self.scheduler.ledger()
         metrics.add_ledger(self.ledger)
-        metrics.preemptions = self.scheduler.num_preemptions
-        metrics.prompt_tokens = self.scheduler.num_prompt_tokens
-        metrics.cached_tokens = self.scheduler.num_cached_tokens
+        metrics.add_totals(self.scheduler)
 
     def require_idle(self, action: str) -> None:
         """Raise EngineError unless no request is in flight."""

@@ -32,7 +32,8 @@ class ScoredTokens:
         targets: list[int] = []
         places: list[int] = []
         place = 0  # of the row's first token in the step
-        for request, start, length, _ in plan.rows:
+        for row in plan.rows:
+            request, start, length = row.request, row.start, row.length
             first, end = request.num_scored, min(start + length, request.num_to_score)
             # it may have ended since the plan; a follower is told its leader's
             count = max(0, end - first) if length and request.seat >= 0 else 0

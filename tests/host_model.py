@@ -122,6 +122,8 @@ class ShadowModel:
         )
         self._last_tokens = [0] * scheduler.config.num_seats
         self.scores: list[list[dict[int, Logprob]]] | None = None  # by row of the latest step
+        speculator = scheduler.speculator
+        self._most_drafted = 0 if speculator is None else speculator.config.num_speculative_tokens
         self._tokens: dict[str, list[int]] = {}  # by request id, never used twice: prompt and all that was drawn
         self._states: dict[str, list[int]] = {}  # after each of these tokens
 
@@ -147,17 +149,20 @@ class ShadowModel:
         assert positions == [*(row.start + row.length for row in plan.rows), *[0] * (len(seats) - len(plan.rows))]
         self._check_tables(plan, tables)
         self._copy(plan, inputs)
+        paths: list[list[int]] = []  # of each row, the states after all its tokens
         for i, row in enumerate(plan.rows):
             ids = token_ids[starts[i] : starts[i + 1]]
             if ids == [PENDING]:
                 ids = [self._last_tokens[seats[i]]]
-            self._learn(row, ids)
+            paths.append(self._learn(row, ids))
             for group in range(groups):
-                self._write(group, tables[group][i], kv_lens[i] - len(ids), ids, row.request)
+                self._write(group, tables[group][i], kv_lens[i] - len(ids), paths[i][: kv_lens[i]], row.request)
         self.scores = None
         if inputs.scored is not None:
             step_states = [
-                state for row in plan.rows for state in self._states[row.request.id][row.start : row.start + row.length]
+                state
+                for row, path in zip(plan.rows, paths, strict=True)
+                for state in path[row.start : row.start + row.length]
             ]
             found = (
                 score(step_states[place], token)
@@ -169,7 +174,7 @@ class ShadowModel:
         for i, row in enumerate(plan.rows):
             last = 0
             for group in range(groups if row.length else 0):
-                last = self._read(group, tables[group][i], row.start, kv_lens[i], row.request)
+                last = self._read(group, tables[group][i], row.start, paths[i][: kv_lens[i]], row.request)
             if row.length:
                 assert sampled_at[i] == starts[i + 1] - 1
                 found_at[sampled_at[i]] = row.request, last
@@ -196,12 +201,22 @@ class ShadowModel:
             assert not self.scheduler._cache.pool.is_sealed(destination)
             self.slots[destination] = [*self.slots[source]]
 
-    def _learn(self, row: RowPlan, ids: list[int]) -> None:
-        """Compare a row's tokens to those of its request, and take note of the new ones."""
+    def _learn(self, row: RowPlan, ids: list[int]) -> list[int]:
+        """Compare a row's tokens to those of its request, and take note of the new ones. The states after all of them,
+        as far as the row has them: a drafted one goes on with its guesses."""
         request = row.request
         tokens = self._tokens.setdefault(request.id, list(request.prompt))
         states = self._states.setdefault(request.id, states_of(request.prompt, request.salt))
-        assert row.start <= len(tokens)
+        if row.draft:
+            assert ids == [row.draft[-1]]
+            path = states[: row.start + 1 - len(row.draft)]
+            for guess in row.draft:
+                path.append(advance(path[-1], guess))
+            return path
+        accepted = request.tokens[len(tokens) : row.start]  # guesses of the step before that came true
+        assert PENDING not in accepted
+        assert row.start <= len(tokens) + min(len(accepted), self._most_drafted)
+        tokens += accepted
         tokens += ids[len(tokens) - row.start :]
         for token in tokens[len(states) :]:
             states.append(advance(states[-1], token))
@@ -210,6 +225,7 @@ class ShadowModel:
         )
         known = [token for token in request.tokens if token != PENDING]
         assert tokens[: len(known)] == known[: len(tokens)], f"{request.id} is told other tokens than were drawn"
+        return states
 
     def poison(self) -> None:
         """Spoil what nobody may read: the null block and all free blocks, but those that are still to be copied."""
@@ -239,25 +255,25 @@ class ShadowModel:
             for table, mine in zip(tables, held, strict=True):
                 assert table[i] == [*mine, *[NULL_BLOCK] * (self.table_width - len(mine))]
 
-    def _write(self, group: int, table: list[int], first: int, ids: list[int], request: Request) -> None:
-        size, pool, expected = self.block_size, self.scheduler._cache.pool, self._states[request.id]
-        for position in range(first, first + len(ids)):
+    def _write(self, group: int, table: list[int], first: int, path: list[int], request: Request) -> None:
+        """Write the states from place `first` on."""
+        size, pool = self.block_size, self.scheduler._cache.pool
+        for position in range(first, len(path)):
             block = table[position // size]
             assert block != NULL_BLOCK, f"{request.id} writes to the null block"
             assert pool.references(block) == 1, f"{request.id} writes to block {block}, which is shared"
             assert not pool.is_sealed(block), f"{request.id} writes to block {block}, which is cached"
-            self.slots[block][position % size] = (group, expected[position])
+            self.slots[block][position % size] = (group, path[position])
 
-    def _read(self, group: int, table: list[int], start: int, kv_len: int, request: Request) -> int:
+    def _read(self, group: int, table: list[int], start: int, path: list[int], request: Request) -> int:
         """The state of a row's last token, once all that its tokens see from `start` on was found in its place."""
         name, size, window = request.id, self.block_size, self.windows[group]
-        first = 0 if window is None else max(0, start - window + 1)
-        expected = self._states[name]
-        seen = [self.slots[table[i // size]][i % size] for i in range(first, kv_len)]
-        assert seen == [(group, state) for state in expected[first:kv_len]], (
-            f"{name} reads what it did not write: table {table}, tokens {first} to {kv_len} of group {group}"
+        first, end = 0 if window is None else max(0, start - window + 1), len(path)
+        seen = [self.slots[table[i // size]][i % size] for i in range(first, end)]
+        assert seen == [(group, state) for state in path[first:]], (
+            f"{name} reads what it did not write: table {table}, tokens {first} to {end} of group {group}"
         )
-        last = -(-max(len(expected), request.num_tokens) // size)
+        last = -(-(max(len(self._states[name]), request.num_tokens) + self._most_drafted) // size)
         assert not any(table[last:]), f"{name} holds blocks that it has no tokens for"
         return seen[-1][1]
 

@@ -313,7 +313,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         journal = CacheJournal() if start.cache_events else None
         residency = BlockResidency.every(start.block_share) if start.block_share else None
         engine = make_engine(start, outbox, journal=journal, residency=residency)
-        watch = StepWatch(engine, max_step_tokens=engine.config.max_num_batched_tokens, residency=residency)
+        speculator = engine.scheduler.speculator
+        watch = StepWatch(
+            engine,
+            max_step_tokens=engine.config.max_num_batched_tokens,
+            residency=residency,
+            speculation=speculator and speculator.counts,
+        )
         faults = Faults() if options.faults else None
         worker = Worker(engine, inbox, outbox, watch=watch, faults=faults, journal=journal)
         gc.collect()
