@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxpaged.repetition import RepetitionDetectionParams as RepetitionDetectionParams
     from jaxpaged.request import RequestOutput as RequestOutput
     from jaxpaged.sampling_params import SamplingParams as SamplingParams
+    from jaxpaged.structured.params import StructuredOutputsParams as StructuredOutputsParams
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "RepetitionDetectionParams",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
 ]
 
 _HOME = {
@@ -45,6 +47,7 @@ _HOME = {
     "RepetitionDetectionParams": "jaxpaged.repetition",
     "RequestOutput": "jaxpaged.request",
     "SamplingParams": "jaxpaged.sampling_params",
+    "StructuredOutputsParams": "jaxpaged.structured.params",
 }
 
 

@@ -1,14 +1,13 @@
 """One thread's engine: submit, abort, step. The other faces (`LLM`, `AsyncEngine`) are this loop with a door.
 
-Owns the order of a step (plan, pack, execute, commit) and the way from text to token ids and back. Policy is the
-scheduler's, arithmetic is the runner's.
+Owns an engine's parts and the way from text to token ids and back. Policy is the scheduler's, arithmetic the runner's,
+the order of a step that of `steps`.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,7 +25,6 @@ from jaxpaged.errors import EngineError, RequestError
 from jaxpaged.fingerprint import fingerprint_of_engine
 from jaxpaged.intake import Intake
 from jaxpaged.inventory import inventory, kv_bytes_per_token
-from jaxpaged.masks import waits
 from jaxpaged.memory import (
     Device,
     blocks_follow_step,
@@ -46,10 +44,11 @@ from jaxpaged.progress import Progress, progress_of
 from jaxpaged.request import FinishReason, Request, RequestOutput, TokenEvent
 from jaxpaged.residency import BlockResidency
 from jaxpaged.roofline import work_of
-from jaxpaged.runner import ModelRunner, StepResult
+from jaxpaged.runner import ModelRunner
 from jaxpaged.sampling_defaults import sampling_defaults
 from jaxpaged.sampling_params import SamplingParams
 from jaxpaged.step_memory import StepMemory, estimate
+from jaxpaged.steps import Steps
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
@@ -157,14 +156,14 @@ class LLMEngine:
         self.ledger = self.scheduler.ledger()
         """Of the pool as the last step left it; any thread may read it."""
         self.runner = ModelRunner(programs)
-        self._packer = Packer(
+        packer = Packer(
             num_seats=config.num_seats,
             table_width=config.table_width,
             num_groups=len(windows),
             max_model_len=config.max_model_len,
             vocab_size=model.config.vocab,
         )
-        self._in_flight: deque[tuple[StepPlan, StepResult]] = deque()  # oldest first
+        self.steps = Steps(self.runner, packer, metrics=self.metrics, clock=self._clock, count=self._count)
         self._searches = BeamSearches()
         self._submitted: dict[str, Answers] = {}  # by the id that they were submitted with
         self._answers: dict[str, Answers] = {}  # by the id of each request
@@ -318,13 +317,7 @@ class LLMEngine:
         """
         if self._early is not None:
             self._take_programs(self._early)
-        if self.scheduler.needs_commit():  # guesses go on from tokens that are known
-            told = self._told(self._commit())
-            self._launch()
-            return told
-        launched = len(self._in_flight) < 2 and self._launch()  # two: an earlier commit was interrupted
-        keep = 1 if launched and self.config.async_scheduling else 0
-        return self._told(self._commit() if len(self._in_flight) > keep else [])
+        return self._told(self.steps.advance(self.scheduler, overlapped=self.config.async_scheduling))
 
     def _told(self, events: list[TokenEvent]) -> list[TokenEvent]:
         """What the world is told of a step: of beams what their searches find, of other requests what there is."""
@@ -344,43 +337,6 @@ class LLMEngine:
         self.metrics.compiles_at_start = self._compiles.count  # none of these is one that a step waits for
         if early.done:
             self._early = None
-
-    def _launch(self) -> bool:
-        """Send the next step on its way; False where nothing can be computed before a commit."""
-        metrics = self.metrics
-        started = self._clock()
-        plan = self.scheduler.plan()
-        planned = self._clock()
-        metrics.plan_s += planned - started
-        if plan is None:
-            return False
-        if self._in_flight and any(map(waits, plan.rows)):
-            return False  # what its masks depend on is known after the commit, and this plan is made anew then
-        inputs = self._packer.pack(plan, self.runner.layout(plan.bucket))
-        packed = self._clock()
-        metrics.pack_s += packed - planned
-        result = self.runner.execute(inputs, plan.bucket)
-        self.scheduler.launch(plan)
-        self._in_flight.append((plan, result))
-        metrics.execute_s += self._clock() - packed
-        return True
-
-    def _commit(self) -> list[TokenEvent]:
-        """Take in the oldest step in flight. Interrupted while it waits for the device, it can be called again."""
-        started = self._clock()
-        plan, result = self._in_flight[0]
-        rows = len(plan.rows)
-        tokens, finite = result.tokens()[:rows], result.finite()[:rows]
-        logprobs = result.logprobs([row.request.params if row.samples else None for row in plan.rows])
-        prompt_logprobs = result.prompt_logprobs([row.request.params.prompt_logprobs for row in plan.rows])
-        arrived = self._clock()
-        self._in_flight.popleft()
-        events = self.scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
-        self._count(plan, events)
-        metrics = self.metrics
-        metrics.wait_s += arrived - started
-        metrics.commit_s += self._clock() - arrived
-        return events
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -429,9 +385,7 @@ class LLMEngine:
         """Begin again with an empty pool, where a step took it. Raises EngineError unless idle."""
         self.require_idle("rebuild_pool")
         self.scheduler.reset_prefix_cache()
-        while self._in_flight:  # nobody is left to read what they draw
-            plan, _ = self._in_flight.popleft()
-            self.scheduler.commit(plan, [0] * len(plan.rows))
+        self.steps.drop(self.scheduler)
         self.runner.rebuild_pool()
 
     def _free_id(self, number: int) -> str:

@@ -109,6 +109,11 @@ class Tokenizer:
             return cls(backend, special_tokens=special, eos_ids=eos_ids, chat_templates=templates, trusted=False)
 
     @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer, to be read only."""
+        return self._backend
+
+    @property
     def has_chat_template(self) -> bool:
         return bool(self._templates.names)
 

@@ -62,7 +62,7 @@ def prompts() -> Prompts:
 
 def renew(engine: LLMEngine, *, blocks: int, prefix: bool) -> None:
     """A fresh scheduler over the same programs and pool."""
-    engine._in_flight.clear()
+    engine.steps.in_flight.clear()
     config = replace(engine.config, num_blocks=blocks, enable_prefix_caching=prefix)
     windows = engine.model_config.kv_windows()
     engine.scheduler = make_scheduler(config, windows, engine.buckets.base, clock=engine._clock)
