@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxpaged.async_engine import AsyncEngine as AsyncEngine
+    from jaxpaged.beams import BeamSearchParams as BeamSearchParams
     from jaxpaged.config import EngineConfig as EngineConfig
     from jaxpaged.engine import LLMEngine as LLMEngine
     from jaxpaged.llm import LLM as LLM
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "AsyncEngine",
+    "BeamSearchParams",
     "EngineConfig",
     "LLMEngine",
     "OutputKind",
@@ -38,6 +40,7 @@ __all__ = [
 _HOME = {
     "LLM": "jaxpaged.llm",
     "AsyncEngine": "jaxpaged.async_engine",
+    "BeamSearchParams": "jaxpaged.beams",
     "EngineConfig": "jaxpaged.config",
     "LLMEngine": "jaxpaged.engine",
     "OutputKind": "jaxpaged.outputs",

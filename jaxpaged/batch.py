@@ -22,6 +22,8 @@ from jaxpaged.scored_tokens import ScoredTokens
 _INT_OPTIONS = ("top_k", "seeds", "num_logprobs", "prompt_lens")
 _FLOAT_OPTIONS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
 _NUM_OPTIONS = len(_INT_OPTIONS) + len(_FLOAT_OPTIONS)
+COPIES = 16
+"""Pairs of blocks that one program copies: a step has none or few, and more are copied by further calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,7 @@ class StepLayout:
     @property
     def num_ints(self) -> int:
         tokens, rows = self.bucket.tokens, self.bucket.rows
-        return tokens + (rows + 1) + (2 + _NUM_OPTIONS) * rows + self.num_groups * rows * self.table_width
+        return tokens + (rows + 1) + (4 + _NUM_OPTIONS) * rows + self.num_groups * rows * self.table_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class StepInputs:
     bias_ids: i32[S, MAX_BIASES], padded with -1, and bias_values: f32[S, MAX_BIASES]; None where no row has a bias.
     scored: None where the step scores no prompt.
     wide: rows whose logprobs the sampler does not give.
+    copies: i32[2, COPIES] each, sources and destinations of blocks to be copied before the step, one after the other,
+    padded with the null block.
     """
 
     ints: np.ndarray
@@ -54,6 +58,7 @@ class StepInputs:
     bias_values: np.ndarray | None
     scored: ScoredTokens | None = None
     wide: tuple[int, ...] = ()
+    copies: tuple[np.ndarray, ...] = ()
 
 
 class StepFields(NamedTuple):
@@ -63,6 +68,8 @@ class StepFields(NamedTuple):
     cu_q_lens: Any  # i32[S+1], row i owns token_ids[cu_q_lens[i] : cu_q_lens[i+1]] [the last one again]
     kv_lens: Any  # i32[S], tokens in the cache after the step's tokens are written [0]
     seats: Any  # i32[S], where the row's drawn token is remembered [the number of seats]
+    sampled_at: Any  # i32[S], which of the T tokens a row draws the next one after [0]
+    positions: Any  # i32[S], of the drawn token in its request [0]
     block_tables: tuple[Any, ...]  # one i32[S, W] per group, unused entries and those behind its window 0 [0]
     top_k: Any  # i32[S], 0 keeps all [0]
     seeds: Any  # i32[S], the bits of a uint32 [0]
@@ -80,16 +87,15 @@ def unpack(ints: Any, layout: StepLayout, as_floats: Callable[[Any], Any]) -> St
     """Slice the packed vector i32[num_ints], numpy or traced. as_floats: reads int32 as the float32 of their bits."""
     tokens, rows, width = layout.bucket.tokens, layout.bucket.rows, layout.table_width
     at = tokens + rows + 1
-    kv_lens, seats = ints[at : at + rows], ints[at + rows : at + 2 * rows]
-    at += 2 * rows
+    of_rows = [ints[at + i * rows : at + (i + 1) * rows] for i in range(4)]
+    at += 4 * rows
     options = [ints[at + i * rows : at + (i + 1) * rows] for i in range(_NUM_OPTIONS)]
     at += _NUM_OPTIONS * rows
     tables = ints[at:].reshape(layout.num_groups, rows, width)
     return StepFields(
         ints[:tokens],
         ints[tokens : tokens + rows + 1],
-        kv_lens,
-        seats,
+        *of_rows,
         tuple(tables[group] for group in range(layout.num_groups)),
         *options[: len(_INT_OPTIONS)],
         *map(as_floats, options[len(_INT_OPTIONS) :]),
@@ -131,23 +137,25 @@ class Packer:
         seats[: len(rows)] = [self._seat_of(row.request) for row in rows]
         seats[seats < 0] = self._num_seats
         fields.seats[:] = seats
-        first = layout.bucket.tokens + (num_rows + 1) + 2 * num_rows
+        if drafted := [i for i, row in enumerate(rows) if row.draft]:
+            fields.seats[drafted] = self._num_seats  # what it draws is nobody's last token yet
+        first = layout.bucket.tokens + (num_rows + 1) + 4 * num_rows
         options = ints[first : first + _NUM_OPTIONS * num_rows].reshape(_NUM_OPTIONS, num_rows)
         np.take(self._options, seats, axis=1, out=options, mode="clip")
         for group, table in enumerate(fields.block_tables):
             np.take(self._tables[group], seats, axis=0, out=table, mode="clip")
         scored = ScoredTokens.of(plan) if self._scored[seats].any() else None
         wide = _wide_rows(rows) if self._wide[seats].any() else ()
+        known = {"scored": scored, "wide": wide, "copies": _copies(plan.copies) if plan.copies else ()}
         if not self._edited[seats].any():
-            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, scored=scored, wide=wide)
+            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, **known)
         bias_ids, bias_values = biases_of(rows, num_rows=num_rows, vocab=self._vocab_size)
         return StepInputs(
             ints=ints,
             history=history_of(rows, num_rows=num_rows, max_model_len=self._max_model_len),
             bias_ids=bias_ids,
             bias_values=bias_values,
-            scored=scored,
-            wide=wide,
+            **known,
         )
 
     def _pack_tokens(self, rows: Sequence[RowPlan], fields: StepFields) -> None:
@@ -160,7 +168,10 @@ class Packer:
         fields.cu_q_lens[num_rows + 1 :] = num_tokens
         num_single = counts.count(1)
         assert 1 not in counts[num_single:], "rows with one token come first"
-        token_ids = [row.request.tokens[row.start] for row in rows[:num_single]]
+        assert counts[num_single:] == sorted(counts[num_single:], key=lambda count: count == 0), (
+            "rows without come last"
+        )
+        token_ids = [row.draft[-1] if row.draft else row.request.tokens[row.start] for row in rows[:num_single]]
         for row in rows[num_single:]:
             token_ids += row.request.tokens[row.start : row.start + row.length]
         assert len(token_ids) == num_tokens, "a row computes tokens that its request does not have"
@@ -170,10 +181,24 @@ class Packer:
         assert packed.min() >= PENDING, f"token id {packed.min()} is negative"
         assert PENDING not in packed[num_single:], "a chunk holds a token that is not drawn yet"
         assert packed.max() < self._vocab_size, f"token id {packed.max()} is not below {self._vocab_size}"
-        fields.kv_lens[:num_rows] = [row.start + row.length for row in rows]
-        fields.kv_lens[num_rows:] = 0
-        longest = fields.kv_lens.max()
+        fields.positions[:num_rows] = [row.start + row.length for row in rows]
+        fields.positions[num_rows:] = 0
+        longest = fields.positions.max()
         assert longest <= self._max_model_len, f"a row of {longest} tokens, at most {self._max_model_len}"
+        fields.kv_lens[:] = fields.positions
+        fields.sampled_at[:num_rows] = ends - 1
+        fields.sampled_at[num_rows:] = 0
+        if not counts[-1]:
+            self._pack_followers(rows, fields)
+
+    def _pack_followers(self, rows: Sequence[RowPlan], fields: StepFields) -> None:
+        """Rows without a token: to attention they are padding, and they sample where their leaders do."""
+        leaders = {id(row.request): i for i, row in enumerate(rows) if row.length}
+        for i, row in enumerate(rows):
+            if not row.length:
+                leader = leaders.get(id(row.request.leader))  # none, where it ended since the plan
+                fields.kv_lens[i] = 0
+                fields.sampled_at[i] = 0 if leader is None else fields.sampled_at[leader]
 
     def _seat_of(self, request: Request) -> int:
         """The request's seat, with all that is kept there up to date."""
@@ -181,14 +206,14 @@ class Packer:
         if seat < 0:
             return seat
         tables = request.block_ids
-        if self._known[seat] is not tables:  # every admission begins new tables
+        if self._known[seat] is not tables:  # every admission begins new tables, and so does every tail of its own
             self._known[seat], self._lengths[seat], self._edits[seat] = tables, 0, -1
             self._options[:, seat] = _option_bits(request)
             self._tables[:, seat] = 0
             self._edited[seat] = edits_logits(request)
             self._scored[seat] = request.num_scored < request.num_to_score
             self._wide[seat] = request.params.wants_logprobs and request.params.num_likeliest is None
-        if request.table_edits != self._edits[seat]:
+        if request.table_edits != self._edits[seat] and tables:  # a follower has none yet
             self._edits[seat] = request.table_edits
             self._copy_tables(request, seat)
         return seat
@@ -211,6 +236,16 @@ def _wide_rows(rows: Sequence[RowPlan]) -> tuple[int, ...]:
     """Those whose logprobs the sampler does not give."""
     asks = [row.samples and row.request.params.wants_logprobs for row in rows]
     return tuple(i for i, row in enumerate(rows) if asks[i] and row.request.params.num_likeliest is None)
+
+
+def _copies(pairs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, ...]:
+    packed: list[np.ndarray] = []
+    for first in range(0, len(pairs), COPIES):
+        some = np.full((2, COPIES), NULL_BLOCK, np.int32)
+        for i, pair in enumerate(pairs[first : first + COPIES]):
+            some[:, i] = pair
+        packed.append(some)
+    return tuple(packed)
 
 
 def _option_bits(request: Request | None = None) -> np.ndarray:

@@ -16,6 +16,7 @@ from jaxpaged.combinations import KV_DTYPE_ALIASES, KV_DTYPES, QUANTIZATIONS, ch
 from jaxpaged.errors import ConfigError
 from jaxpaged.generation_config import FROM_API, FROM_MODEL, check_generation_config, check_override
 from jaxpaged.limits import num_seats, score_rows
+from jaxpaged.speculation.config import SpeculationConfig, speculation_config
 from jaxpaged.think_tags import check_reasoning_config
 from jaxpaged.tiny import TINY_MODEL
 
@@ -91,6 +92,8 @@ class EngineConfig:
     """Folder of programs that `jaxpaged compile` made: the start compiles nothing, and sizes left open are its own."""
     async_scheduling: bool = True
     """Launch a step before the results of the one before it are read; the tokens are the same without."""
+    speculative_config: Mapping[str, Any] = field(default_factory=dict)
+    """Guess tokens, as JSON: {"method": "ngram" (or "suffix"), "num_speculative_tokens": 4}; answers stay the same."""
 
     def __post_init__(self) -> None:
         _at_least("max_model_len", self.max_model_len, 2, "It covers prompt and answer together")
@@ -123,7 +126,14 @@ class EngineConfig:
         object.__setattr__(self, "generation_config", check_generation_config(self.generation_config))
         object.__setattr__(self, "override_generation_config", check_override(self.override_generation_config))
         object.__setattr__(self, "reasoning_config", check_reasoning_config(self.reasoning_config))
+        speculation = speculation_config(self.speculative_config)
+        object.__setattr__(self, "speculative_config", speculation.asked() if speculation else {})
         check_word("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton", "native"))
+
+    @property
+    def speculation(self) -> SpeculationConfig | None:
+        """`speculative_config`, read."""
+        return speculation_config(self.speculative_config)
 
     @property
     def generation_folder(self) -> str | None:
@@ -172,6 +182,7 @@ class ResolvedConfig:
     bundle: Path | None
     async_scheduling: bool
     reasons: Mapping[str, str] = field(default_factory=dict)
+    speculation: SpeculationConfig | None = None
 
     @property
     def weight_dtype(self) -> str:

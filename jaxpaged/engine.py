@@ -14,8 +14,11 @@ from functools import partial
 
 import jax
 
+from jaxpaged.answers import Answers, check_output_kind, params_of_answers
 from jaxpaged.assembly import make_buckets, make_scheduler
 from jaxpaged.batch import Packer
+from jaxpaged.beam_searches import BeamSearches
+from jaxpaged.beams import BeamSearchParams, check_beams, check_length_penalty, search_of
 from jaxpaged.bundle import read_bundle
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import EngineError, RequestError
@@ -165,49 +168,105 @@ class LLMEngine:
         )
         masks = MaskFiller(vocab=model.config.vocab)
         self.steps = Steps(self.runner, packer, masks, metrics=self.metrics, clock=self._clock, count=self._count)
-        self._completions: dict[str, Completion] = {}
-        self._numbers = itertools.count()
+        self._searches = BeamSearches()
+        self._submitted: dict[str, Answers] = {}  # by the id that they were submitted with
+        self._answers: dict[str, Answers] = {}  # by the id of each request
+        self._number = 0  # of requests so far
 
     def submit(
         self,
         prompt: str | Sequence[int],
-        params: SamplingParams | None = None,
+        params: SamplingParams | BeamSearchParams | None = None,
         *,
         request_id: str | None = None,
         output_kind: OutputKind = OutputKind.CUMULATIVE,
         text: str | None = None,
     ) -> str:
         """Queue a prompt (text or token ids); returns the request's id. text: what ids came from, for the outputs.
+        With BeamSearchParams the answers are what the search finds.
 
         Raises PromptError, ContextLengthError, CapacityError or ParameterError, and RequestError for an id in flight;
         the engine and its other requests are not touched then.
         """
-        params = params or self.default_params
-        request = self.enqueue(self._intake.ids_of(prompt, params), params, request_id=request_id)
-        self._completions[request.id] = self.completion(
-            request, output_kind, prompt=prompt if isinstance(prompt, str) else text
-        )
-        return request.id
+        params, length_penalty = search_of(params or self.default_params)
+        check_output_kind(params, output_kind, searches=length_penalty is not None)
+        if request_id in self._submitted:  # its own answer may have ended, not yet those beside it
+            raise RequestError(name="request id", value=request_id, limit="a request with this id is in flight")
+        ids = self._intake.ids_of(prompt, params)
+        requests = self.enqueue_all(ids, params, request_id=request_id, length_penalty=length_penalty)
+        answers = self.answers(requests, params, output_kind, prompt=prompt if isinstance(prompt, str) else text)
+        self._submitted[answers.id] = answers
+        self._answers.update(dict.fromkeys(answers.ids, answers))
+        return answers.id
 
     def enqueue(
         self, ids: tuple[int, ...], params: SamplingParams, *, request_id: str | None = None, salt: str = ""
     ) -> Request:
-        """Queue token ids that `check` returned, for a caller of `step_tokens` who makes text of its events himself.
+        """Queue token ids that `check` returned, for a caller of `step_tokens` who makes text of its events himself:
+        for one answer, whatever params.n is.
 
         salt: a namespace of cached prefixes, which are shared within it alone.
         Raises what `submit` raises, but for the prompt's content.
         """
-        if request_id is not None and (not isinstance(request_id, str) or not request_id):
-            raise RequestError(name="request_id", value=request_id, limit="it must be a string, and not empty")
-        number = next(self._numbers)
-        name = request_id if request_id is not None else self._free_id(number)
-        request = self._intake.request(name, ids, params, number=number, arrival_s=self._clock(), salt=salt)
-        self.scheduler.submit(request)
-        return request
+        return self.enqueue_forks(ids, [params], request_ids=[request_id], salt=salt)[0]
+
+    def enqueue_all(
+        self,
+        ids: tuple[int, ...],
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        salt: str = "",
+        length_penalty: float | None = None,
+    ) -> list[Request]:
+        """The same for all answers that are to be computed (n, best_of). request_id: of the first of them."""
+        of_each = params_of_answers(params)
+        first = request_id if request_id is not None else self._free_id(self._number)
+        names = [first, *(f"{first}/{i}" for i in range(1, len(of_each)))]
+        return self.enqueue_forks(ids, of_each, request_ids=names, salt=salt, length_penalty=length_penalty)
+
+    def enqueue_forks(
+        self,
+        ids: tuple[int, ...],
+        params: Sequence[SamplingParams],
+        *,
+        request_ids: Sequence[str | None],
+        salt: str = "",
+        length_penalty: float | None = None,
+    ) -> list[Request]:
+        """Queue requests of one prompt, which is computed once and whose KV they share. See `enqueue`.
+
+        length_penalty: they are the beams of a search, each with the parameters that `BeamSearchParams.sampling` gives;
+        what is found is told as their tokens, the best as the first one's, all at the end.
+        """
+        requests = [self._request(ids, of_one, name, salt) for of_one, name in zip(params, request_ids, strict=True)]
+        if length_penalty is not None:
+            check_beams(len(requests), vocab=self.model_config.vocab)
+            check_length_penalty(length_penalty)
+            for request in requests:
+                request.held = True
+        self.scheduler.submit(requests[0], requests[1:])
+        if length_penalty is not None:
+            self._searches.add(requests, length_penalty=length_penalty)
+        return requests
+
+    def _request(self, ids: tuple[int, ...], params: SamplingParams, name: str | None, salt: str) -> Request:
+        if name is not None and (not isinstance(name, str) or not name):
+            raise RequestError(name="request_id", value=name, limit="it must be a string, and not empty")
+        number = self._number
+        self._number += 1
+        name = name if name is not None else self._free_id(number)
+        return self._intake.request(name, ids, params, number=number, arrival_s=self._clock(), salt=salt)
 
     def completion(self, request: Request, kind: OutputKind, *, prompt: str | None) -> Completion:
         """The text side of a request of this engine; any thread may use it. prompt: its text, if known."""
         return Completion(request, self.tokenizer, prompt=prompt, kind=kind, clock=self._clock)
+
+    def answers(
+        self, requests: Sequence[Request], params: SamplingParams, kind: OutputKind, *, prompt: str | None
+    ) -> Answers:
+        """The text side of what `enqueue_all` queued with `params`; any thread may use it. prompt: its text, if known."""
+        return Answers([self.completion(request, kind, prompt=prompt) for request in requests], params)
 
     def check(
         self, prompt: str | Sequence[int], params: SamplingParams | None = None, *, vetted: bool = False
@@ -220,9 +279,17 @@ class LLMEngine:
         return self._intake.ids_of(prompt, params or self.default_params, vetted=vetted)
 
     def abort(self, request_id: str) -> bool:
-        """End a request now, in any state; its blocks are free at return. False if it was not in flight."""
-        self._completions.pop(request_id, None)
-        return self.scheduler.abort(request_id)
+        """End a request now, in any state, with all its answers; their blocks are free at return. False if it was not
+        in flight."""
+        answers = self._submitted.pop(request_id, None)
+        ids = (request_id,) if answers is None else answers.ids
+        for name in ids:
+            self._answers.pop(name, None)
+        return any([self._abort(name) for name in ids])
+
+    def _abort(self, name: str) -> bool:
+        found = self._searches.leave(name, self.scheduler)
+        return self.scheduler.abort(name) if found is None else found
 
     def finish(self, request_id: str) -> None:
         """End a request whose text has met a stop string; nothing is done where it is not in flight."""
@@ -234,29 +301,43 @@ class LLMEngine:
         return self.scheduler.has_work
 
     def step(self) -> list[RequestOutput]:
-        """Compute one step; returns the outputs of the requests that moved (as their output kind says)."""
-        outputs: list[RequestOutput] = []
+        """Compute one step; returns the outputs of the requests that moved (as their output kind says), one each. Where
+        there are several answers, one before the end holds one of them, with its index."""
+        moved: dict[str, Answers] = {}
         for event in self.step_tokens():
-            completion = self._completions.get(event.request_id)
-            if completion is None:
+            answers = self._answers.get(event.request_id)
+            if answers is None:
                 continue
-            if completion.push(event):
+            if answers.push(event):
                 self.finish(event.request_id)
-            if completion.finished:
-                del self._completions[event.request_id]
-            if completion.finished or completion.kind is not OutputKind.FINAL_ONLY:
-                outputs.append(completion.output())
-        return outputs
+            if answers.finished:
+                del self._submitted[answers.id]
+                for name in answers.ids:
+                    del self._answers[name]
+            moved[answers.told_as(event.request_id)] = answers
+        outputs = (answers.output(name) for name, answers in moved.items())
+        return [output for output in outputs if output is not None]
 
     def step_tokens(self) -> list[TokenEvent]:
         """The sentence of the engine: plan, pack, execute, commit.
 
         With `async_scheduling` a step is on its way before the one before it is committed, so the device does not wait
-        for the host; a request that turns out to have ended computes one token more, which is dropped.
+        for the host; a request that turns out to have ended computes one token more, which is dropped. A step is
+        committed first where it verifies guesses, or where the next one is likely to be worth some.
         """
         if self._early is not None:
             self._take_programs(self._early)
-        return self.steps.advance(self.scheduler, overlapped=self.config.async_scheduling)
+        return self._told(self.steps.advance(self.scheduler, overlapped=self.config.async_scheduling))
+
+    def _told(self, events: list[TokenEvent]) -> list[TokenEvent]:
+        """What the world is told of a step: of beams what their searches find, of other requests what there is."""
+        if not self._searches:
+            return events
+        told = self._searches.advance(events, self.scheduler)
+        self.metrics.finished += sum(event.finish is not None for event in told) - sum(
+            event.finish is not None for event in events
+        )
+        return told
 
     def _take_programs(self, early: EarlyStart) -> None:
         """Use the step shapes that were compiled since."""
@@ -331,9 +412,7 @@ class LLMEngine:
         metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start
         self.ledger = self.scheduler.ledger()
         metrics.add_ledger(self.ledger)
-        metrics.preemptions = self.scheduler.num_preemptions
-        metrics.prompt_tokens = self.scheduler.num_prompt_tokens
-        metrics.cached_tokens = self.scheduler.num_cached_tokens
+        metrics.add_totals(self.scheduler)
 
     def require_idle(self, action: str) -> None:
         """Raise EngineError unless no request is in flight."""

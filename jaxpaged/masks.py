@@ -31,7 +31,7 @@ def waits(row: RowPlan) -> bool:
     request = row.request
     if not row.samples or not request.constraints or request.state is RequestState.FINISHED:
         return False
-    is_pending = request.tokens[row.start + row.length - 1] == PENDING
+    is_pending = not row.draft and request.tokens[row.start + row.length - 1] == PENDING
     return is_pending and any(constraint.follows for constraint in request.constraints)
 
 
@@ -42,7 +42,8 @@ def fill_mask(row: RowPlan, mask: np.ndarray) -> None:
         return
     request = row.request
     assert not waits(row), f"the mask of request {request.id!r} waits for a token"
-    output = request.tokens[len(request.prompt) : row.start + row.length]
+    known = request.tokens[len(request.prompt) : row.start + row.length - len(row.draft)]
+    output = [*known, *row.draft]  # not `row.tokens`: since the launch a token that is drawn stands before the guesses
     for constraint in request.constraints:
         constraint.fill(output, mask)
 

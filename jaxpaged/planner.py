@@ -37,11 +37,13 @@ class Planner:
         self._in_flight = in_flight
 
     def rows(self) -> list[RowPlan]:
-        """The rows of the next step; none where nothing can be computed before a commit."""
+        """The rows of the next step, by age and then the followers'; none where nothing can be computed before a commit."""
         rows, spare = self._running()
+        self._roster.seat_followers()  # they are older than the queue
         if self._roster.waiting and spare:
             self._admissions(rows)
-        return rows
+        followers = (f for row in rows if row.samples for f in row.request.followers if f.seat >= 0)
+        return [*rows, *map(RowPlan.following, followers)]
 
     def _running(self) -> tuple[list[RowPlan], bool]:
         """A row for every running request, oldest first, as far as tokens and blocks go.
@@ -55,13 +57,13 @@ class Planner:
         while i < len(self._roster.running):  # the list may get shorter at its end meanwhile
             request = self._roster.running[i]
             i += 1
-            if request.has_all_tokens:
-                continue  # it ends with the step in flight
+            if request.rests:
+                continue  # it ends with the step in flight, or waits for other beams
             uncomputed = request.num_uncomputed
             if uncomputed == 1:
                 count = min(1, budget)
             else:
-                kept = sum(r.num_uncomputed == 1 and not r.has_all_tokens for r in self._roster.running[i:])
+                kept = sum(r.num_uncomputed == 1 and not r.rests for r in self._roster.running[i:])
                 others = self._prompt_tokens_after(i) if uncomputed > self._config.fair_chunk else 0
                 count = self._config.chunk(request, request.num_computed, budget - kept, others)
                 if count == 0 and not chunked:
@@ -78,8 +80,8 @@ class Planner:
     def _admissions(self, rows: list[RowPlan]) -> None:
         """Admit requests from the front of the queue while tokens, rows and blocks last; appends their rows."""
         budget = self._config.max_step_tokens - sum(row.length for row in rows)
-        promised = self._promised()
-        while self._roster.waiting and budget > 0 and len(rows) < self._config.max_rows and self._roster.seats:
+        promised, claims = self._promised(), self._roster.num_claims
+        while self._roster.waiting and budget > 0 and claims < self._config.max_rows and self._roster.seats:
             request = self._roster.waiting[0]
             if self._is_in_flight(request):
                 break
@@ -95,7 +97,9 @@ class Planner:
                 break
             self._roster.admit(request, match)
             self._cache.grow(request, start + count)
-            promised += self._cache.lacks(request, request.num_tokens)
+            self._roster.seat_followers()
+            promised += self._lacks(request)
+            claims += 1 + sum(follower.seat >= 0 for follower in request.followers)
             budget -= count
             rows.append(RowPlan.of(request, count))
 
@@ -118,27 +122,36 @@ class Planner:
     def _is_in_flight(self, request: Request) -> bool:
         """Whether a waiting request was preempted while a step computed for it, whose results are still to come: they
         must not be taken for those of what it computes anew."""
-        flying = (row.request for plan in self._in_flight for row in plan.rows) if request.num_preemptions else ()
+        rows = (row for plan in self._in_flight for row in plan.rows) if request.num_preemptions else ()
+        flying = (row.request.last_heir for row in rows)
         return request.tokens[-1] == PENDING or any(other is request for other in flying)
 
     def _promised(self) -> int:
-        """Blocks that running requests still need for the tokens they have."""
-        return sum(self._cache.lacks(request, request.num_tokens) for request in self._roster.running)
+        """Blocks that running requests still need for the tokens they have, and their followers for the next one."""
+        return sum(map(self._lacks, self._roster.running))
+
+    def _lacks(self, request: Request) -> int:
+        forks = len(request.followers) * self._cache.num_groups
+        return forks + self._cache.lacks(request, request.num_tokens)
 
     def _can_admit(self, request: Request, match: PrefixMatch, promised: int) -> bool:
         """Whether all its tokens fit beside what running requests were promised. The more often it was preempted, the
         more room to grow must be left for them, so that it is not preempted again at once."""
-        running = self._roster.running
+        # who waits for other beams does not grow meanwhile, and ends only with them, of which this one may be
+        running = [other for other in self._roster.running if not other.paused]
         if running and request.num_preemptions >= self._config.max_preemptions:
             blocks = self._cache.demand.blocks
-            longest_lives = sum(blocks(longest_life(other)) for other in running) + blocks(longest_life(request))
-            return longest_lives <= self._cache.max_blocks
+            older = sum(blocks(longest_life(other)) * (1 + len(other.followers)) for other in self._roster.running)
+            return older + blocks(longest_life(request)) <= self._cache.max_blocks
         spare = promised + request.num_preemptions * len(running) * self._cache.num_groups
+        if running:
+            spare += len(request.followers) * self._cache.num_groups
         return self._cache.can_admit(match, request.num_tokens, spare=spare)
 
     def _make_room(self, request: Request, num_tokens: int) -> bool:
         """Let a running request hold `num_tokens` tokens, preempting younger ones; False: it must wait."""
-        if num_tokens <= len(request.block_ids[0]) * self._cache.block_size:
+        cache = self._cache
+        if num_tokens <= len(request.block_ids[0]) * cache.block_size and not cache.shared_tails(request):
             return True
         while not self._cache.make_room(request, num_tokens, self._roster.running):
             victim = self._roster.running[-1]

@@ -1,6 +1,6 @@
 """What runs on the device, compiled: one program of the model a bucket, one sampler a number of rows, and one that
-picks logprobs, one for the pool, one that scores prompts and, for it, one a number of tokens that picks their hidden
-vectors.
+picks logprobs, one that makes the pool, one that copies blocks of it, one that scores prompts and, for it, one a number
+of tokens that picks their hidden vectors.
 
 Owns the traced functions, which are pure functions of arrays, and what they are compiled for; holds no array of the
 pool. A step takes a flat tuple of leaves (an `nnx.State` argument costs milliseconds a call, docs/DECISIONS.md).
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxpaged.batch import StepLayout, unpack
+from jaxpaged.batch import COPIES, StepLayout, unpack
 from jaxpaged.buckets import Bucket, BucketTable
 from jaxpaged.bundle import Bundle, fingerprint_of
 from jaxpaged.config import ResolvedConfig
@@ -25,7 +25,7 @@ from jaxpaged.masks import mask_words
 from jaxpaged.memory import machine_digest
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, make_context, unflatten
-from jaxpaged.models.kv import KVPool, make_pool, pool_specs
+from jaxpaged.models.kv import KVPool, copy_blocks, make_pool, pool_specs
 from jaxpaged.request import PENDING
 from jaxpaged.sampler import Sampled, SamplingRows, sample
 from jaxpaged.sampling_params import MAX_BIASES
@@ -131,6 +131,13 @@ class Programs:
         function = partial(score, graphdef=self.model.graphdef)
         return self._program("score", function, arguments, donate=None, results=_SCORED)
 
+    def copier(self) -> jax.stages.Compiled:
+        """Copies blocks of the pool, `COPIES` at a time; the pool is donated."""
+        if (program := self.compiled.get("copy")) is not None:
+            return program
+        pool = self._pool_form()
+        return self._program("copy", copy_blocks, (pool, _int32(2, COPIES)), donate=0, results=pool)
+
     def pool_maker(self) -> jax.stages.Compiled:
         """Makes a pool of zeros, of nothing."""
         make = partial(make_pool, self.model.config, self.backend, **self._pool_sizes())
@@ -163,7 +170,7 @@ class Programs:
     def has_step(self, bucket: Bucket) -> bool:
         """Whether all programs of a step of this bucket are there."""
         of_rows = {f"sampler-{bucket.rows}", f"logprobs-{bucket.rows}"}
-        names = {_step_name(bucket), *of_rows, f"pick-{bucket.tokens}", "score"}
+        names = {_step_name(bucket), *of_rows, f"pick-{bucket.tokens}", "score", "copy"}
         return names <= self.compiled.keys()
 
     def with_pool(self, config: ResolvedConfig) -> Programs:
@@ -235,7 +242,7 @@ def run_model(
     """The model's part of a step, traced: writes K and V of its tokens into the pool.
 
     last_tokens: i32[seats + 1], drawn by earlier steps. ints: i32[num_ints] as `layout` says. Returns the pool, the
-    logits f32[S, V] of each row's last token, these tokens and the rows' seats (i32[S] both), the rows' options for the
+    logits f32[S, V] of the token that each row draws after, these tokens and the rows' seats (i32[S] both), the rows' options for the
     sampler, and the hidden vectors f32[T, E] of all tokens.
     """
     fields = unpack(ints, layout, lambda bits: lax.bitcast_convert_type(bits, jnp.float32))
@@ -255,7 +262,7 @@ def run_model(
     token_ids = jnp.concatenate([first, rest])
     model = unflatten(graphdef, leaves)
     hidden, pool = model(token_ids, context, pool)  # [T, E]
-    last = fields.cu_q_lens[1:] - 1  # [S]: where each row's last token stands
+    last = fields.sampled_at  # [S]
     rows = SamplingRows(
         temperature=fields.temperature,
         top_k=fields.top_k,
@@ -265,11 +272,11 @@ def run_model(
         frequency=fields.frequency,
         repetition=fields.repetition,
         seeds=fields.seeds,
-        positions=fields.kv_lens,  # the sampled token's position
+        positions=fields.positions,
         prompt_lens=fields.prompt_lens,
         num_logprobs=fields.num_logprobs,
     )
-    held = jnp.where(jnp.diff(fields.cu_q_lens) > 0, jnp.arange(1, layout.bucket.rows + 1, dtype=jnp.int32), 0)
+    held = jnp.where(fields.positions > 0, jnp.arange(1, layout.bucket.rows + 1, dtype=jnp.int32), 0)
     count = jnp.max(held, keepdims=True)  # rows stand before the padding
     return pool, model.logits(hidden[last], count), (token_ids[last], fields.seats), rows, hidden
 
@@ -286,7 +293,7 @@ def draw(
 ) -> tuple[Array, Sampled]:
     """The sampler's part of a step, traced: `sample`, and the tokens it drew remembered at the rows' seats.
 
-    last_tokens: i32[seats + 1], donated. rows_last: each row's last token and its seat, i32[S] both.
+    last_tokens: i32[seats + 1], donated. rows_last: the token that each row draws after, and its seat, i32[S] both.
     """
     tokens, seats = rows_last
     sampled = sample(logits, rows, history, bias_ids, bias_values, masks, tokens)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxpaged.errors import ParameterError
 from jaxpaged.checked_numbers import whole_number
+from jaxpaged.errors import ParameterError
 
 MAX_SPAN = 4096
 """Tokens at the end of an answer that are looked at: the longest pattern, as often as it must come."""

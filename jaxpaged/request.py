@@ -22,6 +22,7 @@ PENDING = -1
 
 class RequestState(Enum):
     WAITING = "waiting"  # owns no block; also after preemption
+    FOLLOWING = "following"  # another request computes its prompt; owns no block, but perhaps a seat
     RUNNING = "running"
     FINISHED = "finished"
 
@@ -70,11 +71,24 @@ class Request:
     state: RequestState = RequestState.WAITING
     finish: FinishReason | None = None
     num_preemptions: int = 0
+    held: bool = False  # what follows each of its tokens is chosen outside: see `Scheduler.choose`
+    paused: bool = False  # held, and a token is drawn and known: it waits for the choice
+    followers: list[Request] = field(default_factory=list)  # of the same prompt, until its first token is drawn
+    leader: Request | None = None  # while following: whose followers it is among
+    heir: Request | None = None  # which of its followers goes on with what it had computed when it ended
 
     def __post_init__(self) -> None:
         assert self.prompt, "an empty prompt is refused before a Request is made"
         if not self.tokens:
             self.tokens = list(self.prompt)
+
+    @property
+    def last_heir(self) -> Request:
+        """Who goes on with what this request had computed: itself, unless it ended and left it to a follower."""
+        request = self
+        while request.heir is not None:
+            request = request.heir
+        return request
 
     @property
     def num_tokens(self) -> int:
@@ -99,6 +113,11 @@ class Request:
         if self.params.skip_reading_prefix_cache:
             return 0
         return len(self.tokens) - 1 if self.num_scored == self.num_to_score else self.num_scored
+
+    @property
+    def rests(self) -> bool:
+        """Whether it has nothing to compute while it runs: it has all its tokens, or the last one is to be chosen."""
+        return self.has_all_tokens or (self.held and (self.paused or self.tokens[-1] == PENDING))
 
     @property
     def has_all_tokens(self) -> bool:

@@ -28,7 +28,7 @@ def history_of(rows: Sequence[RowPlan], *, num_rows: int, max_model_len: int) ->
         if row.samples and is_penalised(row.request):
             if history is None:
                 history = np.full((num_rows, max_model_len), -1, np.int32)
-            tokens = row.request.tokens[: row.start + row.length]
+            tokens = row.tokens[: row.start + row.length]
             history[i, : len(tokens)] = tokens
     return history
 

@@ -137,6 +137,10 @@ class ModelRunner:
         """What scores prompt tokens. Any thread may call it."""
         return self._programs.scorer()
 
+    def compile_copier(self) -> Compiled:
+        """What copies blocks of the pool. Any thread may call it."""
+        return self._programs.copier()
+
     def execute(self, inputs: StepInputs, bucket: Bucket, masks: np.ndarray | None = None) -> StepResult:
         """Launch one step. Returns at once where the device computes asynchronously. See `forward` and `draw`."""
         return self.draw(self.forward(inputs, bucket), masks)
@@ -148,6 +152,7 @@ class ModelRunner:
         """
         step = self.compile(bucket)
         self.compile_sampler(bucket.rows)
+        copier = self.compile_copier() if inputs.copies else None
         scoring = inputs.scored and (inputs.scored, self.compile_picker(bucket.tokens), self.compile_scorer())
         if self.pool_is_lost:
             raise EngineError(
@@ -156,6 +161,9 @@ class ModelRunner:
                 limit="an earlier step was stopped while the device held the pool",
                 fix="Abort all requests and call rebuild_pool() of the engine, or make a new one",
             )
+        if copier is not None:
+            for pairs in inputs.copies:
+                self.pool = copier(self.pool, pairs)
         self.pool, logits, last, rows, hidden = step(self.leaves, self.pool, self._last_tokens, inputs.ints)
         scores = scoring and self._score(*scoring, hidden)
         return Forward(inputs=inputs, num_rows=bucket.rows, logits=logits, last=last, rows=rows, scores=scores)

@@ -33,12 +33,20 @@ _REFUSED: Mapping[str, tuple[Collection[Any], str, str]] = MappingProxyType(
         ),
         "extra_args": ((None, {}), "nothing here would read it", "Leave it out"),
         "flat_logprobs": ((False,), "logprobs have one form, a mapping per token", "Leave it out"),
-        "prompt_logprob_token_ids": ((None,), "a prompt's logprobs are those of its likeliest tokens", "Use prompt_logprobs"),
+        "prompt_logprob_token_ids": (
+            (None,),
+            "a prompt's logprobs are those of its likeliest tokens",
+            "Use prompt_logprobs",
+        ),
         "prompt_logprob_start": ((None,), "a prompt's logprobs begin with its second token", "Leave it out"),
         "output_kind": ((), "it is not a sampling parameter here", "Give it to LLMEngine.submit"),
         "stream_interval": ((None,), "every token is told as it comes", "Leave it out"),
         "routed_experts_prompt_start": ((0,), "which experts were chosen is not told", "Leave it out"),
-        "trace_decode_token_ids": ((None,), "tokens are drawn, never given", "Use allowed_token_ids or structured_outputs"),
+        "trace_decode_token_ids": (
+            (None,),
+            "tokens are drawn, never given",
+            "Use allowed_token_ids or structured_outputs",
+        ),
         "guided_decoding": ((None,), "it has another name", "Use structured_outputs"),
         "use_beam_search": ((False, None), "beams are no kind of sampling", "Use LLM.beam_search"),
         "length_penalty": ((1.0,), "it belongs to beam search", "Use BeamSearchParams"),
@@ -195,7 +203,10 @@ class SamplingParams:
         if self.truncation_side not in (None, "left", "right"):
             raise ParameterError(name="truncation_side", value=self.truncation_side, limit="it must be left or right")
         if not isinstance(self.repetition_detection, RepetitionDetectionParams | None):
-            limit, fix = "it must be a RepetitionDetectionParams", "As in RepetitionDetectionParams(max_pattern_size=8, min_count=4)"
+            limit, fix = (
+                "it must be a RepetitionDetectionParams",
+                "As in RepetitionDetectionParams(max_pattern_size=8, min_count=4)",
+            )
             raise ParameterError(name="repetition_detection", value=self.repetition_detection, limit=limit, fix=fix)
 
     def _check_tokens(self) -> None:

@@ -54,14 +54,17 @@ class Steps:
         self._count = count
 
     def advance(self, scheduler: Scheduler, *, overlapped: bool) -> list[TokenEvent]:
-        """Launch the next step and commit one; overlapped: commit the one before.
+        """Launch the next step and commit one; overlapped: commit the one before. Interrupted, it can be called again.
 
         Where a row may draw only what follows on a token of the step before, that one is committed between the model's
-        part of the step and its draw: the device computes meanwhile. Interrupted, it can be called again.
+        part of the step and its draw: the device computes meanwhile. A step is committed before the next one is planned
+        where it verifies guesses, or where the next one is likely to be worth some.
         """
         self._draw_late(scheduler)  # an earlier call was interrupted
-        launched = len(self.in_flight) < 2 and self._launch(scheduler)  # two: an earlier commit was interrupted
-        if launched:
+        ahead = overlapped and not scheduler.needs_commit()  # guesses go on from tokens that are known
+        while len(self.in_flight) > ahead:  # two: an earlier commit was interrupted
+            self._commit(scheduler)
+        if launched := self._launch(scheduler):
             self._draw_late(scheduler)
         keep = 1 if launched and overlapped else 0
         if len(self.in_flight) > keep:

@@ -70,7 +70,8 @@ def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: Progres
     jobs = [partial(runner.compile, bucket) for bucket in order]
     for rows in sorted({bucket.rows for bucket in order}, reverse=True):
         jobs += [partial(runner.compile_sampler, rows), partial(runner.compile_logprob_picker, rows)]
-    jobs += [runner.compile_scorer, *(partial(runner.compile_picker, tokens) for tokens in {b.tokens for b in order})]
+    jobs += [partial(runner.compile_picker, tokens) for tokens in {bucket.tokens for bucket in order}]
+    jobs += [runner.compile_scorer, runner.compile_copier]
     with (
         ThreadPoolExecutor(max_workers=_workers(), thread_name_prefix="compile") as pool,
         progress_of(progress).track("compiling", total=len(jobs), unit="program") as advance,

@@ -103,6 +103,7 @@ _STYLES: Mapping[type, FlagStyle] = MappingProxyType(
                 "generation_config": Annotated[str, tyro.conf.arg(metavar="{auto,vllm,PATH}")],
                 "override_generation_config": Json,
                 "reasoning_config": Json,
+                "speculative_config": Json,
             }
         ),
         SamplingParams: FlagStyle(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 import llguidance
 import numpy as np
 
-from jaxpaged.errors import GrammarError
 from jaxpaged.answer_end import AnswerEnd
+from jaxpaged.errors import GrammarError
 from jaxpaged.structured.library import one_line
 from jaxpaged.structured.vocabulary import Vocabulary, bits_of
 
@@ -113,4 +113,6 @@ class GrammarConstraint:
         assert self._matcher is not None
         if self._matcher.is_error():
             said = one_line(self._matcher.get_error())
-            raise GrammarError(name="structured_outputs", value="a grammar", limit=f"the answer cannot be held to it: {said}")
+            raise GrammarError(
+                name="structured_outputs", value="a grammar", limit=f"the answer cannot be held to it: {said}"
+            )

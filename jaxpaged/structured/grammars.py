@@ -93,5 +93,7 @@ class Grammars:
         matcher = llguidance.LLMatcher(vocabulary.trie, text, log_level=0, limits=limits())
         if matcher.is_error():
             said = one_line(matcher.get_error())
-            raise GrammarError(name="structured_outputs", value=params.kind, limit=f"no grammar can be made of it: {said}")
+            raise GrammarError(
+                name="structured_outputs", value=params.kind, limit=f"no grammar can be made of it: {said}"
+            )
         return matcher, vocabulary

@@ -43,9 +43,7 @@ DRAFTS = frozenset(
         "http://json-schema.org/schema",
     )
 )
-FORMATS = frozenset(
-    ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
-)
+FORMATS = frozenset(("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"))
 """Formats of texts that are enforced."""
 
 _NEEDS: Mapping[str, str] = {
@@ -89,7 +87,10 @@ def why_not(keyword: str) -> tuple[str, str]:
     """What an error says of a keyword that no answer can be held to, and what to do instead."""
     known = _NEEDS.get(keyword)
     if known is None:
-        return "there is no such keyword, or none that is known here", "Leave it out; names of other tools begin with x-"
+        return (
+            "there is no such keyword, or none that is known here",
+            "Leave it out; names of other tools begin with x-",
+        )
     return f"an answer cannot be held to it: {known}", _INSTEAD.get(keyword, "Leave it out")
 
 

@@ -68,7 +68,11 @@ class _Rules:
             for i, one in enumerate(given)
         ]
         made = [
-            ({"begin": tag.get("begin"), "end": tag.get("end")}, self.schema(tag.get("schema", {}), f"{path}.schema"), path)
+            (
+                {"begin": tag.get("begin"), "end": tag.get("end")},
+                self.schema(tag.get("schema", {}), f"{path}.schema"),
+                path,
+            )
             for tag, path in tags
         ]
         return self._triggered(made, _list(told, "triggers", "$"), "$")

@@ -40,7 +40,15 @@ def test_every_field_has_a_docstring(kind: type) -> None:
 
 
 NOT_FLAGS = {
-    *("n", "best_of", "logprobs", "logprob_token_ids", "prompt_logprobs", "detokenize", "spaces_between_special_tokens"),
+    *(
+        "n",
+        "best_of",
+        "logprobs",
+        "logprob_token_ids",
+        "prompt_logprobs",
+        "detokenize",
+        "spaces_between_special_tokens",
+    ),
     *("skip_reading_prefix_cache", "allowed_token_ids", "repetition_detection"),
 }
 """Sampling parameters that make nothing of what the command prints, or that one line does not hold."""

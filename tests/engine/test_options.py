@@ -149,7 +149,9 @@ def check_logprobs(output: RequestOutput, place: int, token: int, logits: Any) -
     assert token in told[place]
     for other, one in told[place].items():
         assert abs(one.logprob - own[other]) < 1e-4
-        assert one.rank is None or one.rank == 1 + int((logits > logits[other]).sum() + (logits[:other] == logits[other]).sum())
+        assert one.rank is None or one.rank == 1 + int(
+            (logits > logits[other]).sum() + (logits[:other] == logits[other]).sum()
+        )
 
 
 def test_named_logprobs_and_all_of_them(llm: LLM) -> None:
@@ -247,7 +249,9 @@ def test_no_text_where_none_is_asked_for(llm: LLM) -> None:
 def test_a_prefix_is_not_read_where_that_is_asked_for(llm: LLM) -> None:
     ids = llm.engine.tokenizer.encode(TEXT[5000:5400])[:64]
     cached = [
-        llm.generate(ids, SamplingParams(max_tokens=1, skip_reading_prefix_cache=skip), use_tqdm=False)[0].num_cached_tokens
+        llm.generate(ids, SamplingParams(max_tokens=1, skip_reading_prefix_cache=skip), use_tqdm=False)[
+            0
+        ].num_cached_tokens
         for skip in (None, None, True, False)
     ]
     assert cached[1] > 0
@@ -257,8 +261,14 @@ def test_a_prefix_is_not_read_where_that_is_asked_for(llm: LLM) -> None:
 
 def test_what_asks_for_nothing_is_taken() -> None:
     params = SamplingParams(
-        logits_processors=None, extra_args=None, flat_logprobs=False, guided_decoding=None, skip_clone=True  # pyright: ignore[reportCallIssue]
+        logits_processors=None,
+        extra_args=None,
+        flat_logprobs=False,
+        guided_decoding=None,
+        skip_clone=True,  # pyright: ignore[reportCallIssue]
     )
     assert params == SamplingParams()
-    with pytest.raises(ParameterError, match=r"logits_processors is .*no code of a request runs.*Use allowed_token_ids"):
+    with pytest.raises(
+        ParameterError, match=r"logits_processors is .*no code of a request runs.*Use allowed_token_ids"
+    ):
         SamplingParams(logits_processors=[len])  # pyright: ignore[reportCallIssue]

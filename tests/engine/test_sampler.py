@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampling_options import neutral
 from sampler_oracle import Asked, draw, edited
+from sampling_options import neutral
 from scipy import stats
 
 from jaxpaged.sampler import Sampled, SamplingRows, largest, sample, uniforms

@@ -78,9 +78,7 @@ def made(rng: np.random.Generator, place: int, options: Mapping[str, Any], vocab
         stop_ids=STOP,
         tokens=[*prompt, *output],
         seat=place,
-        constraints=constraints_of(
-            params, prompt=prompt, stop_ids=STOP, vocab=vocab, encode=encode, tags=THINK
-        ),
+        constraints=constraints_of(params, prompt=prompt, stop_ids=STOP, vocab=vocab, encode=encode, tags=THINK),
     )
     request.block_ids, request.table_starts = [array("i", [1])], [0]
     return request

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxpaged.batch import Packer, StepFields, StepInputs, StepLayout, unpack
+from jaxpaged.batch import COPIES, Packer, StepFields, StepInputs, StepLayout, unpack
 from jaxpaged.buckets import Bucket
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import PENDING, Request
@@ -185,3 +185,34 @@ def test_a_full_bucket_has_no_padding() -> None:
     assert fields.cu_q_lens.tolist() == [0, 1, 2]
     assert fields.seats.tolist() == [1, 2]
     assert fields.block_tables[0].tolist() == [[1], [2]]
+
+
+def test_a_follower_has_a_row_without_tokens_that_samples_where_its_leader_does() -> None:
+    decoding = request("a", [5, 6, 7, 8], 3, [[4, 2], [9, 1]])
+    leader = request("b", [1, 2, 3, 4, 5], 5, [[3, 1, 5], [2, 6, 3]], seat=3)
+    follower = request("c", [1, 2, 3, 4, 5], 5, [], seat=4, top_k=3)
+    follower.leader = leader
+    step = plan((decoding, 3, 1), (leader, 1, 4), (follower, 5, 0))
+    fields = fields_of(packer().pack(step, LAYOUT))
+    assert fields.cu_q_lens.tolist() == [0, 1, 5, 5, 5]
+    assert fields.kv_lens.tolist() == [4, 5, 0, 0]  # padding, to attention
+    assert fields.positions.tolist() == [4, 5, 5, 0]
+    assert fields.sampled_at.tolist() == [0, 4, 4, 0]
+    assert fields.seats.tolist() == [0, 3, 4, SEATS]
+    assert fields.top_k.tolist() == [0, 0, 3, 0]
+    assert fields.block_tables[0][2].tolist() == [0, 0, 0]
+    leader.block_ids, leader.seat = [], -1  # it ended since the plan
+    assert fields_of(packer().pack(step, LAYOUT)).sampled_at.tolist() == [0, 4, 4, 0]
+    follower.leader = None
+    assert fields_of(packer().pack(step, LAYOUT)).sampled_at.tolist() == [0, 4, 0, 0]
+    with pytest.raises(AssertionError, match="rows without come last"):
+        packer().pack(plan((follower, 5, 0), (leader, 1, 4)), LAYOUT)
+
+
+def test_copies_go_a_few_at_a_time() -> None:
+    pairs = tuple((2 * i + 1, 2 * i + 2) for i in range(COPIES + 1))
+    step = two_rows()
+    first, second = packer().pack(StepPlan(rows=step.rows, bucket=step.bucket, copies=pairs), LAYOUT).copies
+    assert first.T.tolist() == [list(pair) for pair in pairs[:COPIES]]
+    assert second.T.tolist() == [list(pairs[COPIES]), *[[0, 0]] * (COPIES - 1)]
+    assert packer().pack(step, LAYOUT).copies == ()

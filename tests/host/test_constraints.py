@@ -109,7 +109,9 @@ def test_sequences_against_their_definition() -> None:
         sequences = [tuple(rng.choices(range(4), k=rng.randint(2, 4))) for _ in range(rng.randint(1, 6))]
         constraint = BarredSequences(sequences, vocab=VOCAB)
         output = rng.choices(range(4), k=rng.randint(0, 8))
-        barred = {s[-1] for s in sequences if len(output) >= len(s) - 1 and (*output[len(output) - len(s) + 1 :],) == s[:-1]}
+        barred = {
+            s[-1] for s in sequences if len(output) >= len(s) - 1 and (*output[len(output) - len(s) + 1 :],) == s[:-1]
+        }
         assert allowed([constraint], output) == EVERY - barred
 
 

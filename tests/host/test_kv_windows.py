@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import CapacityError
-from jaxpaged.kvcache import KVCache, KVPoolSpec
+from jaxpaged.kv_pool_spec import KVPoolSpec
+from jaxpaged.kvcache import KVCache
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import Request
 from jaxpaged.scheduler import Scheduler, SchedulerConfig

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 from host_model import make_request
 
 from jaxpaged.buckets import BucketTable
-from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError, RequestError
+from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, RequestError
 from jaxpaged.plan import StepPlan
-from jaxpaged.request import FinishReason, Logprob, Request, RequestState, SamplingParams, TokenEvent
+from jaxpaged.request import FinishReason, Logprob, RequestState, TokenEvent
 from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 BUCKETS = BucketTable.build(max_rows=4, max_step_tokens=16, min_rows=2, min_step_tokens=8)

@@ -35,6 +35,7 @@ VALUES = {
     "otlp-traces-endpoint": "http://localhost:4318",
     "quantization": "int8",
     "root-path": "/llm",
+    "speculative-config": '{"method": "ngram", "num_speculative_tokens": 3}',
     "ssl-cert-reqs": "2",
 }
 """A value of each supported flag for which 64 will not do."""

@@ -57,6 +57,7 @@ COMMANDS = [
     Start(EngineConfig(reasoning_config=TAGS, max_logprobs=-1)),
     Submit(5, [1, 2, 3], PARAMS, "tenant"),
     Submit(6, [1], MORE),
+    Submit(5, [1, 2, 3], PARAMS, "tenant", [(6, PARAMS), (7, SamplingParams())]),
     Abort([1, 2**40]),
     Finish(9),
     Call(1, "pool_map"),

@@ -50,12 +50,18 @@ class Start(Message, frozen=True):
 
 
 class Submit(Message, frozen=True):
-    """Queue a prompt. id: chosen by the front end, unique for its life. salt: namespace of its cached prefixes."""
+    """Queue a prompt. id: chosen by the front end, unique for its life. salt: namespace of its cached prefixes.
+
+    followers: (id, parameters) of more requests of the same prompt, which is computed and held once for all of them.
+    length_penalty: they are the beams of a search.
+    """
 
     id: int
     ids: list[int]
     params: SamplingParams
     salt: str = ""
+    followers: list[tuple[int, SamplingParams]] = []
+    length_penalty: float | None = None
 
 
 class Abort(Message, frozen=True):
@@ -202,7 +208,8 @@ class Beat(Message, frozen=True):
     at most. oldest_wait_s: of the queue's first request. waiting: requests in the engine's own queue. longest_step_s:
     of the last 512 to 1024 steps. full_step_s: how long a step of the most tokens takes, by the mean of the largest
     that were seen; 0 before the first. step_token_counts: steps since the start, by the tokens computed for requests:
-    at most STEP_TOKEN_BOUNDS[i], in the last entry more. residency: of sampled blocks since the start, where that is
+    at most STEP_TOKEN_BOUNDS[i], in the last entry more. accepted_at: guesses that came true since the start, by their
+    place; empty where none are made. residency: of sampled blocks since the start, where that is
     measured.
     """
 
@@ -217,6 +224,7 @@ class Beat(Message, frozen=True):
     full_step_s: float = 0.0
     step_token_counts: tuple[int, ...] = ()
     residency: ResidencyCounts | None = None
+    accepted_at: tuple[int, ...] = ()
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -54,7 +54,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
         if body.stream:
             return await stream_reply(request, services, job, writer.events)
         async with services.deadline(job.deadline):
-            outputs = await gather(answers)
+            outputs = await gather(answers, job)
         headers = services.load_headers(request)
         size = num_scores(job, answers)
         return await services.text.aside(job.key, size, lambda: json_reply(writer.reply(outputs), headers=headers))
@@ -75,7 +75,7 @@ class _Writer:
         self._echoed = _echoed(body, self._role)
         self._opening = Delta(role=self._role, content=self._echoed)
 
-    def reply(self, outputs: Sequence[CompletionOutput]) -> ChatReply:
+    def reply(self, outputs: Sequence[tuple[Answer, CompletionOutput]]) -> ChatReply:
         """All of it, at once."""
         head, body = self._head, self._body
         choices = [
@@ -87,7 +87,7 @@ class _Writer:
                 stop_reason=said.stop_reason,
                 token_ids=list(said.token_ids) if body.return_token_ids else ABSENT,
             )
-            for i, said in enumerate(outputs)
+            for i, (_, said) in enumerate(outputs)
         ]
         found = self._answers[0].prompt_logprobs
         tokenizer, ids = self._services.text.tokenizer, self._job.prompts[0].ids
