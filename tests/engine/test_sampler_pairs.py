@@ -15,6 +15,7 @@ from sampler_oracle import Asked, allowed, choose, logprobs, uniform
 from jaxpaged.batch import Packer, StepLayout, unpack
 from jaxpaged.buckets import Bucket
 from jaxpaged.constraints import constraints_of
+from jaxpaged.mask_filler import MaskFiller
 from jaxpaged.masks import mask_words
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import Request
@@ -89,7 +90,9 @@ def drawn(requests: Sequence[Request], logits: np.ndarray) -> tuple[Sampled, Wid
     rows = tuple(RowPlan(request, len(request.tokens) - 1, 1, True) for request in requests)
     vocab = logits.shape[1]
     packer = Packer(num_seats=ROWS, table_width=1, num_groups=1, max_model_len=LONGEST, vocab_size=vocab)
-    inputs = packer.pack(StepPlan(rows=rows, bucket=layout.bucket), layout)
+    plan = StepPlan(rows=rows, bucket=layout.bucket)
+    inputs = packer.pack(plan, layout)
+    masks, _ = MaskFiller(vocab=vocab).of(plan)
     fields = unpack(inputs.ints, layout, lambda bits: bits.view(np.float32))
     asked = {name: getattr(fields, name) for name in SamplingRows._fields if name != "positions"}
     unused = (
@@ -98,7 +101,7 @@ def drawn(requests: Sequence[Request], logits: np.ndarray) -> tuple[Sampled, Wid
         np.zeros((ROWS, MAX_BIASES), np.float32),
         np.full((ROWS, mask_words(vocab)), -1, np.int32),
     )
-    given = (inputs.history, inputs.bias_ids, inputs.bias_values, inputs.masks)
+    given = (inputs.history, inputs.bias_ids, inputs.bias_values, masks)
     options = [nothing if one is None else one for one, nothing in zip(given, unused, strict=True)]
     sampled = jitted(logits, SamplingRows(**asked, positions=fields.kv_lens), *options)
     wide = tuple(picked(logits, places) for places in slices_of(inputs.wide))
