@@ -159,7 +159,7 @@ class Answer:
 
         Raises what admission and the engine raise, FailedError where the model's output was no number.
         """
-        job, completion, request, ticket = self._job, self.completion, self.request, self._ticket
+        completion, request, ticket = self.completion, self.request, self._ticket
         meter = self._meter()
         try:
             if self._awaits_turn:

@@ -228,9 +228,13 @@ async def test_the_async_engine_tells_all_answers(loose: LLMEngine, text: tuple[
             last[output.outputs[0].index] = output.outputs[0].token_ids
         assert [last[i] for i in range(3)] == answers_of(whole)
         long = replace(params, max_tokens=100)
-        with pytest.raises(EngineError, match="aborted"):
+
+        async def abort_at_once() -> None:
             async for output in served.generate(text[:50], long, request_id="mine"):
                 await served.abort(output.request_id)
+
+        with pytest.raises(EngineError, match="aborted"):
+            await abort_at_once()
         await served.drain()
         assert not loose.has_unfinished
 

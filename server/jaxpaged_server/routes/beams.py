@@ -24,7 +24,10 @@ _NEUTRAL = {
 
 
 def length_penalty_of(body: SamplingFields) -> float | None:
-    """The length penalty of the beam search that a body asks for; None where it asks for none. Raises ParameterError."""
+    """The length penalty of the beam search that a body asks for; None where it asks for none.
+
+    Raises ParameterError.
+    """
     if body.use_beam_search:
         return 1.0 if body.length_penalty is None else body.length_penalty
     if body.length_penalty not in (None, 1.0):
