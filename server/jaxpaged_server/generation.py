@@ -51,7 +51,8 @@ class Job:
     """What one HTTP request asks of the engine. n answers to each prompt; deadline: on the monotonic clock.
 
     flight, headers: of the HTTP request; model: the name it was asked for by. asked_tokens: of an answer, by the
-    request itself: they must fit, where a default of the server's is cut to what fits.
+    request itself: they must fit, where a default of the server's is cut to what fits. shown: special tokens that are
+    part of the text.
     """
 
     flight: Flight
@@ -65,6 +66,7 @@ class Job:
     kind: OutputKind
     salt: str
     deadline: float
+    shown: frozenset[int] = frozenset()
 
     @property
     def prompt_tokens(self) -> int:
@@ -136,7 +138,12 @@ class Answer:
             arrival_s=time.monotonic(),
         )
         self.completion = Completion(
-            self.request, services.text.tokenizer, prompt=self.prompt.text, kind=job.kind, clock=time.monotonic
+            self.request,
+            services.text.tokenizer,
+            prompt=self.prompt.text,
+            kind=job.kind,
+            clock=time.monotonic,
+            shown=job.shown,
         )
         self.num_tokens = 0
         self.prompt_logprobs: Sequence[Pairs | None] | None = None

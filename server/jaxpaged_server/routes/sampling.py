@@ -73,8 +73,9 @@ def make_job(
     *,
     asked_tokens: int | None,
     deadline: float,
+    shown: frozenset[int] = frozenset(),
 ) -> Job:
-    """The job of a request. asked_tokens, deadline: see `Job`.
+    """The job of a request. asked_tokens, deadline, shown: see `Job`.
 
     Raises ParameterError for stream options without a stream.
     """
@@ -95,6 +96,7 @@ def make_job(
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
         salt=key.namespace(body.cache_salt),
         deadline=deadline,
+        shown=shown,
     )
 
 
