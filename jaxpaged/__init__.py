@@ -13,24 +13,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxpaged.async_engine import AsyncEngine as AsyncEngine
+    from jaxpaged.beams import BeamSearchParams as BeamSearchParams
     from jaxpaged.config import EngineConfig as EngineConfig
     from jaxpaged.engine import LLMEngine as LLMEngine
     from jaxpaged.llm import LLM as LLM
     from jaxpaged.outputs import OutputKind as OutputKind
+    from jaxpaged.repetition import RepetitionDetectionParams as RepetitionDetectionParams
     from jaxpaged.request import RequestOutput as RequestOutput
-    from jaxpaged.request import SamplingParams as SamplingParams
+    from jaxpaged.sampling_params import SamplingParams as SamplingParams
+    from jaxpaged.structured.params import StructuredOutputsParams as StructuredOutputsParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncEngine", "EngineConfig", "LLMEngine", "OutputKind", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "AsyncEngine",
+    "BeamSearchParams",
+    "EngineConfig",
+    "LLMEngine",
+    "OutputKind",
+    "RepetitionDetectionParams",
+    "RequestOutput",
+    "SamplingParams",
+    "StructuredOutputsParams",
+]
 
 _HOME = {
     "LLM": "jaxpaged.llm",
     "AsyncEngine": "jaxpaged.async_engine",
+    "BeamSearchParams": "jaxpaged.beams",
     "EngineConfig": "jaxpaged.config",
     "LLMEngine": "jaxpaged.engine",
     "OutputKind": "jaxpaged.outputs",
+    "RepetitionDetectionParams": "jaxpaged.repetition",
     "RequestOutput": "jaxpaged.request",
-    "SamplingParams": "jaxpaged.request",
+    "SamplingParams": "jaxpaged.sampling_params",
+    "StructuredOutputsParams": "jaxpaged.structured.params",
 }
 
 

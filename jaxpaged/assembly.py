@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN, ResolvedConfig
-from jaxpaged.kvcache import KVPoolSpec
+from jaxpaged.kv_pool_spec import KVPoolSpec
 from jaxpaged.limits import SchedulerConfig
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.residency import BlockResidency
 from jaxpaged.scheduler import Scheduler
+from jaxpaged.speculation.speculator import Speculator
 
 
 def make_buckets(config: ResolvedConfig) -> BucketTable:
@@ -30,6 +31,9 @@ def make_scheduler(
     residency: BlockResidency | None = None,
 ) -> Scheduler:
     """The scheduler of an engine. windows: of each KV group, how far back its layers look."""
+    speculation = config.speculation
+    # native products leave padding out, so a row costs the same whether it fills a bucket up or not
+    pads = config.attention_backend != "native"
     return Scheduler(
         SchedulerConfig(
             max_rows=config.max_num_seqs,
@@ -44,4 +48,5 @@ def make_scheduler(
         clock=clock,
         listener=listener,
         residency=residency,
+        speculator=None if speculation is None else Speculator(speculation, pads=pads),
     )

@@ -14,20 +14,28 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from jaxpaged.answers import check_output_kind
+from jaxpaged.beams import BeamSearchParams, search_of
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
-from jaxpaged.errors import EngineError
+from jaxpaged.errors import EngineError, RequestError
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import Request, RequestOutput, SamplingParams, TokenEvent
 
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    """Where one request's tokens go: a queue that only its own event loop touches."""
+    """Where the tokens of one request's answers go: a queue that only its own event loop touches.
+
+    names: ids of the answers, and left: of those that go on; touched by the engine thread only.
+    """
 
     loop: asyncio.AbstractEventLoop
+    names: tuple[str, ...] = ()
+    left: set[str] = field(default_factory=set)
     events: asyncio.Queue[TokenEvent | BaseException] = field(default_factory=asyncio.Queue)
 
 
@@ -66,39 +74,41 @@ class AsyncEngine:
     async def generate(
         self,
         prompt: str | Sequence[int],
-        params: SamplingParams | None = None,
+        params: SamplingParams | BeamSearchParams | None = None,
         *,
         request_id: str | None = None,
         output_kind: OutputKind = OutputKind.CUMULATIVE,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Stream a request's outputs, the last one `finished`. Raises RequestError as `LLMEngine.submit` does.
 
-        EngineError if the engine stopped or broke before the end.
+        EngineError if the engine stopped or broke before the end. Where there are several answers (n, best_of), one
+        before the end holds one of them, with its index; with BeamSearchParams they are what the search finds.
         """
-        params = params or self.engine.default_params
+        params, length_penalty = search_of(params or self.engine.default_params)
+        check_output_kind(params, output_kind, searches=length_penalty is not None)
         with self._door:
             self._require_open()
         ids = await asyncio.to_thread(self.engine.check, prompt, params)
         stream = _Stream(asyncio.get_running_loop())
-        accepted: Future[Request] = Future()
-        self._send(lambda: self._submit(stream, accepted, ids, params, request_id))
+        accepted: Future[list[Request]] = Future()
+        self._send(lambda: self._submit(stream, accepted, ids, params, request_id, length_penalty))
         ended = False
         try:
-            request = await asyncio.wrap_future(accepted)
-            completion = self.engine.completion(
-                request, output_kind, prompt=prompt if isinstance(prompt, str) else None
-            )
+            requests = await asyncio.wrap_future(accepted)
+            text = prompt if isinstance(prompt, str) else None
+            answers = self.engine.answers(requests, params, output_kind, prompt=text)
             while not ended:
                 event = await stream.events.get()
                 if isinstance(event, BaseException):
                     ended = True
                     raise event
-                if completion.push(event):  # its text has met a stop string; tokens on their way are not waited for
+                if answers.push(event):  # its text has met a stop string; tokens on their way are not waited for
                     with contextlib.suppress(EngineError):  # an engine that closes ends its requests itself
-                        self._send(lambda: self._stop(stream, request.id))
-                ended = completion.finished
-                if ended or output_kind is not OutputKind.FINAL_ONLY:
-                    yield completion.output()
+                        self._send(partial(self._stop, stream, event.request_id))
+                ended = answers.finished
+                output = answers.output(event.request_id)
+                if output is not None:
+                    yield output
         finally:
             if not ended:
                 with contextlib.suppress(EngineError):
@@ -109,8 +119,8 @@ class AsyncEngine:
         done: Future[bool] = Future()
 
         def command() -> None:
-            stream = self._streams.pop(request_id, None)
-            found = self.engine.abort(request_id)
+            stream = self._streams.get(request_id)
+            found = self._leave(stream, request_id)
             if stream is not None:
                 self._deliver({stream.loop: [(stream, _stopped("request", request_id, "it was aborted"))]})
             _resolve(done, found)
@@ -178,41 +188,61 @@ class AsyncEngine:
             stream = self._streams.get(event.request_id)
             if stream is None:
                 continue
+            if event.request_id not in stream.left:
+                continue  # its text has ended
             by_loop.setdefault(stream.loop, []).append((stream, event))
             if event.finish is not None:
-                del self._streams[event.request_id]
+                self._ended(stream, event.request_id)
         self._deliver(by_loop)
+
+    def _ended(self, stream: _Stream, *names: str) -> None:
+        """Take note that answers have ended; their ids stay the stream's until all have."""
+        stream.left.difference_update(names)
+        if not stream.left:
+            for name in stream.names:
+                del self._streams[name]
+
+    def _leave(self, stream: _Stream | None, request_id: str) -> bool:
+        """End a request, or all answers of a stream; whether any was in flight."""
+        if stream is None:
+            return self.engine.abort(request_id)
+        found = [self.engine.abort(name) for name in stream.left]
+        self._ended(stream, *stream.names)
+        return any(found)
 
     def _submit(
         self,
         stream: _Stream,
-        accepted: Future[Request],
+        accepted: Future[list[Request]],
         ids: tuple[int, ...],
         params: SamplingParams,
         request_id: str | None,
+        length_penalty: float | None,
     ) -> None:
         if not accepted.set_running_or_notify_cancel():
             return
         try:
-            request = self.engine.enqueue(ids, params, request_id=request_id)
+            if request_id in self._streams:  # its own answer may have ended, not yet those beside it
+                raise RequestError(name="request id", value=request_id, limit="a request with this id is in flight")
+            requests = self.engine.enqueue_all(ids, params, request_id=request_id, length_penalty=length_penalty)
         except Exception as error:
             accepted.set_exception(error)
             return
-        self._streams[request.id] = stream
-        accepted.set_result(request)
+        stream.names = tuple(request.id for request in requests)
+        stream.left.update(stream.names)
+        self._streams.update(dict.fromkeys(stream.names, stream))
+        accepted.set_result(requests)
 
     def _stop(self, stream: _Stream, request_id: str) -> None:
-        if self._streams.get(request_id) is stream:  # not another request that took over the id
-            del self._streams[request_id]
+        if request_id in stream.left:  # else it has ended, and its id may be another request's
+            self._ended(stream, request_id)
             self.engine.finish(request_id)
 
-    def _forget(self, stream: _Stream, accepted: Future[Request]) -> None:
+    def _forget(self, stream: _Stream, accepted: Future[list[Request]]) -> None:
         if not accepted.done() or accepted.cancelled() or accepted.exception() is not None:
             return
-        request_id = accepted.result().id
-        if self._streams.get(request_id) is stream:
-            del self._streams[request_id]
-            self.engine.abort(request_id)
+        if stream.left:
+            self._leave(stream, stream.names[0])
 
     def _when_idle(self, waiter: Future[bool]) -> None:
         self._idle_waiters.append(waiter)

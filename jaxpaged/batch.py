@@ -14,13 +14,17 @@ import numpy as np
 
 from jaxpaged.blocks import NULL_BLOCK
 from jaxpaged.buckets import Bucket
+from jaxpaged.masks import masks_of, waits
 from jaxpaged.plan import RowPlan, StepPlan
-from jaxpaged.request import MAX_BIASES, PENDING, Request
+from jaxpaged.request import PENDING, Request
+from jaxpaged.row_options import biases_of, edits_logits, history_of
 from jaxpaged.scored_tokens import ScoredTokens
 
 _INT_OPTIONS = ("top_k", "seeds", "num_logprobs", "prompt_lens")
 _FLOAT_OPTIONS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
 _NUM_OPTIONS = len(_INT_OPTIONS) + len(_FLOAT_OPTIONS)
+COPIES = 16
+"""Pairs of blocks that one program copies: a step has none or few, and more are copied by further calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,7 @@ class StepLayout:
     @property
     def num_ints(self) -> int:
         tokens, rows = self.bucket.tokens, self.bucket.rows
-        return tokens + (rows + 1) + (2 + _NUM_OPTIONS) * rows + self.num_groups * rows * self.table_width
+        return tokens + (rows + 1) + (4 + _NUM_OPTIONS) * rows + self.num_groups * rows * self.table_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +47,22 @@ class StepInputs:
 
     history: i32[S, max_model_len], a row's tokens and then -1; None where no sampling row has a penalty.
     bias_ids: i32[S, MAX_BIASES], padded with -1, and bias_values: f32[S, MAX_BIASES]; None where no row has a bias.
+    masks: i32[S, ceil(V/32)], see `masks_of`; None where every row may draw any token, and where a row waits: they
+    can be made only after a commit then.
     scored: None where the step scores no prompt.
+    wide: rows whose logprobs the sampler does not give.
+    copies: i32[2, COPIES] each, sources and destinations of blocks to be copied before the step, one after the other,
+    padded with the null block.
     """
 
     ints: np.ndarray
     history: np.ndarray | None
     bias_ids: np.ndarray | None
     bias_values: np.ndarray | None
+    masks: np.ndarray | None
     scored: ScoredTokens | None = None
+    wide: tuple[int, ...] = ()
+    copies: tuple[np.ndarray, ...] = ()
 
 
 class StepFields(NamedTuple):
@@ -60,6 +72,8 @@ class StepFields(NamedTuple):
     cu_q_lens: Any  # i32[S+1], row i owns token_ids[cu_q_lens[i] : cu_q_lens[i+1]] [the last one again]
     kv_lens: Any  # i32[S], tokens in the cache after the step's tokens are written [0]
     seats: Any  # i32[S], where the row's drawn token is remembered [the number of seats]
+    sampled_at: Any  # i32[S], which of the T tokens a row draws the next one after [0]
+    positions: Any  # i32[S], of the drawn token in its request [0]
     block_tables: tuple[Any, ...]  # one i32[S, W] per group, unused entries and those behind its window 0 [0]
     top_k: Any  # i32[S], 0 keeps all [0]
     seeds: Any  # i32[S], the bits of a uint32 [0]
@@ -77,16 +91,15 @@ def unpack(ints: Any, layout: StepLayout, as_floats: Callable[[Any], Any]) -> St
     """Slice the packed vector i32[num_ints], numpy or traced. as_floats: reads int32 as the float32 of their bits."""
     tokens, rows, width = layout.bucket.tokens, layout.bucket.rows, layout.table_width
     at = tokens + rows + 1
-    kv_lens, seats = ints[at : at + rows], ints[at + rows : at + 2 * rows]
-    at += 2 * rows
+    of_rows = [ints[at + i * rows : at + (i + 1) * rows] for i in range(4)]
+    at += 4 * rows
     options = [ints[at + i * rows : at + (i + 1) * rows] for i in range(_NUM_OPTIONS)]
     at += _NUM_OPTIONS * rows
     tables = ints[at:].reshape(layout.num_groups, rows, width)
     return StepFields(
         ints[:tokens],
         ints[tokens : tokens + rows + 1],
-        kv_lens,
-        seats,
+        *of_rows,
         tuple(tables[group] for group in range(layout.num_groups)),
         *options[: len(_INT_OPTIONS)],
         *map(as_floats, options[len(_INT_OPTIONS) :]),
@@ -113,8 +126,9 @@ class Packer:
         self._known: list[object] = [None] * num_seats  # the block tables that a seat's copy was made of
         self._edits = [0] * num_seats  # the edit of them that was copied last
         self._lengths = [0] * num_seats  # entries of each table that were copied
-        self._edited = np.zeros(num_seats + 1, bool)  # whether its logits may be edited: penalties, biases, min_tokens
+        self._edited = np.zeros(num_seats + 1, bool)  # whether its logits may be edited: penalties, biases, masks
         self._scored = np.zeros(num_seats + 1, bool)  # whether it came with a prompt to score
+        self._wide = np.zeros(num_seats + 1, bool)  # whether it asks for logprobs that the sampler does not give
 
     def pack(self, plan: StepPlan, layout: StepLayout) -> StepInputs:
         """The inputs of a step. A row whose request ended since the plan reads and writes the null block only."""
@@ -127,17 +141,28 @@ class Packer:
         seats[: len(rows)] = [self._seat_of(row.request) for row in rows]
         seats[seats < 0] = self._num_seats
         fields.seats[:] = seats
-        first = layout.bucket.tokens + (num_rows + 1) + 2 * num_rows
+        if drafted := [i for i, row in enumerate(rows) if row.draft]:
+            fields.seats[drafted] = self._num_seats  # what it draws is nobody's last token yet
+        first = layout.bucket.tokens + (num_rows + 1) + 4 * num_rows
         options = ints[first : first + _NUM_OPTIONS * num_rows].reshape(_NUM_OPTIONS, num_rows)
         np.take(self._options, seats, axis=1, out=options, mode="clip")
         for group, table in enumerate(fields.block_tables):
             np.take(self._tables[group], seats, axis=0, out=table, mode="clip")
         scored = ScoredTokens.of(plan) if self._scored[seats].any() else None
+        wide = _wide_rows(rows) if self._wide[seats].any() else ()
+        known = {"scored": scored, "wide": wide, "copies": _copies(plan.copies) if plan.copies else ()}
         if not self._edited[seats].any():
-            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, scored=scored)
-        bias_ids, bias_values = _biases(rows, num_rows, self._vocab_size)
-        history = _history(rows, num_rows, self._max_model_len)
-        return StepInputs(ints=ints, history=history, bias_ids=bias_ids, bias_values=bias_values, scored=scored)
+            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, masks=None, **known)
+        bias_ids, bias_values = biases_of(rows, num_rows=num_rows, vocab=self._vocab_size)
+        late = any(map(waits, rows))
+        return StepInputs(
+            ints=ints,
+            history=history_of(rows, num_rows=num_rows, max_model_len=self._max_model_len),
+            bias_ids=bias_ids,
+            bias_values=bias_values,
+            masks=None if late else masks_of(rows, num_rows=num_rows, vocab=self._vocab_size),
+            **known,
+        )
 
     def _pack_tokens(self, rows: Sequence[RowPlan], fields: StepFields) -> None:
         num_rows = len(rows)
@@ -149,7 +174,10 @@ class Packer:
         fields.cu_q_lens[num_rows + 1 :] = num_tokens
         num_single = counts.count(1)
         assert 1 not in counts[num_single:], "rows with one token come first"
-        token_ids = [row.request.tokens[row.start] for row in rows[:num_single]]
+        assert counts[num_single:] == sorted(counts[num_single:], key=lambda count: count == 0), (
+            "rows without come last"
+        )
+        token_ids = [row.draft[-1] if row.draft else row.request.tokens[row.start] for row in rows[:num_single]]
         for row in rows[num_single:]:
             token_ids += row.request.tokens[row.start : row.start + row.length]
         assert len(token_ids) == num_tokens, "a row computes tokens that its request does not have"
@@ -159,10 +187,24 @@ class Packer:
         assert packed.min() >= PENDING, f"token id {packed.min()} is negative"
         assert PENDING not in packed[num_single:], "a chunk holds a token that is not drawn yet"
         assert packed.max() < self._vocab_size, f"token id {packed.max()} is not below {self._vocab_size}"
-        fields.kv_lens[:num_rows] = [row.start + row.length for row in rows]
-        fields.kv_lens[num_rows:] = 0
-        longest = fields.kv_lens.max()
+        fields.positions[:num_rows] = [row.start + row.length for row in rows]
+        fields.positions[num_rows:] = 0
+        longest = fields.positions.max()
         assert longest <= self._max_model_len, f"a row of {longest} tokens, at most {self._max_model_len}"
+        fields.kv_lens[:] = fields.positions
+        fields.sampled_at[:num_rows] = ends - 1
+        fields.sampled_at[num_rows:] = 0
+        if not counts[-1]:
+            self._pack_followers(rows, fields)
+
+    def _pack_followers(self, rows: Sequence[RowPlan], fields: StepFields) -> None:
+        """Rows without a token: to attention they are padding, and they sample where their leaders do."""
+        leaders = {id(row.request): i for i, row in enumerate(rows) if row.length}
+        for i, row in enumerate(rows):
+            if not row.length:
+                leader = leaders.get(id(row.request.leader))  # none, where it ended since the plan
+                fields.kv_lens[i] = 0
+                fields.sampled_at[i] = 0 if leader is None else fields.sampled_at[leader]
 
     def _seat_of(self, request: Request) -> int:
         """The request's seat, with all that is kept there up to date."""
@@ -170,14 +212,14 @@ class Packer:
         if seat < 0:
             return seat
         tables = request.block_ids
-        if self._known[seat] is not tables:  # every admission begins new tables
+        if self._known[seat] is not tables:  # every admission begins new tables, and so does every tail of its own
             self._known[seat], self._lengths[seat], self._edits[seat] = tables, 0, -1
             self._options[:, seat] = _option_bits(request)
             self._tables[:, seat] = 0
-            params = request.params
-            self._edited[seat] = _is_penalised(request) or bool(params.logit_bias) or params.min_tokens > 0
+            self._edited[seat] = edits_logits(request)
             self._scored[seat] = request.num_scored < request.num_to_score
-        if request.table_edits != self._edits[seat]:
+            self._wide[seat] = request.params.wants_logprobs and request.params.num_likeliest is None
+        if request.table_edits != self._edits[seat] and tables:  # a follower has none yet
             self._edits[seat] = request.table_edits
             self._copy_tables(request, seat)
         return seat
@@ -196,52 +238,30 @@ class Packer:
         self._lengths[seat] = length
 
 
+def _wide_rows(rows: Sequence[RowPlan]) -> tuple[int, ...]:
+    """Those whose logprobs the sampler does not give."""
+    asks = [row.samples and row.request.params.wants_logprobs for row in rows]
+    return tuple(i for i, row in enumerate(rows) if asks[i] and row.request.params.num_likeliest is None)
+
+
+def _copies(pairs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, ...]:
+    packed: list[np.ndarray] = []
+    for first in range(0, len(pairs), COPIES):
+        some = np.full((2, COPIES), NULL_BLOCK, np.int32)
+        for i, pair in enumerate(pairs[first : first + COPIES]):
+            some[:, i] = pair
+        packed.append(some)
+    return tuple(packed)
+
+
 def _option_bits(request: Request | None = None) -> np.ndarray:
     """i32[options] of a request, or of nobody: int32 as they are, float32 as their bits."""
     if request is None:
         ints, floats = [0, 0, -1, 0], [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
     else:
         p = request.params
-        ints = [p.top_k, request.seed, -1 if p.logprobs is None else p.logprobs, len(request.prompt)]
+        logprobs = -1 if p.num_likeliest is None else p.num_likeliest
+        ints = [p.top_k, request.seed, logprobs, len(request.prompt)]
         floats = [p.temperature, p.top_p, p.min_p, p.presence_penalty, p.frequency_penalty, p.repetition_penalty]
     bits = np.array(ints, np.int64).astype(np.uint32)  # -1 and seeds above 2**31 keep their bits
     return np.concatenate([bits, np.array(floats, np.float32).view(np.uint32)]).view(np.int32)
-
-
-def _is_penalised(request: Request) -> bool:
-    params = request.params
-    return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0)
-
-
-def _history(rows: Sequence[RowPlan], num_rows: int, max_model_len: int) -> np.ndarray | None:
-    history: np.ndarray | None = None
-    for i, row in enumerate(rows):
-        if row.samples and _is_penalised(row.request):
-            if history is None:
-                history = np.full((num_rows, max_model_len), -1, np.int32)
-            tokens = row.request.tokens
-            history[i, : len(tokens)] = tokens
-    return history
-
-
-def _biases(
-    rows: Sequence[RowPlan], num_rows: int, vocab_size: int
-) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    ids: np.ndarray | None = None
-    values: np.ndarray | None = None
-    for i, row in enumerate(rows):
-        request = row.request
-        entries = dict(request.params.logit_bias or {})
-        if request.params.min_tokens > request.num_output:
-            # stop ids past the vocabulary are never drawn
-            entries |= dict.fromkeys((token for token in sorted(request.stop_ids) if token < vocab_size), -np.inf)
-        if not row.samples or not entries:
-            continue
-        if ids is None or values is None:
-            ids = np.full((num_rows, MAX_BIASES), -1, np.int32)
-            values = np.zeros((num_rows, MAX_BIASES), np.float32)
-        assert len(entries) <= MAX_BIASES, f"request {request.id!r} has {len(entries)} biases"
-        assert 0 <= min(entries) <= max(entries) < vocab_size, f"request {request.id!r}: a bias is on no token"
-        ids[i, : len(entries)] = list(entries)
-        values[i, : len(entries)] = list(entries.values())
-    return (ids, values) if ids is not None and values is not None else (None, None)

@@ -4,7 +4,7 @@ Owns the state of every block and nothing of its content. A block is in exactly 
 
 - null: block 0; padding writes there, nobody reads it, nobody is given it
 - free: holds nothing of value
-- referenced: in the block tables of one or more requests
+- referenced: in the block tables of one or more requests; only one that has it alone may write to it
 - cached: in no table, but sealed (its content has a key in the prefix index), so it may be taken up again until evicted
 
 All operations are O(1) a block.
@@ -33,6 +33,7 @@ class BlockPool:
         self._free = list(range(num_blocks - 1, NULL_BLOCK, -1))  # a stack: the lowest id is on top
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently released first
         self._num_shared = 0
+        self._num_open = 0
 
     @property
     def num_free(self) -> int:
@@ -60,6 +61,11 @@ class BlockPool:
     def num_shared(self) -> int:
         """Blocks that are in more than one table."""
         return self._num_shared
+
+    @property
+    def num_open(self) -> int:
+        """Of the blocks in more than one table, those that are not sealed: all that have room for a token among them."""
+        return self._num_open
 
     def references(self, block: int) -> int:
         """How many tables hold `block`."""
@@ -89,11 +95,20 @@ class BlockPool:
     def share(self, block: int) -> None:
         """Add a reference to a sealed block, referenced or cached."""
         assert self._sealed[block], f"block {block} is not sealed: its holder may still write to it"
-        refs = self._refs[block]
-        if refs == 0:
+        if self._refs[block] == 0:
             del self._cached[block]
-        elif refs == 1:
+            self._refs[block] = 1
+        else:
+            self.fork(block)
+
+    def fork(self, block: int) -> None:
+        """Add a reference to a block of some table, sealed or not: from now on none of its holders may write to it."""
+        refs = self._refs[block]
+        assert block != NULL_BLOCK, "the null block belongs to nobody"
+        assert refs > 0, f"block {block} is in no table that could be forked"
+        if refs == 1:
             self._num_shared += 1
+            self._num_open += not self._sealed[block]
         self._refs[block] = refs + 1
 
     def release(self, block: int) -> None:
@@ -104,6 +119,7 @@ class BlockPool:
         self._refs[block] = refs - 1
         if refs == 2:
             self._num_shared -= 1
+            self._num_open -= not self._sealed[block]
         elif refs == 1:
             if self._sealed[block]:
                 self._cached[block] = None
@@ -112,8 +128,11 @@ class BlockPool:
 
     def seal(self, block: int) -> None:
         """Note that the block is full and known to the prefix index."""
-        assert self.is_writable(block), f"block {block} is sealed twice, shared or nobody's"
+        refs = self._refs[block]
+        assert refs > 0, f"block {block} is sealed, but nobody holds it"
+        assert not self._sealed[block], f"block {block} is sealed twice"
         self._sealed[block] = 1
+        self._num_open -= refs > 1
 
     def unseal_all(self) -> None:
         """Give up every cached content: cached blocks become free, referenced ones stay with their holders."""
@@ -135,7 +154,9 @@ class BlockPool:
             assert self._refs[block] == refs[block], f"block {block}: {self._refs[block]} != {refs[block]} references"
         assert all(self._sealed[block] for block in self._cached), "a cached block is not sealed"
         assert not any(self._sealed[block] for block in self._free), "a free block is sealed"
-        assert self._num_shared == sum(count > 1 for count in refs.values())
+        shared = [block for block, count in refs.items() if count > 1]
+        assert self._num_shared == len(shared)
+        assert self._num_open == sum(not self._sealed[block] for block in shared)
 
     def _evict(self) -> int:
         block, _ = self._cached.popitem(last=False)
@@ -145,5 +166,6 @@ class BlockPool:
     def _give_up(self, block: int) -> None:
         assert self._sealed[block], f"block {block} has no content to give up"
         self._sealed[block] = 0
+        self._num_open += self._refs[block] > 1
         if self._on_evict is not None:
             self._on_evict(block)

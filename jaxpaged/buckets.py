@@ -104,10 +104,10 @@ class BucketTable:
         return len(self.decode) + len(self.mixed)
 
     def fit(self, num_tokens: int, num_rows: int, *, decode: bool) -> Bucket:
-        """The bucket with the least T, then the least S, that holds a step. decode: every row has one token."""
+        """The bucket with the least T, then the least S, that holds a step. decode: no row has more than one token."""
         assert 1 <= num_rows <= self.max_rows, f"{num_rows} rows, at most {self.max_rows}"
-        assert num_rows <= num_tokens <= self.max_step_tokens, f"{num_tokens} tokens in {num_rows} rows"
-        assert not decode or num_tokens == num_rows, f"{num_tokens} tokens in {num_rows} rows are no decode step"
+        assert 1 <= num_tokens <= self.max_step_tokens, f"{num_tokens} tokens, at most {self.max_step_tokens}"
+        assert not decode or num_tokens <= num_rows, f"{num_tokens} tokens in {num_rows} rows are no decode step"
         for bucket in self.decode if decode else self.mixed:
             if bucket.tokens >= num_tokens and bucket.rows >= num_rows:
                 return bucket

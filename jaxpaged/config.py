@@ -16,6 +16,8 @@ from jaxpaged.combinations import KV_DTYPE_ALIASES, KV_DTYPES, QUANTIZATIONS, ch
 from jaxpaged.errors import ConfigError
 from jaxpaged.generation_config import FROM_API, FROM_MODEL, check_generation_config, check_override
 from jaxpaged.limits import num_seats, score_rows
+from jaxpaged.speculation.config import SpeculationConfig, speculation_config
+from jaxpaged.think_tags import check_reasoning_config
 from jaxpaged.tiny import TINY_MODEL
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -74,6 +76,10 @@ class EngineConfig:
     """Defaults of what a request leaves unsaid; auto: the model's generation_config.json; a folder: its; vllm: none."""
     override_generation_config: Mapping[str, Any] = field(default_factory=dict)
     """Defaults that come before those of the file, as JSON, as in {"temperature": 0.5}; max_new_tokens is a limit."""
+    reasoning_config: Mapping[str, Any] = field(default_factory=dict)
+    """What thinking stands between, as JSON: reasoning_start_str and reasoning_end_str (default: by the vocabulary)."""
+    max_logprobs: int = 20
+    """Logprobs a token that a request may ask for at most; -1: as many as the vocabulary has."""
     seed: int = 0
     """Seeds the draws of requests that give no seed of their own."""
     compile_cache: str | None = None
@@ -86,6 +92,8 @@ class EngineConfig:
     """Folder of programs that `jaxpaged compile` made: the start compiles nothing, and sizes left open are its own."""
     async_scheduling: bool = True
     """Launch a step before the results of the one before it are read; the tokens are the same without."""
+    speculative_config: Mapping[str, Any] = field(default_factory=dict)
+    """Guess tokens, as JSON: {"method": "ngram" (or "suffix"), "num_speculative_tokens": 4}; answers stay the same."""
 
     def __post_init__(self) -> None:
         _at_least("max_model_len", self.max_model_len, 2, "It covers prompt and answer together")
@@ -94,6 +102,7 @@ class EngineConfig:
         _at_least("kv_cache_memory_bytes", self.kv_cache_memory_bytes, 1)
         _at_least("num_gpu_blocks_override", self.num_gpu_blocks_override, 2, "One block is the null block")
         _at_least("block_size", self.block_size, 1)
+        _at_least("max_logprobs", self.max_logprobs, -1, "-1 sets no limit")
         if self.block_size is not None and self.block_size & (self.block_size - 1):
             raise ConfigError(name="block_size", value=self.block_size, limit="it must be a power of two")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
@@ -116,7 +125,15 @@ class EngineConfig:
         object.__setattr__(self, "kv_cache_dtype", kv_cache_dtype)
         object.__setattr__(self, "generation_config", check_generation_config(self.generation_config))
         object.__setattr__(self, "override_generation_config", check_override(self.override_generation_config))
+        object.__setattr__(self, "reasoning_config", check_reasoning_config(self.reasoning_config))
+        speculation = speculation_config(self.speculative_config)
+        object.__setattr__(self, "speculative_config", speculation.asked() if speculation else {})
         check_word("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton", "native"))
+
+    @property
+    def speculation(self) -> SpeculationConfig | None:
+        """`speculative_config`, read."""
+        return speculation_config(self.speculative_config)
 
     @property
     def generation_folder(self) -> str | None:
@@ -165,6 +182,7 @@ class ResolvedConfig:
     bundle: Path | None
     async_scheduling: bool
     reasons: Mapping[str, str] = field(default_factory=dict)
+    speculation: SpeculationConfig | None = None
 
     @property
     def weight_dtype(self) -> str:

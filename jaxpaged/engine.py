@@ -1,26 +1,29 @@
 """One thread's engine: submit, abort, step. The other faces (`LLM`, `AsyncEngine`) are this loop with a door.
 
-Owns the order of a step (plan, pack, execute, commit) and the way from text to token ids and back. Policy is the
-scheduler's, arithmetic is the runner's.
+Owns an engine's parts and the way from text to token ids and back. Policy is the scheduler's, arithmetic the runner's,
+the order of a step that of `steps`.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import jax
 
+from jaxpaged.answers import Answers, check_output_kind, params_of_answers
 from jaxpaged.assembly import make_buckets, make_scheduler
 from jaxpaged.batch import Packer
+from jaxpaged.beam_searches import BeamSearches
+from jaxpaged.beams import BeamSearchParams, check_beams, check_length_penalty, search_of
 from jaxpaged.bundle import read_bundle
 from jaxpaged.config import EngineConfig
-from jaxpaged.errors import EngineError, ParameterError, RequestError
+from jaxpaged.errors import EngineError, RequestError
 from jaxpaged.fingerprint import fingerprint_of_engine
+from jaxpaged.intake import Intake
 from jaxpaged.inventory import inventory, kv_bytes_per_token
 from jaxpaged.memory import (
     Device,
@@ -38,13 +41,14 @@ from jaxpaged.plan import StepPlan
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.programs import Programs
 from jaxpaged.progress import Progress, progress_of
-from jaxpaged.prompt import check_params, check_prompt, prompt_ids
-from jaxpaged.request import FinishReason, Request, RequestOutput, SamplingParams, TokenEvent
+from jaxpaged.request import FinishReason, Request, RequestOutput, TokenEvent
 from jaxpaged.residency import BlockResidency
 from jaxpaged.roofline import work_of
-from jaxpaged.runner import ModelRunner, StepResult
+from jaxpaged.runner import ModelRunner
 from jaxpaged.sampling_defaults import sampling_defaults
+from jaxpaged.sampling_params import SamplingParams
 from jaxpaged.step_memory import StepMemory, estimate
+from jaxpaged.steps import Steps
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
@@ -110,6 +114,14 @@ class LLMEngine:
             with progress.track("compiling", total=0, unit="program"):  # one, but who counts begins with the others
                 programs = self._plan_memory(asked, programs)
         self._assemble(programs, why)
+        self.max_logprobs = asked.max_logprobs
+        self._intake = Intake(
+            self.config,
+            self.tokenizer,
+            vocab=model_config.vocab,
+            max_logprobs=self.max_logprobs,
+            reasoning_config=dict(asked.reasoning_config),
+        )
         self._early: EarlyStart | None = None
         if resolved.warmup and resolved.early_start:
             self._early = EarlyStart(self.runner, self.buckets, progress=progress)
@@ -144,78 +156,130 @@ class LLMEngine:
         self.ledger = self.scheduler.ledger()
         """Of the pool as the last step left it; any thread may read it."""
         self.runner = ModelRunner(programs)
-        self._packer = Packer(
+        packer = Packer(
             num_seats=config.num_seats,
             table_width=config.table_width,
             num_groups=len(windows),
             max_model_len=config.max_model_len,
             vocab_size=model.config.vocab,
         )
-        self._in_flight: deque[tuple[StepPlan, StepResult]] = deque()  # oldest first
-        self._completions: dict[str, Completion] = {}
-        self._numbers = itertools.count()
+        self.steps = Steps(self.runner, packer, metrics=self.metrics, clock=self._clock, count=self._count)
+        self._searches = BeamSearches()
+        self._submitted: dict[str, Answers] = {}  # by the id that they were submitted with
+        self._answers: dict[str, Answers] = {}  # by the id of each request
+        self._number = 0  # of requests so far
 
     def submit(
         self,
         prompt: str | Sequence[int],
-        params: SamplingParams | None = None,
+        params: SamplingParams | BeamSearchParams | None = None,
         *,
         request_id: str | None = None,
         output_kind: OutputKind = OutputKind.CUMULATIVE,
         text: str | None = None,
     ) -> str:
         """Queue a prompt (text or token ids); returns the request's id. text: what ids came from, for the outputs.
+        With BeamSearchParams the answers are what the search finds.
 
         Raises PromptError, ContextLengthError, CapacityError or ParameterError, and RequestError for an id in flight;
         the engine and its other requests are not touched then.
         """
-        params = params or self.default_params
-        request = self.enqueue(self._ids_of(prompt, params), params, request_id=request_id)
-        self._completions[request.id] = self.completion(
-            request, output_kind, prompt=prompt if isinstance(prompt, str) else text
-        )
-        return request.id
+        params, length_penalty = search_of(params or self.default_params)
+        check_output_kind(params, output_kind, searches=length_penalty is not None)
+        if request_id in self._submitted:  # its own answer may have ended, not yet those beside it
+            raise RequestError(name="request id", value=request_id, limit="a request with this id is in flight")
+        ids = self._intake.ids_of(prompt, params)
+        requests = self.enqueue_all(ids, params, request_id=request_id, length_penalty=length_penalty)
+        answers = self.answers(requests, params, output_kind, prompt=prompt if isinstance(prompt, str) else text)
+        self._submitted[answers.id] = answers
+        self._answers.update(dict.fromkeys(answers.ids, answers))
+        return answers.id
 
     def enqueue(
         self, ids: tuple[int, ...], params: SamplingParams, *, request_id: str | None = None, salt: str = ""
     ) -> Request:
-        """Queue token ids that `check` returned, for a caller of `step_tokens` who makes text of its events himself.
+        """Queue token ids that `check` returned, for a caller of `step_tokens` who makes text of its events himself:
+        for one answer, whatever params.n is.
 
         salt: a namespace of cached prefixes, which are shared within it alone.
         Raises what `submit` raises, but for the prompt's content.
         """
-        if request_id is not None and (not isinstance(request_id, str) or not request_id):
-            raise RequestError(name="request_id", value=request_id, limit="it must be a string, and not empty")
-        number = next(self._numbers)
-        stop_ids = set(params.stop_ids) | (set() if params.ignore_eos else set(self.tokenizer.eos_ids))
-        request = Request(
-            id=request_id if request_id is not None else self._free_id(number),
-            prompt=ids,
-            params=params,
-            seed=(params.seed if params.seed is not None else hash((self.config.seed, number))) & 0xFFFFFFFF,
-            max_tokens=min(
-                params.max_tokens if params.max_tokens is not None else self.config.max_model_len,
-                self.config.max_model_len - len(ids),
-            ),
-            stop_ids=frozenset(stop_ids),
-            arrival_s=self._clock(),
-            salt=salt,
-        )
-        self.scheduler.submit(request)
-        return request
+        return self.enqueue_forks(ids, [params], request_ids=[request_id], salt=salt)[0]
+
+    def enqueue_all(
+        self,
+        ids: tuple[int, ...],
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        salt: str = "",
+        length_penalty: float | None = None,
+    ) -> list[Request]:
+        """The same for all answers that are to be computed (n, best_of). request_id: of the first of them."""
+        of_each = params_of_answers(params)
+        first = request_id if request_id is not None else self._free_id(self._number)
+        names = [first, *(f"{first}/{i}" for i in range(1, len(of_each)))]
+        return self.enqueue_forks(ids, of_each, request_ids=names, salt=salt, length_penalty=length_penalty)
+
+    def enqueue_forks(
+        self,
+        ids: tuple[int, ...],
+        params: Sequence[SamplingParams],
+        *,
+        request_ids: Sequence[str | None],
+        salt: str = "",
+        length_penalty: float | None = None,
+    ) -> list[Request]:
+        """Queue requests of one prompt, which is computed once and whose KV they share. See `enqueue`.
+
+        length_penalty: they are the beams of a search, each with the parameters that `BeamSearchParams.sampling` gives;
+        what is found is told as their tokens, the best as the first one's, all at the end.
+        """
+        requests = [self._request(ids, of_one, name, salt) for of_one, name in zip(params, request_ids, strict=True)]
+        if length_penalty is not None:
+            check_beams(len(requests), vocab=self.model_config.vocab)
+            check_length_penalty(length_penalty)
+            for request in requests:
+                request.held = True
+        self.scheduler.submit(requests[0], requests[1:])
+        if length_penalty is not None:
+            self._searches.add(requests, length_penalty=length_penalty)
+        return requests
+
+    def _request(self, ids: tuple[int, ...], params: SamplingParams, name: str | None, salt: str) -> Request:
+        if name is not None and (not isinstance(name, str) or not name):
+            raise RequestError(name="request_id", value=name, limit="it must be a string, and not empty")
+        number = self._number
+        self._number += 1
+        name = name if name is not None else self._free_id(number)
+        return self._intake.request(name, ids, params, number=number, arrival_s=self._clock(), salt=salt)
 
     def completion(self, request: Request, kind: OutputKind, *, prompt: str | None) -> Completion:
         """The text side of a request of this engine; any thread may use it. prompt: its text, if known."""
         return Completion(request, self.tokenizer, prompt=prompt, kind=kind, clock=self._clock)
 
+    def answers(
+        self, requests: Sequence[Request], params: SamplingParams, kind: OutputKind, *, prompt: str | None
+    ) -> Answers:
+        """The text side of what `enqueue_all` queued with `params`; any thread may use it. prompt: its text, if known."""
+        return Answers([self.completion(request, kind, prompt=prompt) for request in requests], params)
+
     def check(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> tuple[int, ...]:
         """The prompt's token ids; raises what `submit` would raise for its content, without queueing it."""
-        return self._ids_of(prompt, params or self.default_params)
+        return self._intake.ids_of(prompt, params or self.default_params)
 
     def abort(self, request_id: str) -> bool:
-        """End a request now, in any state; its blocks are free at return. False if it was not in flight."""
-        self._completions.pop(request_id, None)
-        return self.scheduler.abort(request_id)
+        """End a request now, in any state, with all its answers; their blocks are free at return. False if it was not
+        in flight."""
+        answers = self._submitted.pop(request_id, None)
+        ids = (request_id,) if answers is None else answers.ids
+        for name in ids:
+            self._answers.pop(name, None)
+        return any([self._abort(name) for name in ids])
+
+    def _abort(self, name: str) -> bool:
+        found = self._searches.leave(name, self.scheduler)
+        return self.scheduler.abort(name) if found is None else found
 
     def finish(self, request_id: str) -> None:
         """End a request whose text has met a stop string; nothing is done where it is not in flight."""
@@ -227,31 +291,43 @@ class LLMEngine:
         return self.scheduler.has_work
 
     def step(self) -> list[RequestOutput]:
-        """Compute one step; returns the outputs of the requests that moved (as their output kind says)."""
-        outputs: list[RequestOutput] = []
+        """Compute one step; returns the outputs of the requests that moved (as their output kind says), one each. Where
+        there are several answers, one before the end holds one of them, with its index."""
+        moved: dict[str, Answers] = {}
         for event in self.step_tokens():
-            completion = self._completions.get(event.request_id)
-            if completion is None:
+            answers = self._answers.get(event.request_id)
+            if answers is None:
                 continue
-            if completion.push(event):
+            if answers.push(event):
                 self.finish(event.request_id)
-            if completion.finished:
-                del self._completions[event.request_id]
-            if completion.finished or completion.kind is not OutputKind.FINAL_ONLY:
-                outputs.append(completion.output())
-        return outputs
+            if answers.finished:
+                del self._submitted[answers.id]
+                for name in answers.ids:
+                    del self._answers[name]
+            moved[answers.told_as(event.request_id)] = answers
+        outputs = (answers.output(name) for name, answers in moved.items())
+        return [output for output in outputs if output is not None]
 
     def step_tokens(self) -> list[TokenEvent]:
         """The sentence of the engine: plan, pack, execute, commit.
 
         With `async_scheduling` a step is on its way before the one before it is committed, so the device does not wait
-        for the host; a request that turns out to have ended computes one token more, which is dropped.
+        for the host; a request that turns out to have ended computes one token more, which is dropped. A step is
+        committed first where it verifies guesses, or where the next one is likely to be worth some.
         """
         if self._early is not None:
             self._take_programs(self._early)
-        launched = len(self._in_flight) < 2 and self._launch()  # two: an earlier commit was interrupted
-        keep = 1 if launched and self.config.async_scheduling else 0
-        return self._commit() if len(self._in_flight) > keep else []
+        return self._told(self.steps.advance(self.scheduler, overlapped=self.config.async_scheduling))
+
+    def _told(self, events: list[TokenEvent]) -> list[TokenEvent]:
+        """What the world is told of a step: of beams what their searches find, of other requests what there is."""
+        if not self._searches:
+            return events
+        told = self._searches.advance(events, self.scheduler)
+        self.metrics.finished += sum(event.finish is not None for event in told) - sum(
+            event.finish is not None for event in events
+        )
+        return told
 
     def _take_programs(self, early: EarlyStart) -> None:
         """Use the step shapes that were compiled since."""
@@ -261,41 +337,6 @@ class LLMEngine:
         self.metrics.compiles_at_start = self._compiles.count  # none of these is one that a step waits for
         if early.done:
             self._early = None
-
-    def _launch(self) -> bool:
-        """Send the next step on its way; False where nothing can be computed before a commit."""
-        metrics = self.metrics
-        started = self._clock()
-        plan = self.scheduler.plan()
-        planned = self._clock()
-        metrics.plan_s += planned - started
-        if plan is None:
-            return False
-        inputs = self._packer.pack(plan, self.runner.layout(plan.bucket))
-        packed = self._clock()
-        metrics.pack_s += packed - planned
-        result = self.runner.execute(inputs, plan.bucket)
-        self.scheduler.launch(plan)
-        self._in_flight.append((plan, result))
-        metrics.execute_s += self._clock() - packed
-        return True
-
-    def _commit(self) -> list[TokenEvent]:
-        """Take in the oldest step in flight. Interrupted while it waits for the device, it can be called again."""
-        started = self._clock()
-        plan, result = self._in_flight[0]
-        rows = len(plan.rows)
-        tokens, finite = result.tokens()[:rows], result.finite()[:rows]
-        logprobs = result.logprobs([row.request.params.logprobs if row.samples else None for row in plan.rows])
-        prompt_logprobs = result.prompt_logprobs([row.request.params.prompt_logprobs for row in plan.rows])
-        arrived = self._clock()
-        self._in_flight.popleft()
-        events = self.scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
-        self._count(plan, events)
-        metrics = self.metrics
-        metrics.wait_s += arrived - started
-        metrics.commit_s += self._clock() - arrived
-        return events
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -344,27 +385,13 @@ class LLMEngine:
         """Begin again with an empty pool, where a step took it. Raises EngineError unless idle."""
         self.require_idle("rebuild_pool")
         self.scheduler.reset_prefix_cache()
-        while self._in_flight:  # nobody is left to read what they draw
-            plan, _ = self._in_flight.popleft()
-            self.scheduler.commit(plan, [0] * len(plan.rows))
+        self.steps.drop(self.scheduler)
         self.runner.rebuild_pool()
 
     def _free_id(self, number: int) -> str:
         """A name for the request of this number; users may have given such names themselves."""
         names = itertools.chain([f"request-{number}"], (f"request-{number}-{i}" for i in itertools.count(1)))
         return next(name for name in names if name not in self.scheduler)
-
-    def _ids_of(self, prompt: object, params: SamplingParams) -> tuple[int, ...]:
-        """The prompt's token ids, checked, and the parameters checked against the model."""
-        ids = prompt_ids(prompt, self.tokenizer.encode)
-        vocab = self.model_config.vocab
-        check_prompt(ids, prompt, vocab=vocab, max_model_len=self.config.max_model_len)
-        if params.stop_strings and isinstance(self.tokenizer, NoTokenizer):
-            raise ParameterError(
-                name="stop", value=params.stop_strings, limit="this engine has no tokenizer", fix="Use stop_token_ids"
-            )
-        check_params(params, vocab=vocab)
-        return ids
 
     def _count(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:
         metrics = self.metrics
@@ -375,9 +402,7 @@ class LLMEngine:
         metrics.compiles_after_ready = self._compiles.count - metrics.compiles_at_start
         self.ledger = self.scheduler.ledger()
         metrics.add_ledger(self.ledger)
-        metrics.preemptions = self.scheduler.num_preemptions
-        metrics.prompt_tokens = self.scheduler.num_prompt_tokens
-        metrics.cached_tokens = self.scheduler.num_cached_tokens
+        metrics.add_totals(self.scheduler)
 
     def require_idle(self, action: str) -> None:
         """Raise EngineError unless no request is in flight."""

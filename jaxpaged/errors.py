@@ -12,6 +12,7 @@ __all__ = [
     "ConfigError",
     "ContextLengthError",
     "EngineError",
+    "GrammarError",
     "HubError",
     "JaxPagedError",
     "ModelError",
@@ -87,6 +88,10 @@ class RequestError(JaxPagedError, ValueError):
 
 class ParameterError(RequestError):
     """A sampling parameter out of range."""
+
+
+class GrammarError(RequestError):
+    """A schema, expression or grammar that answers cannot be held to. `name` is the place in it, where that is known."""
 
 
 class PromptError(RequestError):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jaxpaged.repetition import repeats
 from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, TokenEvent
 
 
 def token_event(request: Request, place: int, logprobs: Mapping[int, Logprob] | None) -> TokenEvent:
     """What the token at `place` means: the request's end, where it is the last one."""
-    token, params = request.tokens[place], request.params
+    token, params, detection = request.tokens[place], request.params, request.params.repetition_detection
     num_output = place + 1 - len(request.prompt)
     finish: FinishReason | None = None
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
     if token in request.stop_ids and num_output >= params.min_tokens:
         finish = FinishReason.STOP
         stop_reason = token if token in params.stop_ids else None
     elif num_output >= request.max_tokens:
         finish = FinishReason.LENGTH
+    elif detection is None or num_output < params.min_tokens:
+        pass
+    elif repeats(request.tokens[len(request.prompt) : place + 1], detection):
+        finish, stop_reason = FinishReason.REPETITION, "repetition_detected"
     if num_output > 1 or params.prompt_logprobs is None:
         return TokenEvent(request.id, token, finish, stop_reason, logprobs)
     return TokenEvent(request.id, token, finish, stop_reason, logprobs, prompt_logprobs=_of_prompt(request))
@@ -26,6 +31,12 @@ def token_event(request: Request, place: int, logprobs: Mapping[int, Logprob] | 
 def failure(request: Request, position: int) -> TokenEvent:
     """The end of a request whose chunk up to `position` is not finite."""
     error = f"the model's output at position {position} is not finite; the request was ended, others go on"
+    return TokenEvent(request_id=request.id, token=None, finish=FinishReason.ERROR, error=error)
+
+
+def dead_end(request: Request, position: int) -> TokenEvent:
+    """The end of a request that may draw no token at `position`: its constraints leave none."""
+    error = f"the request's constraints leave no token at position {position}; it was ended, others go on"
     return TokenEvent(request_id=request.id, token=None, finish=FinishReason.ERROR, error=error)
 
 

@@ -1,7 +1,10 @@
 """The KV memory of all requests: one pool of blocks, a block table per request and KV group. [host half: no jax]
 
 Owns the block tables: matching a prompt against the cache, growing a table, giving up what lies behind a window,
-publishing full blocks, and the one way out, `release`. Which request gets blocks, and when, is the scheduler's.
+publishing full blocks, forking, and the one way out, `release`. Which request gets blocks, and when, is the scheduler's.
+
+A fork shares all blocks of its parent, the partly filled last one as well. A block in more than one table is never
+written: who is about to write to such a tail gets a copy first (`grow`), the last holder has it alone and needs none.
 
 All groups take their blocks from one pool, so none of them has a share that the others cannot use. A block belongs to
 the group in whose tables it is, or whose prefix index knows it.
@@ -15,33 +18,10 @@ from dataclasses import dataclass
 
 from jaxpaged.blocks import NULL_BLOCK, BlockPool
 from jaxpaged.demand import KVDemand, spanned
-from jaxpaged.errors import ConfigError
-from jaxpaged.ledger import KVLedger
+from jaxpaged.kv_pool_spec import KVPoolSpec
 from jaxpaged.prefix import PrefixIndex, PrefixListener, extend_keys, root_key
 from jaxpaged.request import Request
 from jaxpaged.residency import BlockResidency
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KVPoolSpec:
-    """The pool: `num_blocks` (N, the null block included) of `block_size` tokens (P), for groups with these `windows`.
-
-    windows: of each KV group, how far back its layers look, in tokens; None: at everything. Raises ConfigError.
-    """
-
-    block_size: int
-    num_blocks: int
-    windows: tuple[int | None, ...] = (None,)
-
-    def __post_init__(self) -> None:
-        assert self.windows, "a model has KV groups"
-        least = 1 + len(self.windows)  # beside the null block one a group, or no token has a place
-        for name, value, low in (("block_size", self.block_size, 1), ("num_blocks", self.num_blocks, least)):
-            if value < low:
-                raise ConfigError(name=name, value=value, limit=f"it must be at least {low}")
-        for window in self.windows:
-            if window is not None and window < 1:
-                raise ConfigError(name="window", value=window, limit="it must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +58,17 @@ class KVCache:
         self._dtype = dtype
         self._listener, self._residency = listener, residency
         self._full = tuple(group for group, window in enumerate(spec.windows) if window is None)
-        self._windowed = tuple((group, window) for group, window in enumerate(spec.windows) if window is not None)
+        self.windowed = tuple((group, window) for group, window in enumerate(spec.windows) if window is not None)
+        """The groups that have a window, with it."""
         self.indexes = tuple(PrefixIndex(size) for _ in spec.windows)
         self._sealers = bytearray(spec.num_blocks)  # of a sealed block, the group whose index knows it
         plain = len(self.indexes) == 1 and listener is None and residency is None
         self.pool = BlockPool(spec.num_blocks, on_evict=self.indexes[0].forget if plain else self._evict)
-        self._num_held = 0  # entries of all tables together that are blocks
-        self._num_null = 0  # the others
+        self.num_held = 0
+        """Entries of all tables together that are blocks."""
+        self.num_null = 0
+        """The others."""
+        self._copies: dict[int, int] = {}  # blocks to be filled before the next step, each from which other block
         self.max_blocks = spec.num_blocks - 1
         """Blocks that one request can hold in all groups together."""
 
@@ -110,7 +94,7 @@ class KVCache:
             extend_keys(keys, request.tokens, count, block_size=size, root=root)
         elif count:
             count = self._match_whole(request, count, root, found)
-        if self._windowed:
+        if self.windowed:
             count = self._match_windows(request, count, root, found)
         return PrefixMatch(num_blocks=count, blocks=tuple(tuple(blocks[:count]) for blocks in found))
 
@@ -129,7 +113,7 @@ class KVCache:
     def _match_windows(self, request: Request, most: int, root: bytes, found: list[list[int]]) -> int:
         """Blocks of the longest hit of at most `most` that every group with a window can serve, found from the end
         back. Where one lacks a block the hit must end before it, so no block is looked for twice."""
-        reaches = [(group, self.blocks_for(window - 1)) for group, window in self._windowed]
+        reaches = [(group, self.blocks_for(window - 1)) for group, window in self.windowed]
         farthest = max(reach for _, reach in reaches)
         end, i = most, most - 1
         while i >= max(0, end - farthest):
@@ -179,20 +163,46 @@ class KVCache:
             start = match.num_blocks - len(hits)
             request.block_ids.append(array("i", [NULL_BLOCK] * start + list(hits)))
             request.table_starts.append(start)
-            self._num_held += len(hits)
-            self._num_null += start
+            self.num_held += len(hits)
+            self.num_null += start
             if self._residency is not None:
                 self._residency.touched(hits)
         request.num_computed = request.num_committed = match.num_blocks * self.block_size
         assert request.num_computed < request.num_tokens, "the last token must be computed, or there are no logits"
 
+    def fork(self, parent: Request, child: Request) -> None:
+        """Give `child`, whose tokens begin with all that are computed of `parent`, tables of the same blocks."""
+        assert not child.block_ids, f"request {child.id!r} has tables already"
+        computed = parent.num_computed
+        assert child.tokens[:computed] == parent.tokens[:computed], f"{child.id!r} is no fork of {parent.id!r}"
+        count = self.blocks_for(computed)
+        child.block_ids, child.table_starts = [table[:count] for table in parent.block_ids], [*parent.table_starts]
+        for table, start in zip(child.block_ids, child.table_starts, strict=True):
+            for block in table[start:]:
+                self.pool.fork(block)
+        null = sum(child.table_starts)
+        self.num_held += count * self.num_groups - null
+        self.num_null += null
+        child.block_keys = parent.block_keys[: computed // self.block_size]
+        child.num_computed, child.num_committed = computed, parent.num_committed
+        child.table_edits += 1
+
+    def shared_tails(self, request: Request) -> int:
+        """Partly filled blocks that a request would write to next, but shares: it needs as many of its own."""
+        pool = self.pool
+        if not pool.num_open:
+            return 0
+        last, filled = divmod(request.num_computed, self.block_size)
+        return sum(pool.references(table[last]) > 1 for table in request.block_ids) if filled else 0
+
     def lacks(self, request: Request, num_tokens: int) -> int:
         """Blocks that a running request still needs at once to come to `num_tokens` tokens."""
         more = self.blocks_for(num_tokens) - len(request.block_ids[0])
+        copies = self.shared_tails(request) if num_tokens > request.num_computed else 0
         if more <= 0:
-            return 0
+            return copies
         held = zip(request.block_ids, request.table_starts, strict=True)
-        return self.demand.missing(more, tuple(len(table) - start for table, start in held))
+        return copies + self.demand.missing(more, tuple(len(table) - start for table, start in held))
 
     def make_room(self, request: Request, num_tokens: int, running: Sequence[Request]) -> bool:
         """Whether the tables can be extended to `num_tokens` tokens, now that what lies behind windows is given up.
@@ -201,20 +211,26 @@ class KVCache:
         """
         self.retire(request)
         count = max(0, self.blocks_for(num_tokens) - len(request.block_ids[0])) * self.num_groups
-        if self._windowed and not self.pool.can_allocate(count):
+        count += self.shared_tails(request)
+        if self.windowed and not self.pool.can_allocate(count):
             for other in running:
                 self.retire(other, unpublished=True)
         return self.pool.can_allocate(count)
 
     def grow(self, request: Request, num_tokens: int) -> None:
-        """Extend the tables to hold `num_tokens` tokens, ready to be written from `num_computed` on."""
+        """Extend the tables to hold `num_tokens` tokens, ready to be written from `num_computed` on.
+
+        A tail that others hold as well is replaced by a block of the request's own, to be filled by `copies`.
+        """
+        if self.shared_tails(request):
+            self._own_tails(request)
         count = self.blocks_for(num_tokens) - len(request.block_ids[0])
         first = request.num_computed // self.block_size
         pool = self.pool
         for table in request.block_ids:
             if count > 0:
                 table.extend(pool.allocate(count))
-                self._num_held += count
+                self.num_held += count
                 if self._residency is not None:
                     self._residency.allocated(table[-count:])
             assert len(table) * self.block_size >= num_tokens
@@ -224,11 +240,36 @@ class KVCache:
             request.table_edits += 1
             self._check_windows(request, num_tokens)
 
+    def _own_tails(self, request: Request) -> None:
+        pool, last = self.pool, request.num_computed // self.block_size
+        for table in request.block_ids:
+            block = table[last]
+            if pool.references(block) > 1:
+                (mine,) = pool.allocate(1)
+                if self._residency is not None:
+                    self._residency.allocated((mine,))
+                source = self._copies.get(block, block)  # what is to be copied there is not there yet
+                self._copies.pop(mine, None)  # for a holder that is gone; the order is that of the last ones
+                self._copies[mine] = source
+                pool.release(block)
+                table[last] = mine
+        request.block_ids = [*request.block_ids]  # new tables, for those who keep a copy of them
+        request.table_edits += 1
+
+    @property
+    def copies(self) -> tuple[tuple[int, int], ...]:
+        """(source, destination) of the blocks that must be copied before the next step, in this order."""
+        return tuple((source, block) for block, source in self._copies.items())
+
+    def copied(self) -> None:
+        """Take in that the step before which `copies` are made is on its way."""
+        self._copies.clear()
+
     def _check_windows(self, request: Request, num_tokens: int) -> None:
         """Assert I-WINDOW of tables that end with `num_tokens` tokens; as computed until their steps are committed
         count the ones in flight."""
         computed = request.num_computed
-        for group, window in self._windowed:
+        for group, window in self.windowed:
             live = len(request.block_ids[group]) - request.table_starts[group]
             seen = max(window - 1, computed - request.num_committed) + num_tokens - computed
             most = spanned(seen, self.block_size)
@@ -242,7 +283,7 @@ class KVCache:
         in flight fills, which nobody can find again then.
         """
         size, given_up = self.block_size, 0
-        for group, window in self._windowed:
+        for group, window in self.windowed:
             unseen = request.num_computed - window + 1
             if self.prefix_caching and not unpublished:
                 unseen = min(unseen, request.num_committed)
@@ -256,8 +297,8 @@ class KVCache:
                 given_up += end - start
         if given_up:
             request.table_edits += 1
-            self._num_held -= given_up
-            self._num_null += given_up
+            self.num_held -= given_up
+            self.num_null += given_up
 
     def publish(self, request: Request, start: int, end: int) -> None:
         """Take in that tokens[start:end] are computed: full blocks become known to the prefix index, and those of a
@@ -266,7 +307,7 @@ class KVCache:
         first, last = start // size, end // size
         if first != last and self.prefix_caching:
             self._index(request, first, last)
-        if self._windowed:
+        if self.windowed:
             request.num_committed = end
             if end - start > 1:
                 self.retire(request)
@@ -295,8 +336,8 @@ class KVCache:
                 if block != NULL_BLOCK:
                     release(block)
         null = sum(request.table_starts)
-        self._num_held -= sum(map(len, tables)) - null
-        self._num_null -= null
+        self.num_held -= sum(map(len, tables)) - null
+        self.num_null -= null
         request.block_ids, request.table_starts = [], []
         request.num_computed = request.num_committed = 0
 
@@ -319,44 +360,10 @@ class KVCache:
         if self._residency is not None:
             self._residency.evicted(block)
 
-    def ledger(self, running: Sequence[Request], *, max_model_len: int) -> KVLedger:
-        """Classes of all slots; O(running requests), and O(their blocks behind it) in groups with a window."""
-        size, pool = self.block_size, self.pool
-        tokens = self.num_groups * sum([request.num_computed for request in running]) - self._num_null * size
-        tail = self._num_held * size - tokens
-        shared = pool.num_shared * size
-        behind = sum(self._behind(group, window, running) for group, window in self._windowed)
-        live = pool.num_referenced * size - shared - tail - behind
-        assert tail >= 0, f"{tail} tail slots"
-        assert live >= 0, f"{live} live slots"
-        return KVLedger(
-            live=live,
-            behind=behind,
-            shared=shared,
-            tail=tail,
-            cached=pool.num_cached * size,
-            free=pool.num_free * size,
-            null=size,
-            tokens=tokens,
-            contiguous=max_model_len * self.num_groups * len(running),
-        )
-
-    def _behind(self, group: int, window: int, running: Sequence[Request]) -> int:
-        """Slots of one group with tokens of one request that its next token, and so no later one, sees."""
-        size, pool, total = self.block_size, self.pool, 0
-        for request in running:
-            unseen, start = request.num_computed - window + 1, request.table_starts[group]
-            if not pool.num_shared:  # every step asks: no walk over the tables where there is nothing to find in them
-                total += max(0, unseen - start * size)
-                continue
-            for i in range(start, self.blocks_for(max(0, unseen))):
-                if pool.references(request.block_ids[group][i]) == 1:
-                    total += min(size, unseen - i * size)
-        return total
-
     def check(self, running: Sequence[Request]) -> None:
         """Assert I-POOL, I-OWN and I-WINDOW, and that every table covers what is computed."""
         pool, size = self.pool, self.block_size
+        fills: dict[int, tuple[int, int, int]] = {}  # of each block: group, place and how many tokens it has
         for request in running:
             computed = request.num_computed
             assert request.num_committed <= computed
@@ -369,16 +376,18 @@ class KVCache:
                 assert not any(table[:start])
                 assert NULL_BLOCK not in table[start:]
                 for i, block in enumerate(table[start:], start):
-                    full = (i + 1) * size <= computed
-                    assert full or pool.is_writable(block), f"{request.id!r} may not write to block {block}"
+                    fill = group, i, max(0, min(size, computed - i * size))
+                    assert fills.setdefault(block, fill) == fill, f"block {block} is not the same to all its holders"
+                    assert fill[2] == size or not pool.is_sealed(block), f"block {block} is sealed, but not full"
+                    assert fill[2] or pool.is_writable(block), f"{request.id!r} may not write to block {block}"
         held = [
             table[start:]
             for request in running
             for table, start in zip(request.block_ids, request.table_starts, strict=True)
         ]
         pool.check(held)
-        assert self._num_held == sum(map(len, held))
-        assert self._num_null == sum(sum(request.table_starts) for request in running)
+        assert self.num_held == sum(map(len, held))
+        assert self.num_null == sum(sum(request.table_starts) for request in running)
         for group, index in enumerate(self.indexes):
             index.check()
             for block in range(pool.num_blocks):

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxpaged.demand import KVDemand
-from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError
+from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError
 from jaxpaged.prompt import context_limit
-from jaxpaged.request import MAX_BIASES, Request
+from jaxpaged.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def prompt_tokens(requests: Iterable[Request], limit: int) -> int:
 
 
 def check_request(request: Request, *, max_model_len: int, demand: KVDemand, max_blocks: int) -> None:
-    """Raise what is wrong with a request: ContextLengthError, CapacityError or ParameterError.
+    """Raise what is wrong with a request: ContextLengthError or CapacityError.
 
     max_model_len: tokens of the longest context. max_blocks: blocks that one request can hold in all KV groups.
     """
@@ -122,12 +122,3 @@ def check_request(request: Request, *, max_model_len: int, demand: KVDemand, max
             limit=f"so many tokens need {needed} KV blocks of {size} tokens, and the pool has {max_blocks}",
             fix=f"Keep both together to {fitting} tokens, or enlarge the KV cache",
         )
-    if request.params.min_tokens:
-        biases = len(request.stop_ids | set(request.params.logit_bias or ()))
-        if biases > MAX_BIASES:
-            raise ParameterError(
-                name="logit_bias and stop_token_ids",
-                value=biases,
-                limit=f"a request may set at most {MAX_BIASES} together, the model's own stop tokens included",
-                fix="Give fewer, or no min_tokens",
-            )

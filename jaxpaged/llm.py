@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from numbers import Integral
 from typing import Any, cast
 
 from tqdm import tqdm
 
+from jaxpaged.beams import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError, EngineError, JaxPagedError, ParameterError, PromptError
 from jaxpaged.outputs import OutputKind
-from jaxpaged.request import RequestOutput, SamplingParams
+from jaxpaged.request import CompletionOutput, RequestOutput, SamplingParams
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Message = Mapping[str, Any]
@@ -53,13 +55,7 @@ class LLM:
         """
         items = [_content(prompt, i) for i, prompt in enumerate(_as_list(prompts))]
         params = _broadcast(sampling_params, len(items), default=self.get_default_sampling_params())
-        ids = []
-        for i, (item, param) in enumerate(zip(items, params, strict=True)):
-            try:
-                ids.append(self.engine.check(item, param))
-            except JaxPagedError as error:
-                error.add_note(f"in prompt {i} of {len(items)}")
-                raise
+        ids = self._checked(items, params)
         texts = [item if isinstance(item, str) else None for item in items]
         return self._run(list(zip(ids, texts, params, strict=True)), use_tqdm=use_tqdm)
 
@@ -98,8 +94,51 @@ class LLM:
         ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, *, use_tqdm: bool = False
+    ) -> list[BeamSearchOutput]:
+        """The likeliest sequences that begin with each prompt, as far as a search of `beam_width` beams finds them.
+
+        Every prompt is checked before the first step, as in `generate`.
+        """
+        items = [_content(prompt, i) for i, prompt in enumerate(_as_list(prompts))]
+        ids = self._checked(items, [params.sampling()] * len(items))
+        found = self._run([(prompt, None, params) for prompt in ids], use_tqdm=use_tqdm)
+        return [
+            BeamSearchOutput(sequences=tuple(map(partial(self._sequence, params, one), one.outputs))) for one in found
+        ]
+
+    def _checked(self, items: Sequence[str | Sequence[int]], params: Sequence[SamplingParams]) -> list[tuple[int, ...]]:
+        """The token ids of prompts. Raises what `LLMEngine.check` raises, with the prompt's place."""
+        ids: list[tuple[int, ...]] = []
+        for i, (item, param) in enumerate(zip(items, params, strict=True)):
+            try:
+                ids.append(self.engine.check(item, param))
+            except JaxPagedError as error:
+                error.add_note(f"in prompt {i} of {len(items)}")
+                raise
+        return ids
+
+    def _sequence(self, params: BeamSearchParams, found: RequestOutput, said: CompletionOutput) -> BeamSearchSequence:
+        if said.cumulative_logprob is None or found.error is not None:
+            raise EngineError(name="beam search", value=found.request_id, limit=found.error or "it was ended")
+        ended = said.finish_reason == "stop"
+        answer = said.token_ids[:-1] if ended and not params.include_stop_str_in_output else said.token_ids
+        tokens = (*found.prompt_token_ids, *answer)
+        return BeamSearchSequence(
+            tokens=tokens,
+            logprobs=said.logprobs or (),
+            cum_logprob=said.cumulative_logprob,
+            text=self.engine.tokenizer.decode(tokens),
+            finish_reason=said.finish_reason,
+            stop_reason=said.token_ids[-1] if ended else None,
+        )
+
     def _run(
-        self, items: Sequence[tuple[tuple[int, ...], str | None, SamplingParams]], *, use_tqdm: bool
+        self,
+        items: Sequence[tuple[tuple[int, ...], str | None, SamplingParams | BeamSearchParams]],
+        *,
+        use_tqdm: bool,
     ) -> list[RequestOutput]:
         """The outputs of (token ids, their text, parameters), in this order."""
         self.engine.require_idle("LLM.generate")
@@ -113,7 +152,7 @@ class LLM:
             while self.engine.has_unfinished:
                 for output in self.engine.step():
                     done[output.request_id] = output
-                    tokens += len(output.outputs[0].token_ids)
+                    tokens += sum(len(said.token_ids) for said in output.outputs)
                     bar.update()
                     bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.1f} tokens/s")
         except BaseException:

@@ -244,6 +244,7 @@ def resolve(
         bundle=None if config.bundle is None else Path(config.bundle),
         async_scheduling=config.async_scheduling,
         reasons=reasons,
+        speculation=config.speculation,
     )
 
 

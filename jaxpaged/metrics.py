@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jaxpaged.ledger import KVLedger
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import TokenEvent
 from jaxpaged.roofline import StepWork
+
+if TYPE_CHECKING:
+    from jaxpaged.scheduler import Scheduler
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +28,9 @@ class EngineMetrics:
     output_tokens: int = 0
     finished: int = 0
     preemptions: int = 0
+    drafts: int = 0  # steps of a request in which guesses were verified, over requests and steps
+    draft_tokens: int = 0  # guesses in them
+    accepted_tokens: int = 0  # guesses that came true, a token each
     compiles_at_start: int = 0
     compiles_after_ready: int = 0
     live_slots: int = 0  # this and the next ones: the ledger's classes, summed over steps
@@ -72,11 +79,21 @@ class EngineMetrics:
         """Count a step, and what it led to."""
         computed = plan.num_tokens
         self.steps += 1
-        self.step_rows += len(plan.rows)
+        self.step_rows += len(plan.rows) - plan.num_drafted
         self.step_tokens += computed
         self.padded_tokens += plan.bucket.tokens - computed
         self.output_tokens += sum(event.token is not None for event in events)
         self.finished += sum(event.finish is not None for event in events)
+
+    def add_totals(self, scheduler: Scheduler) -> None:
+        """Take over what the scheduler counts."""
+        self.preemptions = scheduler.num_preemptions
+        self.prompt_tokens = scheduler.num_prompt_tokens
+        self.cached_tokens = scheduler.num_cached_tokens
+        if scheduler.speculator is not None:
+            counts = scheduler.speculator.counts
+            self.drafts, self.draft_tokens = counts.drafts, counts.draft_tokens
+            self.accepted_tokens = counts.accepted_tokens
 
     def add_work(self, work: StepWork) -> None:
         """Count what a step takes at least."""

@@ -51,9 +51,9 @@ class Completion:
         self.kind = kind
         self._prompt = prompt
         self._clock = clock
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer if request.params.detokenize else NoTokenizer()
         skips = request.params.skip_special_tokens
-        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skips, shown=shown)
+        self._detokenizer = Detokenizer(self._tokenizer, skip_special_tokens=skips, shown=shown)
         self._scanner = StopScanner(request.params.stop_strings, include_stop=request.params.include_stop_str_in_output)
         self._text: list[str] = []
         self._token_ids: list[int] = []
@@ -125,7 +125,7 @@ class Completion:
         """The answer's part of `output`; told once likewise."""
         first_text, first_token = (self._sent_texts, self._sent_tokens) if self.kind is OutputKind.DELTA else (0, 0)
         self._sent_texts, self._sent_tokens = len(self._text), len(self._token_ids)
-        asked = self.request.params.logprobs is not None
+        asked = self.request.params.wants_logprobs
         return CompletionOutput(
             index=0,
             text="".join(self._text[first_text:]),
@@ -160,6 +160,8 @@ class Completion:
 
     def _with_texts(self, places: PromptLogprobs) -> PromptLogprobs:
         """The same with each token's text; one that comes again, as the likeliest ones do, is decoded once."""
+        if not self.request.params.detokenize:
+            return places
         tokens = {token for place in places if place for token in place}
         texts = {token: self._tokenizer.decode([token]) for token in tokens}
         return tuple(

@@ -1,5 +1,6 @@
-"""What runs on the device, compiled: one program of the model a bucket, one sampler a number of rows, one for the pool,
-one that scores prompts and, for it, one a number of tokens that picks their hidden vectors.
+"""What runs on the device, compiled: one program of the model a bucket, one sampler a number of rows, and one that
+picks logprobs, one that makes the pool, one that copies blocks of it, one that scores prompts and, for it, one a number
+of tokens that picks their hidden vectors.
 
 Owns the traced functions, which are pure functions of arrays, and what they are compiled for; holds no array of the
 pool. A step takes a flat tuple of leaves (an `nnx.State` argument costs milliseconds a call, docs/DECISIONS.md).
@@ -16,20 +17,23 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxpaged.batch import StepLayout, unpack
+from jaxpaged.batch import COPIES, StepLayout, unpack
 from jaxpaged.buckets import Bucket, BucketTable
 from jaxpaged.bundle import Bundle, fingerprint_of
 from jaxpaged.config import ResolvedConfig
+from jaxpaged.masks import mask_words
 from jaxpaged.memory import machine_digest
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, make_context, unflatten
-from jaxpaged.models.kv import KVPool, make_pool, pool_specs
-from jaxpaged.request import MAX_BIASES, PENDING
+from jaxpaged.models.kv import KVPool, copy_blocks, make_pool, pool_specs
+from jaxpaged.request import PENDING
 from jaxpaged.sampler import Sampled, SamplingRows, sample
+from jaxpaged.sampling_params import MAX_BIASES
 from jaxpaged.scoring import Scored, pick, score
 from jaxpaged.step_memory import StepMemory, options_bytes
 from jaxpaged.tuning import user_tuning
 from jaxpaged.weights.load import LoadedModel
+from jaxpaged.wide_logprobs import WIDE_ROWS, pick_logprobs
 from pallas_kernels.backend import Backend
 from pallas_kernels.tuning import NO_TUNING, Table
 
@@ -100,8 +104,17 @@ class Programs:
             _int32(rows, config.max_model_len),
             _int32(rows, MAX_BIASES),
             of((rows, MAX_BIASES), jnp.float32),
+            _int32(rows, mask_words(self.model.config.vocab)),
         )
         return self._program(name, draw, arguments, donate=0, results=(0, _SAMPLED))
+
+    def logprob_picker(self, rows: int) -> jax.stages.Compiled:
+        """Picks the logprobs that the sampler of `rows` rows does not give, WIDE_ROWS at a time."""
+        name = f"logprobs-{rows}"
+        if name in self.compiled:
+            return self.compiled[name]
+        logits = jax.ShapeDtypeStruct((rows, self.model.config.vocab), jnp.float32)
+        return self._program(name, pick_logprobs, (logits, _int32(WIDE_ROWS)), donate=None, results=0)
 
     def picker(self, tokens: int) -> jax.stages.Compiled:
         """Picks the hidden vectors that are scored out of a step of `tokens` tokens."""
@@ -118,6 +131,13 @@ class Programs:
         function = partial(score, graphdef=self.model.graphdef)
         return self._program("score", function, arguments, donate=None, results=_SCORED)
 
+    def copier(self) -> jax.stages.Compiled:
+        """Copies blocks of the pool, `COPIES` at a time; the pool is donated."""
+        if (program := self.compiled.get("copy")) is not None:
+            return program
+        pool = self._pool_form()
+        return self._program("copy", copy_blocks, (pool, _int32(2, COPIES)), donate=0, results=pool)
+
     def pool_maker(self) -> jax.stages.Compiled:
         """Makes a pool of zeros, of nothing."""
         make = partial(make_pool, self.model.config, self.backend, **self._pool_sizes())
@@ -127,28 +147,37 @@ class Programs:
         """What the largest step takes beside weights and pool, as its programs say; compiles them where they are not
         yet. None where they do not say it."""
         (bucket,) = buckets.base.mixed
-        programs = (self.step(bucket), self.sampler(bucket.rows), self.picker(bucket.tokens), self.scorer())
+        programs = (
+            self.step(bucket),
+            self.sampler(bucket.rows),
+            self.logprob_picker(bucket.rows),
+            self.picker(bucket.tokens),
+            self.scorer(),
+        )
         sizes = [size for program in programs if (size := _transient(program)) is not None]
         if len(sizes) < len(programs):
             return None
         # one after the other; what the step gives, logits and hidden vectors, stays until the others have read it
-        (step_temp, given), sampled, (pick_temp, picked), (score_temp, scored) = sizes
+        (step_temp, given), sampled, (wide_temp, wide), (pick_temp, picked), (score_temp, scored) = sizes
         slices = -(-bucket.tokens // self.config.score_rows)
         scoring = pick_temp + picked + score_temp + slices * scored
-        unused = options_bytes({bucket.rows for bucket in buckets}, max_model_len=self.config.max_model_len)
-        num_bytes = given + max(step_temp, sum(sampled), scoring) + unused
+        telling = wide_temp + -(-bucket.rows // WIDE_ROWS) * wide
+        longest, vocab = self.config.max_model_len, self.model.config.vocab
+        unused = options_bytes({bucket.rows for bucket in buckets}, max_model_len=longest, vocab=vocab)
+        num_bytes = given + max(step_temp, sum(sampled), scoring, telling) + unused
         return StepMemory(num_bytes=num_bytes, source="memory_analysis")
 
     def has_step(self, bucket: Bucket) -> bool:
         """Whether all programs of a step of this bucket are there."""
-        names = {_step_name(bucket), f"sampler-{bucket.rows}", f"pick-{bucket.tokens}", "score"}
+        of_rows = {f"sampler-{bucket.rows}", f"logprobs-{bucket.rows}"}
+        names = {_step_name(bucket), *of_rows, f"pick-{bucket.tokens}", "score", "copy"}
         return names <= self.compiled.keys()
 
     def with_pool(self, config: ResolvedConfig) -> Programs:
         """Programs for another number of blocks; those that do not depend on it are kept."""
         other = Programs(self.model, config, bundle=self._bundle)
         if config == replace(self.config, num_blocks=config.num_blocks, reasons=config.reasons):
-            kept = ("sampler-", "pick-", "score")
+            kept = ("sampler-", "logprobs-", "pick-", "score")
             other.compiled.update({name: it for name, it in self.compiled.items() if name.startswith(kept)})
         return other
 
@@ -213,7 +242,7 @@ def run_model(
     """The model's part of a step, traced: writes K and V of its tokens into the pool.
 
     last_tokens: i32[seats + 1], drawn by earlier steps. ints: i32[num_ints] as `layout` says. Returns the pool, the
-    logits f32[S, V] of each row's last token, these tokens and the rows' seats (i32[S] both), the rows' options for the
+    logits f32[S, V] of the token that each row draws after, these tokens and the rows' seats (i32[S] both), the rows' options for the
     sampler, and the hidden vectors f32[T, E] of all tokens.
     """
     fields = unpack(ints, layout, lambda bits: lax.bitcast_convert_type(bits, jnp.float32))
@@ -233,7 +262,7 @@ def run_model(
     token_ids = jnp.concatenate([first, rest])
     model = unflatten(graphdef, leaves)
     hidden, pool = model(token_ids, context, pool)  # [T, E]
-    last = fields.cu_q_lens[1:] - 1  # [S]: where each row's last token stands
+    last = fields.sampled_at  # [S]
     rows = SamplingRows(
         temperature=fields.temperature,
         top_k=fields.top_k,
@@ -243,11 +272,11 @@ def run_model(
         frequency=fields.frequency,
         repetition=fields.repetition,
         seeds=fields.seeds,
-        positions=fields.kv_lens,  # the sampled token's position
+        positions=fields.positions,
         prompt_lens=fields.prompt_lens,
         num_logprobs=fields.num_logprobs,
     )
-    held = jnp.where(jnp.diff(fields.cu_q_lens) > 0, jnp.arange(1, layout.bucket.rows + 1, dtype=jnp.int32), 0)
+    held = jnp.where(fields.positions > 0, jnp.arange(1, layout.bucket.rows + 1, dtype=jnp.int32), 0)
     count = jnp.max(held, keepdims=True)  # rows stand before the padding
     return pool, model.logits(hidden[last], count), (token_ids[last], fields.seats), rows, hidden
 
@@ -260,11 +289,13 @@ def draw(
     history: Array,
     bias_ids: Array,
     bias_values: Array,
+    masks: Array,
 ) -> tuple[Array, Sampled]:
     """The sampler's part of a step, traced: `sample`, and the tokens it drew remembered at the rows' seats.
 
-    last_tokens: i32[seats + 1], donated. rows_last: each row's last token and its seat, i32[S] both.
+    last_tokens: i32[seats + 1], donated. rows_last: the token that each row draws after, and its seat, i32[S] both.
     """
     tokens, seats = rows_last
-    sampled = sample(logits, rows, history, bias_ids, bias_values, tokens)
-    return last_tokens.at[seats].set(sampled.tokens, mode="drop"), sampled
+    sampled = sample(logits, rows, history, bias_ids, bias_values, masks, tokens)
+    # where a mask allows nothing the request ends, and a step that is on its way already reads some token
+    return last_tokens.at[seats].set(jnp.maximum(sampled.tokens, 0), mode="drop"), sampled

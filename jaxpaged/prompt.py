@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 
 from jaxpaged.errors import ContextLengthError, ParameterError, PromptError
-from jaxpaged.request import SamplingParams
+from jaxpaged.sampling_params import MAX_LOGPROBS, SamplingParams
 
 
 def prompt_ids(prompt: object, encode: Callable[[str], list[int]]) -> tuple[int, ...]:
@@ -33,12 +33,35 @@ def prompt_ids(prompt: object, encode: Callable[[str], list[int]]) -> tuple[int,
     return tuple(map(int, ids))
 
 
-def check_params(params: SamplingParams, *, vocab: int) -> None:
-    """Raise ParameterError for parameters that name token ids which the model lacks."""
-    for name, tokens in (("logit_bias", params.logit_bias or {}), ("stop_token_ids", params.stop_ids)):
-        worst = max(tokens, default=0)
+def truncated(ids: tuple[int, ...], params: SamplingParams, *, max_model_len: int) -> tuple[int, ...]:
+    """A prompt's ids, as many as `truncate_prompt_tokens` keeps. -1 leaves room for max_tokens, or for one token."""
+    kept = params.truncate_prompt_tokens
+    if kept == -1:
+        kept = max(1, max_model_len - (params.max_tokens or 1))
+    if kept is None or len(ids) <= kept:
+        return ids
+    return ids[:kept] if params.truncation_side == "right" else ids[-kept:]
+
+
+def check_params(params: SamplingParams, *, vocab: int, max_logprobs: int = MAX_LOGPROBS) -> None:
+    """Raise ParameterError for parameters that name token ids which the model lacks, or ask for more logprobs a token
+    than max_logprobs; -1: of the whole vocabulary."""
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
+        worst = max(getattr(params, name) or (), default=0)
         if worst >= vocab:
             raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
+    most = vocab if max_logprobs == -1 else max_logprobs
+    if params.logprob_token_ids is None and (params.logprobs or 0) not in range(-1 if most >= vocab else 0, most + 1):
+        raise ParameterError(
+            name="logprobs",
+            value=params.logprobs,
+            limit=f"a request may ask for {most} a token at most",
+            fix="Name tokens in logprob_token_ids, or raise the engine's max_logprobs (-1: the whole vocabulary)",
+        )
+    for name in ("n", "best_of"):
+        if (getattr(params, name) or 1) > 1:
+            fix = "Submit the prompt several times, with other seeds"
+            raise ParameterError(name=name, value=getattr(params, name), limit="a request has one answer", fix=fix)
 
 
 def context_limit(max_model_len: int) -> str:

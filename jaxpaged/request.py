@@ -1,31 +1,28 @@
-"""A request, what it asks for, and what comes back. [host half: no jax]
+"""A request, and what comes back. [host half: no jax]
 
 Owns the types of the request's life; moves nothing by itself. The scheduler owns every `Request`.
 """
 
 from __future__ import annotations
 
-import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from numbers import Integral, Real
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jaxpaged.errors import ParameterError
+from jaxpaged.sampling_params import SamplingParams as SamplingParams
 
-MAX_BIASES = 512
-"""Entries a request may put on logits (logit_bias, stop ids under min_tokens): the width of a device array."""
-MAX_LOGPROBS = 20
-"""Alternatives a request may ask logprobs of, per token (as OpenAI's API)."""
+if TYPE_CHECKING:
+    from jaxpaged.constraints import Constraint
+
 PENDING = -1
 """Stands in `Request.tokens` for a token that a step in flight draws: only the device knows it yet."""
-_MAX_PENALTY = 2.0
 
 
 class RequestState(Enum):
     WAITING = "waiting"  # owns no block; also after preemption
+    FOLLOWING = "following"  # another request computes its prompt; owns no block, but perhaps a seat
     RUNNING = "running"
     FINISHED = "finished"
 
@@ -37,115 +34,7 @@ class FinishReason(Enum):
     LENGTH = "length"
     ABORT = "abort"
     ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """How to choose tokens and when to stop. Names, defaults and meanings are vLLM's.
-
-    Raises ParameterError naming the field, its value and the limit.
-    """
-
-    temperature: float = 1.0
-    """How freely to draw; 0 is greedy."""
-    top_k: int = 0
-    """Draw among so many of the likeliest tokens; 0 or -1 keeps all."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens that together have this probability, above 0 and at most 1."""
-    min_p: float = 0.0
-    """Draw among tokens with at least this share of the likeliest one's probability, from 0 to 1."""
-    seed: int | None = None
-    """Draws depend on seed and position alone: the same seed gives the same tokens whatever runs beside."""
-    max_tokens: int | None = 16
-    """Tokens of the answer at most; None goes on to the longest context."""
-    min_tokens: int = 0
-    """Tokens of the answer before it may stop."""
-    stop: str | Sequence[str] | None = None
-    """Strings that end the text."""
-    stop_token_ids: Sequence[int] | None = None
-    """Tokens that end the text, beside the model's own."""
-    ignore_eos: bool = False
-    """Go on after the model's end of text."""
-    include_stop_str_in_output: bool = False
-    """Keep what ended the text in the text."""
-    logprobs: int | None = None
-    """Alternatives to report per token (0: the chosen token only)."""
-    prompt_logprobs: int | None = None
-    """The same of every token of the prompt but the first (0: that token only), told with the answer's first token."""
-    presence_penalty: float = 0.0
-    """Taken off the logit of each token that the answer holds, from -2 to 2."""
-    frequency_penalty: float = 0.0
-    """Taken off a token's logit for each time that the answer holds it, from -2 to 2."""
-    repetition_penalty: float = 1.0
-    """Above 1 makes tokens of prompt and answer less likely, below 1 likelier."""
-    logit_bias: Mapping[int, float] | None = None
-    """Added to the logits of these tokens, from -100 to 100."""
-    skip_special_tokens: bool = True
-    """Leave special tokens out of the text."""
-
-    def __post_init__(self) -> None:
-        set_field = object.__setattr__
-        set_field(self, "stop", _strings(self.stop))
-        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise ParameterError(name=name, value=value, limit="it must be True or False")
-        if not isinstance(self.stop_token_ids, Iterable | None):
-            raise ParameterError(
-                name="stop_token_ids", value=self.stop_token_ids, limit="it must be a list of token ids"
-            )
-        set_field(self, "stop_token_ids", tuple(_integer("stop_token_ids", t, 0) for t in self.stop_token_ids or ()))
-        set_field(
-            self, "temperature", _number("temperature", self.temperature, 0.0, 100.0, "Use 0 for greedy decoding")
-        )
-        set_field(self, "top_k", max(_integer("top_k", self.top_k, -1, 2**31 - 1, "0 or -1 keeps every token"), 0))
-        set_field(self, "top_p", _number("top_p", self.top_p, 0.0, 1.0, "Use 1 to keep every token", above=True))
-        set_field(self, "min_p", _number("min_p", self.min_p, 0.0, 1.0, "Use 0 to keep every token"))
-        if self.seed is not None:
-            set_field(self, "seed", _integer("seed", self.seed, -(2**63), 2**64 - 1))
-        if self.max_tokens is not None:
-            fix = "Leave it out (None) to go on to the longest context"
-            set_field(self, "max_tokens", _integer("max_tokens", self.max_tokens, 1, fix=fix))
-        set_field(self, "min_tokens", _integer("min_tokens", self.min_tokens, 0))
-        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise ParameterError(
-                name="min_tokens", value=self.min_tokens, limit=f"it may not exceed max_tokens={self.max_tokens}"
-            )
-        for name in ("logprobs", "prompt_logprobs"):
-            if (count := getattr(self, name)) is not None:
-                set_field(self, name, _integer(name, count, 0, MAX_LOGPROBS))
-        for name in ("presence_penalty", "frequency_penalty"):
-            set_field(self, name, _number(name, getattr(self, name), -_MAX_PENALTY, _MAX_PENALTY))
-        penalty = _number("repetition_penalty", self.repetition_penalty, 0.01, 100.0, "Use 1 for no penalty")
-        set_field(self, "repetition_penalty", penalty)
-        bias = {_integer("logit_bias", k, 0): _number("logit_bias", v, -100, 100) for k, v in self._bias_items()}
-        set_field(self, "logit_bias", bias)
-        biases = len(bias) + (len(self.stop_ids) if self.min_tokens else 0)
-        if biases > MAX_BIASES:
-            raise ParameterError(
-                name="logit_bias and stop_token_ids",
-                value=biases,
-                limit=f"a request may set at most {MAX_BIASES} together",
-                fix="Give fewer",
-            )
-
-    def _bias_items(self) -> list[tuple[int, float]]:
-        if self.logit_bias is None:
-            return []
-        if not isinstance(self.logit_bias, Mapping):
-            raise ParameterError(name="logit_bias", value=self.logit_bias, limit="it must map token ids to numbers")
-        return list(self.logit_bias.items())
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        return tuple(self.stop or ())
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        return tuple(self.stop_token_ids or ())
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0.0
+    REPETITION = "repetition"  # vLLM's word
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -164,6 +53,7 @@ class Request:
     seed: int  # resolved, 0 <= seed < 2**32
     max_tokens: int  # resolved: output tokens at most, within the longest context
     stop_ids: frozenset[int] = frozenset()  # eos (unless ignored) and stop_token_ids
+    constraints: tuple[Constraint, ...] = ()  # what its next token may be; its own
     arrival_s: float = 0.0  # this and the next one: seconds on the engine's clock
     admitted_s: float = 0.0  # first admission, where there was one
     salt: str = ""  # prefix-cache namespace
@@ -181,11 +71,24 @@ class Request:
     state: RequestState = RequestState.WAITING
     finish: FinishReason | None = None
     num_preemptions: int = 0
+    held: bool = False  # what follows each of its tokens is chosen outside: see `Scheduler.choose`
+    paused: bool = False  # held, and a token is drawn and known: it waits for the choice
+    followers: list[Request] = field(default_factory=list)  # of the same prompt, until its first token is drawn
+    leader: Request | None = None  # while following: whose followers it is among
+    heir: Request | None = None  # which of its followers goes on with what it had computed when it ended
 
     def __post_init__(self) -> None:
         assert self.prompt, "an empty prompt is refused before a Request is made"
         if not self.tokens:
             self.tokens = list(self.prompt)
+
+    @property
+    def last_heir(self) -> Request:
+        """Who goes on with what this request had computed: itself, unless it ended and left it to a follower."""
+        request = self
+        while request.heir is not None:
+            request = request.heir
+        return request
 
     @property
     def num_tokens(self) -> int:
@@ -207,7 +110,14 @@ class Request:
     @property
     def num_reusable(self) -> int:
         """Tokens that the prefix cache may serve: not the last one, and none that is still to be scored."""
+        if self.params.skip_reading_prefix_cache:
+            return 0
         return len(self.tokens) - 1 if self.num_scored == self.num_to_score else self.num_scored
+
+    @property
+    def rests(self) -> bool:
+        """Whether it has nothing to compute while it runs: it has all its tokens, or the last one is to be chosen."""
+        return self.has_all_tokens or (self.held and (self.paused or self.tokens[-1] == PENDING))
 
     @property
     def has_all_tokens(self) -> bool:
@@ -284,30 +194,3 @@ class RequestOutput:
     num_cached_tokens: int = 0
     metrics: RequestMetrics | None = None
     error: str | None = None
-
-
-def _strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    if not isinstance(stop, str | Sequence | None):
-        raise ParameterError(name="stop", value=stop, limit="it must be a string or a list of strings")
-    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    for text in strings:
-        if not isinstance(text, str) or not text:
-            raise ParameterError(name="stop", value=text, limit="each stop must be a non-empty string")
-    return strings
-
-
-def _integer(name: str, value: object, low: int, high: int = 2**31 - 1, fix: str = "") -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
-        raise ParameterError(name=name, value=value, limit=f"it must be a whole number from {low} to {high}", fix=fix)
-    return int(value)
-
-
-def _number(name: str, value: object, low: float, high: float, fix: str = "", *, above: bool = False) -> float:
-    try:
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # a whole number that no float holds
-        number = math.nan
-    if not low <= number <= high or (above and number == low):
-        bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
-        raise ParameterError(name=name, value=value, limit=f"it must be a number {bounds}", fix=fix)
-    return number

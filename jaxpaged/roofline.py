@@ -247,7 +247,7 @@ def work_of(plan: StepPlan, config: ModelConfig, *, dtype: str, kv_dtype: str, p
     the head for those rows alone that sample."""
     return plan_work(
         config,
-        [(row.start, row.length) for row in plan.rows],
+        [(row.start, row.length) for row in plan.rows if row.length],  # a follower reads no keys
         padded_tokens=plan.bucket.tokens if padded else plan.num_tokens,
         padded_rows=plan.bucket.rows if padded else sum(row.samples for row in plan.rows),
         dtype=dtype,

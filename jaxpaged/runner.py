@@ -17,12 +17,15 @@ from jax.stages import Compiled
 from jaxpaged.batch import StepInputs
 from jaxpaged.buckets import Bucket
 from jaxpaged.errors import EngineError
+from jaxpaged.masks import mask_words
 from jaxpaged.models.kv import KVPool
 from jaxpaged.programs import Programs
-from jaxpaged.request import MAX_BIASES, Logprob
+from jaxpaged.request import Logprob
 from jaxpaged.sampler import Sampled
+from jaxpaged.sampling_params import MAX_BIASES, SamplingParams
 from jaxpaged.scored_tokens import ScoredTokens
 from jaxpaged.scoring import Scored, StepScores, by_token
+from jaxpaged.wide_logprobs import WideLogprobs, slices_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,7 @@ class StepResult:
 
     sampled: Sampled
     scores: StepScores | None = None
+    wide: WideLogprobs | None = None
 
     def tokens(self) -> list[int]:
         """Wait for the step and copy the sampled tokens to the host."""
@@ -44,9 +48,11 @@ class StepResult:
             rows[: len(scored)] = [row and places for row, places in zip(rows, scored, strict=False)]
         return rows
 
-    def logprobs(self, wanted: Sequence[int | None]) -> list[dict[int, Logprob] | None]:
-        """Per row, the chosen token's logprob and the `wanted` likeliest ones; None where None is wanted."""
-        if all(count is None for count in wanted):
+    def logprobs(self, wanted: Sequence[SamplingParams | None]) -> list[dict[int, Logprob] | None]:
+        """Per row, the chosen token's logprob and those that its request asks for; None where it asks for none.
+
+        wanted: the parameters of rows that sample, None for others."""
+        if not any(params is not None and params.wants_logprobs for params in wanted):
             return [None] * len(wanted)
         tokens, chosen, ranks, top_ids, top = (
             np.asarray(array)
@@ -59,12 +65,16 @@ class StepResult:
             )
         )
         rows: list[dict[int, Logprob] | None] = []
-        for row, count in enumerate(wanted):
-            if count is None:
+        for row, params in enumerate(wanted):
+            token = int(tokens[row])
+            if params is None or not params.wants_logprobs or token < 0:
                 rows.append(None)
-                continue
-            likeliest = top_ids[row, :count].tolist(), top[row, :count].tolist()
-            rows.append(by_token(int(tokens[row]), float(chosen[row]), int(ranks[row]), *likeliest, count=count))
+            elif (count := params.num_likeliest) is not None:
+                likeliest = top_ids[row, :count].tolist(), top[row, :count].tolist()
+                rows.append(by_token(token, float(chosen[row]), int(ranks[row]), *likeliest, count=count))
+            else:
+                assert self.wide is not None, "logprobs that the sampler does not give were not picked"
+                rows.append(self.wide.of(row, token, params))
         return rows
 
     def prompt_logprobs(self, wanted: Sequence[int | None]) -> list[list[dict[int, Logprob]]] | None:
@@ -85,7 +95,7 @@ class ModelRunner:
         self._programs = programs
         self.pool: KVPool = programs.pool_maker()()
         self._last_tokens = self._no_tokens()
-        self._unused: dict[int, tuple[jax.Array, jax.Array, jax.Array]] = {}
+        self._unused: dict[int, tuple[Array, Array, Array, Array]] = {}
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -103,6 +113,10 @@ class ModelRunner:
         self._unused_for(rows)
         return self._programs.sampler(rows)
 
+    def compile_logprob_picker(self, rows: int) -> Compiled:
+        """What picks the logprobs that the sampler of `rows` rows does not give. Any thread may call it."""
+        return self._programs.logprob_picker(rows)
+
     def compile_picker(self, tokens: int) -> Compiled:
         """What picks the vectors to be scored out of a step of `tokens` tokens. Any thread may call it."""
         return self._programs.picker(tokens)
@@ -111,13 +125,19 @@ class ModelRunner:
         """What scores prompt tokens. Any thread may call it."""
         return self._programs.scorer()
 
+    def compile_copier(self) -> Compiled:
+        """What copies blocks of the pool. Any thread may call it."""
+        return self._programs.copier()
+
     def execute(self, inputs: StepInputs, bucket: Bucket) -> StepResult:
         """Launch one step. Returns at once where the device computes asynchronously.
 
         Raises EngineError where an earlier step took the pool and did not give it back.
         """
         step, sampler = self.compile(bucket), self.compile_sampler(bucket.rows)
+        copier = self.compile_copier() if inputs.copies else None
         scoring = inputs.scored and (inputs.scored, self.compile_picker(bucket.tokens), self.compile_scorer())
+        picker = self.compile_logprob_picker(bucket.rows) if inputs.wide else None
         if self.pool_is_lost:
             raise EngineError(
                 name="KV pool",
@@ -125,8 +145,11 @@ class ModelRunner:
                 limit="an earlier step was stopped while the device held the pool",
                 fix="Abort all requests and call rebuild_pool() of the engine, or make a new one",
             )
+        if copier is not None:
+            for pairs in inputs.copies:
+                self.pool = copier(self.pool, pairs)
         self.pool, logits, last, rows, hidden = step(self.leaves, self.pool, self._last_tokens, inputs.ints)
-        history, bias_ids, bias_values = self._unused_for(bucket.rows)
+        history, bias_ids, bias_values, masks = self._unused_for(bucket.rows)
         self._last_tokens, sampled = sampler(
             self._last_tokens,
             last,
@@ -135,8 +158,13 @@ class ModelRunner:
             history if inputs.history is None else inputs.history,
             bias_ids if inputs.bias_ids is None else inputs.bias_ids,
             bias_values if inputs.bias_values is None else inputs.bias_values,
+            masks if inputs.masks is None else inputs.masks,
         )
-        return StepResult(sampled=sampled, scores=scoring and self._score(*scoring, hidden))
+        wide = None
+        if picker is not None:
+            slices = tuple(picker(logits, places) for places in slices_of(inputs.wide))
+            wide = WideLogprobs(rows=inputs.wide, slices=slices)
+        return StepResult(sampled=sampled, scores=scoring and self._score(*scoring, hidden), wide=wide)
 
     def _score(self, tokens: ScoredTokens, picker: Compiled, scorer: Compiled, hidden: Array) -> StepScores:
         slices = tokens.slices(self.config.score_rows)
@@ -159,12 +187,13 @@ class ModelRunner:
         """i32[seats + 1]: a token for every seat, and one for padding rows."""
         return jax.device_put(np.zeros(self.config.num_seats + 1, np.int32))
 
-    def _unused_for(self, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _unused_for(self, rows: int) -> tuple[Array, Array, Array, Array]:
         """Device-resident stand-ins for the options that no row of a step uses: nothing to transfer."""
         if rows not in self._unused:
             self._unused[rows] = (
                 jax.device_put(np.full((rows, self.config.max_model_len), -1, np.int32)),
                 jax.device_put(np.full((rows, MAX_BIASES), -1, np.int32)),
                 jax.device_put(np.zeros((rows, MAX_BIASES), np.float32)),
+                jax.device_put(np.full((rows, mask_words(self.model.config.vocab)), -1, np.int32)),
             )
         return self._unused[rows]

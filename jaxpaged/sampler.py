@@ -1,4 +1,4 @@
-"""From logits to one token per row: penalties, filters, the draw, logprobs. [device half]
+"""From logits to one token per row: masks, penalties, filters, the draw, logprobs. [device half]
 
 Owns the choice of tokens. Every option is data of its row, so one compiled function serves every mix; what no row of
 the step asks for is skipped by `lax.cond`. The vocabulary is never sorted. A row's token depends on nothing but the
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxpaged.request import MAX_LOGPROBS
+from jaxpaged.sampling_params import MAX_LOGPROBS
 from pallas_kernels.top_k import top_k
 
 _GROUP = 256  # tokens reduced together; the group is then looked into alone
@@ -53,7 +53,7 @@ class Sampled(NamedTuple):
     logits rank by token id, so the first is 1 and rank r stands at r - 1 in top_ids.
     """
 
-    tokens: Array  # i32[S]
+    tokens: Array  # i32[S], -1 where the row's mask allows none
     finite: Array  # bool[S]
     logprob: Array  # f32[S], of the token
     rank: Array  # i32[S], of the token, 1 is the likeliest
@@ -75,6 +75,7 @@ def sample(
     history: Array,
     bias_ids: Array,
     bias_values: Array,
+    masks: Array,
     last_tokens: Array | None = None,
 ) -> Sampled:
     """Choose a token for each row of logits f32[S, V].
@@ -82,10 +83,13 @@ def sample(
     history: i32[S, any], prompt and then output tokens, padded with -1 (read if a row has a penalty).
     last_tokens: i32[S], the tokens at `rows.positions - 1` where the history lacks them; None: it lacks none.
     bias_ids: i32[S, B], a token once a row, padded with -1; bias_values: f32[S, B], added to its logit, -inf bans it.
-    Order: biases, repetition, frequency and presence, temperature, min_p, top_k, top_p over what these leave.
+    masks: i32[S, ceil(V / 32)], bit t % 32 of word t // 32 says that token t may be drawn; all ones: every token.
+    Order: masks, biases, repetition, frequency and presence, temperature, min_p, top_k, top_p over what these leave.
     """
     vocab = logits.shape[1]
     random = rows.temperature > 0
+    is_masked = jnp.any(masks != -1, axis=1)  # [S]
+    masked = jnp.any(is_masked)
     biased = jnp.any(bias_ids >= 0)
     repeats = jnp.any(rows.repetition != 1)
     counts = jnp.any((rows.presence != 0) | (rows.frequency != 0))
@@ -93,20 +97,25 @@ def sample(
     def choose_edited() -> Array:
         def edit() -> Array:
             whole = history if last_tokens is None else _with_last(history, rows.positions, last_tokens)
-            return lax.cond(
+            unmasked = lax.cond(
                 repeats | counts,
                 lambda: _penalise_biased(logits, rows, whole, bias_ids, bias_values),
                 lambda: logits.at[_columns(bias_ids, vocab)].add(bias_values, mode="drop"),
             )
+            return _mask(unmasked, masks, masked)  # last: what is -inf stays so, whatever is added or divided
 
-        edited = lax.cond(biased | repeats | counts, edit, lambda: logits)
+        edited = lax.cond(masked | biased | repeats | counts, edit, lambda: logits)
         drawn = lax.cond(jnp.any(random), lambda: _draw(edited, rows), lambda: jnp.zeros(random.shape, jnp.int32))
-        return jnp.where(random, drawn, largest(edited))
+        chosen = jnp.where(random, drawn, largest(edited))
+        nothing = is_masked & (jnp.take_along_axis(edited, chosen[:, None], axis=1)[:, 0] == -jnp.inf)
+        return jnp.where(nothing, -1, chosen)
 
-    plain = ~(biased | repeats | counts | jnp.any(random))
+    plain = ~(masked | biased | repeats | counts | jnp.any(random))
     tokens = lax.cond(plain, lambda: largest(logits), choose_edited)
     logprob, rank, top_ids, top_logprobs = lax.cond(
-        jnp.any(rows.num_logprobs >= 0), lambda: logprobs_of(logits, tokens), lambda: _no_logprobs(logits)
+        jnp.any(rows.num_logprobs >= 0),
+        lambda: logprobs_of(logits, jnp.maximum(tokens, 0)),
+        lambda: _no_logprobs(logits),
     )
     return Sampled(
         tokens=tokens,
@@ -162,6 +171,19 @@ def _with_last(history: Array, positions: Array, last_tokens: Array) -> Array:
     num_rows, length = history.shape
     last = jnp.where(positions > 0, positions - 1, length)  # past the end: dropped
     return history.at[jnp.arange(num_rows), last].set(last_tokens, mode="drop")
+
+
+def _mask(logits: Array, masks: Array, masked: Array) -> Array:
+    """Logits with -inf for the tokens that masks do not allow, if `masked`: in a loop of one turn or of none, which is
+    in place (see `_penalise_biased`)."""
+
+    def bar(_: Array, x: Array) -> Array:
+        x, words = lax.optimization_barrier((x, masks))  # or the masks are unpacked before the loop
+        bits = lax.shift_right_logical(words[:, :, None], jnp.arange(32, dtype=jnp.int32)[None, None, :]) & 1
+        allowed = bits.reshape(x.shape[0], -1)[:, : x.shape[1]] != 0  # [S, words, 32] -> [S, V]
+        return jnp.where(allowed, x, -jnp.inf)
+
+    return lax.fori_loop(0, masked.astype(jnp.int32), bar, logits)
 
 
 def _penalise_biased(logits: Array, rows: SamplingRows, history: Array, bias_ids: Array, bias_values: Array) -> Array:

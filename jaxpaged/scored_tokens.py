@@ -32,9 +32,11 @@ class ScoredTokens:
         targets: list[int] = []
         places: list[int] = []
         place = 0  # of the row's first token in the step
-        for request, start, length, _ in plan.rows:
+        for row in plan.rows:
+            request, start, length = row.request, row.start, row.length
             first, end = request.num_scored, min(start + length, request.num_to_score)
-            count = max(0, end - first) if request.seat >= 0 else 0  # it may have ended since the plan
+            # it may have ended since the plan; a follower is told its leader's
+            count = max(0, end - first) if length and request.seat >= 0 else 0
             assert not count or start <= first, f"tokens {first} to {start} of request {request.id!r} are not scored"
             counts.append(count)
             targets += request.prompt[first + 1 : first + 1 + count]

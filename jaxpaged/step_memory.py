@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from jaxpaged.masks import mask_words
 from jaxpaged.models.config import ModelConfig
-from jaxpaged.request import MAX_BIASES
+from jaxpaged.sampling_params import MAX_BIASES
 
 # of a step: bytes a token and element of its widest hidden vector (the gates saw 14 for Llama-3.1-8B, 11 for Mixtral),
 # and bytes a row and token of the vocabulary (the sampler's 5 on a GPU, 9 on a CPU, and the logits)
@@ -31,6 +32,6 @@ def estimate(model: ModelConfig, *, rows: int, tokens: int, max_model_len: int) 
     return StepMemory(num_bytes=num_bytes, source="estimate")
 
 
-def options_bytes(rows: Collection[int], *, max_model_len: int) -> int:
+def options_bytes(rows: Collection[int], *, max_model_len: int, vocab: int) -> int:
     """Bytes of the stand-ins for options that no row uses, of samplers of these numbers of rows: they stay."""
-    return sum(count * 4 * (max_model_len + 2 * MAX_BIASES) for count in rows)
+    return sum(count * 4 * (max_model_len + 2 * MAX_BIASES + mask_words(vocab)) for count in rows)

@@ -109,6 +109,11 @@ class Tokenizer:
             return cls(backend, special_tokens=special, eos_ids=eos_ids, chat_templates=templates, trusted=False)
 
     @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer, to be read only."""
+        return self._backend
+
+    @property
     def has_chat_template(self) -> bool:
         return bool(self._templates.names)
 
@@ -164,6 +169,10 @@ class Tokenizer:
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """The tokens as the vocabulary writes them; "" for unknown ids."""
         return [self._backend.id_to_token(i) or "" for i in ids]
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that the vocabulary writes so; None where there is none."""
+        return self._backend.token_to_id(text)
 
     @property
     def chat_template(self) -> str | None:

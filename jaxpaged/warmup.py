@@ -68,8 +68,10 @@ def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: Progres
     """
     order = _largest_first(buckets)
     jobs = [partial(runner.compile, bucket) for bucket in order]
-    jobs += [partial(runner.compile_sampler, rows) for rows in sorted({bucket.rows for bucket in order}, reverse=True)]
-    jobs += [runner.compile_scorer, *(partial(runner.compile_picker, tokens) for tokens in {b.tokens for b in order})]
+    for rows in sorted({bucket.rows for bucket in order}, reverse=True):
+        jobs += [partial(runner.compile_sampler, rows), partial(runner.compile_logprob_picker, rows)]
+    jobs += [partial(runner.compile_picker, tokens) for tokens in {bucket.tokens for bucket in order}]
+    jobs += [runner.compile_scorer, runner.compile_copier]
     with (
         ThreadPoolExecutor(max_workers=_workers(), thread_name_prefix="compile") as pool,
         progress_of(progress).track("compiling", total=len(jobs), unit="program") as advance,
@@ -120,6 +122,7 @@ class EarlyStart:
             try:
                 self._runner.compile(bucket)
                 self._runner.compile_sampler(bucket.rows)
+                self._runner.compile_logprob_picker(bucket.rows)
                 self._runner.compile_picker(bucket.tokens)
             except Exception as error:
                 self._ended.put(error)

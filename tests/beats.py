@@ -59,6 +59,7 @@ def beat(
     waiting: int = 3,
     steps: Sequence[int] = (),
     residency: ResidencyCounts | None = None,
+    accepted_at: tuple[int, ...] = (),
 ) -> Beat:
     return Beat(
         metrics=metrics or EngineMetrics(),
@@ -71,4 +72,5 @@ def beat(
         steps=[],
         step_token_counts=step_counts(*steps),
         residency=residency,
+        accepted_at=accepted_at,
     )

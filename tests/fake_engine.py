@@ -113,8 +113,9 @@ class FakeEngine:
             with self.told.open("a") as file:
                 file.write(f"{message}\n")
         match message:
-            case Submit(number, ids, params):
-                self.answer(number, ids[-1], params.max_tokens or 1)
+            case Submit(number, ids, params, _, followers):
+                for each, of_one in [(number, params), *followers]:
+                    self.answer(each, ids[-1], of_one.max_tokens or 1)
             case Call(number, name, argument):
                 if name != "nothing":
                     self.send(Reply(number, f"{name} {argument}"))

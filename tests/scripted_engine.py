@@ -132,6 +132,8 @@ class ScriptedEngine:
         self.live: set[ScriptedStream] = set()
         self.streams: list[ScriptedStream] = []
         self.calls: list[tuple[str, str]] = []
+        self.forks: list[int] = []  # how many requests came together
+        self.searches: list[float] = []  # the length penalties of beam searches
         self._pace = pace
         self.script = script
         self.gone: asyncio.Future[object] = asyncio.get_running_loop().create_future()
@@ -149,6 +151,18 @@ class ScriptedEngine:
         self.live.add(stream)
         self.streams.append(stream)
         return stream
+
+    def submit_forks(
+        self,
+        ids: list[int],
+        params: Sequence[SamplingParams],
+        salt: str = "",
+        length_penalty: float | None = None,
+    ) -> list[ScriptedStream]:
+        self.forks.append(len(params))
+        if length_penalty is not None:
+            self.searches.append(length_penalty)
+        return [self.submit(ids, of_one, salt) for of_one in params]
 
     async def call(self, name: str, argument: str = "", timeout_s: float = 10.0) -> Any:
         del timeout_s

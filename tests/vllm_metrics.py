@@ -42,13 +42,18 @@ VLLM = {
     "vllm:request_params_n": ("histogram", BOTH, "1.0 2.0 5.0 10.0 20.0"),
     "vllm:iteration_tokens_total": ("histogram", BOTH, STEP),
 }
-OPTIONAL = {  # with --kv-cache-metrics and with --enable-mfu-metrics (v1/metrics/perf.py)
+# with --kv-cache-metrics, --enable-mfu-metrics (v1/metrics/perf.py), --speculative-config (v1/spec_decode/metrics.py)
+OPTIONAL = {
     "vllm:kv_block_lifetime_seconds": ("histogram", BOTH, BLOCK),
     "vllm:kv_block_idle_before_evict_seconds": ("histogram", BOTH, BLOCK),
     "vllm:kv_block_reuse_gap_seconds": ("histogram", BOTH, BLOCK),
     "vllm:estimated_flops_per_gpu": ("counter", BOTH, ""),
     "vllm:estimated_read_bytes_per_gpu": ("counter", BOTH, ""),
     "vllm:estimated_write_bytes_per_gpu": ("counter", BOTH, ""),
+    "vllm:spec_decode_num_drafts": ("counter", BOTH, ""),
+    "vllm:spec_decode_num_draft_tokens": ("counter", BOTH, ""),
+    "vllm:spec_decode_num_accepted_tokens": ("counter", BOTH, ""),
+    "vllm:spec_decode_num_accepted_tokens_per_pos": ("counter", (*BOTH, "position"), ""),
 }
 OWN = {
     "jaxpaged:kv_tokens": ("gauge", (*BOTH, "class")),

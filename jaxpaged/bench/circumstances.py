@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxpaged import __version__
+from jaxpaged.speculation.config import SpeculationConfig
 
 if TYPE_CHECKING:
     from jaxpaged.engine import LLMEngine
@@ -55,7 +56,13 @@ def digits(value: float) -> float:
 def _settings(engine: LLMEngine) -> dict[str, Any]:
     config = engine.config
     values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "reasons"}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SpeculationConfig):
+        return value.asked()
+    return str(value) if isinstance(value, Path) else value
 
 
 def _version(package: str) -> str | None:

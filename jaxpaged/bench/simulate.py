@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jaxpaged.assembly import make_buckets, make_scheduler
 from jaxpaged.bench.step_cost import StepCost, StepTime
@@ -51,7 +52,8 @@ class SimulatedEngine:
         self.device_s = 0.0
         """Seconds in which the device was busy."""
         self.buckets = make_buckets(config)
-        self.scheduler = make_scheduler(config, model.kv_windows(), self.buckets, clock=clock)
+        plain = replace(config, speculation=None)  # how often guesses come true, only a text tells
+        self.scheduler = make_scheduler(plain, model.kv_windows(), self.buckets, clock=clock)
         self._cost = cost
         self._clock = clock
         self._vocab = model.vocab
@@ -116,8 +118,7 @@ class SimulatedEngine:
         metrics.padded_tokens += plan.bucket.tokens - plan.num_tokens
         metrics.output_tokens += len(events)
         metrics.add_ledger(self.scheduler.ledger())
-        metrics.preemptions = self.scheduler.num_preemptions
-        metrics.cached_tokens = self.scheduler.num_cached_tokens
+        metrics.add_totals(self.scheduler)
         return [
             RequestOutput(
                 request_id=event.request_id,

@@ -179,6 +179,8 @@ def _counters(metrics: EngineMetrics, before: EngineMetrics) -> dict[str, Any]:
         "steps": spent.steps,
         "preemptions": spent.preemptions,
         "cached_tokens": spent.cached_tokens,
+        "draft_tokens": spent.draft_tokens,
+        "accepted_tokens": spent.accepted_tokens,
         "padding_share": round(spent.padding_share, 4),
         "kv_waste": round(spent.kv_waste, 4),
         "kv_waste_contiguous": round(spent.contiguous_waste, 4),

@@ -67,6 +67,11 @@ COMMANDS = (
         module="jaxpaged.commands.bench_latency",
     ),
     Command(
+        words=("bench", "speculation"),
+        summary="serve real text with and without guessed tokens, in turn; acceptance and speed-up as JSON",
+        module="jaxpaged.commands.bench_speculation",
+    ),
+    Command(
         words=("bench", "kernels"),
         summary="time the device ops against what the device can do, or tune them for it",
         module="jaxpaged.commands.bench_kernels",

@@ -102,15 +102,25 @@ _STYLES: Mapping[type, FlagStyle] = MappingProxyType(
                 "kv_cache_dtype": Annotated[str, tyro.conf.arg(metavar="{auto,bf16,int8,fp8}")],
                 "generation_config": Annotated[str, tyro.conf.arg(metavar="{auto,vllm,PATH}")],
                 "override_generation_config": Json,
+                "reasoning_config": Json,
+                "speculative_config": Json,
             }
         ),
         SamplingParams: FlagStyle(
-            # --seed is the engine's and seeds every request; logprobs are not printed
-            hidden=frozenset({"seed", "logprobs", "prompt_logprobs"}),
+            # --seed is the engine's and seeds every request; what is printed is one text, without logprobs
+            hidden=frozenset(
+                {
+                    *("seed", "n", "best_of", "logprobs", "logprob_token_ids", "prompt_logprobs"),
+                    *("detokenize", "spaces_between_special_tokens", "skip_reading_prefix_cache"),
+                    *("allowed_token_ids", "repetition_detection"),
+                }
+            ),
             types={
                 "stop": Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
                 "stop_token_ids": Annotated[tuple[int, ...], tyro.conf.UseAppendAction],
                 "logit_bias": Annotated[dict[int, float], tyro.conf.UseAppendAction],
+                "bad_words": Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
+                "truncation_side": Annotated[str | None, tyro.conf.arg(metavar="{left,right}")],
             },
         ),
     }

@@ -78,6 +78,7 @@ def settings_digest(config: EngineConfig, params: SamplingParams) -> str:
         "kv_cache_dtype": config.kv_cache_dtype,
         "max_model_len": config.max_model_len,
         "seed": config.seed,
+        "reasoning_config": sorted(config.reasoning_config.items()),
         "sampling": sorted((name, repr(value)) for name, value in asdict(params).items()),
     }
     return hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()[:12]
@@ -190,13 +191,18 @@ class FileRun:
         }
         if completion.logprobs is not None:
             row["logprobs"] = [_logprobs(entry) for entry in completion.logprobs]
+        if len(output.outputs) > 1:
+            row["answers"] = [
+                {"text": each.text, "token_ids": list(each.token_ids), "finish_reason": each.finish_reason}
+                for each in output.outputs
+            ]
         if output.prompt_logprobs is not None:
             row["prompt_logprobs"] = [entry and _logprobs(entry) for entry in output.prompt_logprobs]
         if output.error:
             row["error"] = output.error
             self._report(begun.line, output.error)
         self._tokens_in += len(output.prompt_token_ids)
-        self._tokens_out += len(completion.token_ids)
+        self._tokens_out += sum(len(each.token_ids) for each in output.outputs)
         self._write(begun.line, row)
 
     def _write_error(self, line: PromptLine, error: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxpaged.commands.terminal import checked_text
 from jaxpaged.errors import ConfigError, ParameterError, PromptError, RequestError
+from jaxpaged.repetition import RepetitionDetectionParams
 from jaxpaged.request import SamplingParams
 
 _KINDS = ("prompt", "messages", "prompt_token_ids")
@@ -147,10 +148,12 @@ def _params(given: object, defaults: SamplingParams) -> SamplingParams:
             limit=f"the fields are {', '.join(sorted(known))}",
         )
     values = dict(given)
-    bias = values.get("logit_bias")
+    bias, detection = values.get("logit_bias"), values.get("repetition_detection")
     try:
         if isinstance(bias, Mapping):  # JSON has no keys but strings
             values["logit_bias"] = {int(token): amount for token, amount in bias.items()}
+        if isinstance(detection, Mapping):
+            values["repetition_detection"] = RepetitionDetectionParams(**detection)
         return replace(defaults, **values)
     except ParameterError:
         raise

@@ -6,6 +6,9 @@ array, so memory goes to whichever group needs it, and layers that are all alike
 
 from __future__ import annotations
 
+import jax
+from jax import Array, lax
+
 from jaxpaged.models.config import ModelConfig
 from pallas_kernels.backend import Backend
 from pallas_kernels.layer_pool import LayerPool
@@ -36,6 +39,24 @@ def make_pool(config: ModelConfig, backend: Backend, *, num_blocks: int, block_s
     """A pool of zeros."""
     specs = pool_specs(config, backend, num_blocks=num_blocks, block_size=block_size, dtype=dtype)
     return tuple(spec.zeros() for spec in specs)
+
+
+def copy_blocks(pool: KVPool, pairs: Array) -> KVPool:
+    """The pool with the blocks pairs[1] made equal to the blocks pairs[0], i32[2, any], one pair after the other, in all
+    arrays; in place where the pool is donated. A pair of null blocks changes nothing.
+
+    Slices in a loop: a scatter of whole blocks writes number by number on a CPU.
+    """
+
+    def one(i: Array, pool: KVPool) -> KVPool:
+        def copy(array: Array) -> Array:
+            block = lax.dynamic_index_in_dim(array, pairs[0, i], 0)
+            # read before the write begins: fused with it, it would have to be a copy of the whole array
+            return lax.dynamic_update_slice_in_dim(array, lax.optimization_barrier(block), pairs[1, i], 0)
+
+        return jax.tree.map(copy, pool)
+
+    return lax.fori_loop(0, pairs.shape[1], one, pool)
 
 
 def bytes_per_block(config: ModelConfig, backend: Backend, *, block_size: int, dtype: str) -> int:

@@ -81,9 +81,9 @@ class Replay:
             scheduler.commit(plan, [ids[end] if end < len(ids) else 0])
 
     def _own_scheduler(self) -> Scheduler:
-        """With an empty prefix cache: every token of the text is computed."""
+        """With an empty prefix cache and no guesses: every token of the text is computed, one by one at its end."""
         engine = self._engine
-        config = replace(engine.config, enable_prefix_caching=False)
+        config = replace(engine.config, enable_prefix_caching=False, speculation=None)
         return make_scheduler(config, engine.model_config.kv_windows(), engine.buckets, clock=time.monotonic)
 
     def _own_packer(self) -> Packer:

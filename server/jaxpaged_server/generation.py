@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
+from jaxpaged.answers import mean_logprob
 from jaxpaged.errors import ContextLengthError, ParameterError
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.prompt import check_params, check_prompt, context_limit
@@ -28,6 +29,7 @@ from jaxpaged_server.admission.ticket import Ticket
 from jaxpaged_server.api.common import MAX_PROMPT_SCORES
 from jaxpaged_server.engine_process.wire import EngineInfo, Item, Pairs
 from jaxpaged_server.flights import Flight
+from jaxpaged_server.forks import Forks
 from jaxpaged_server.meter import Meter
 from jaxpaged_server.metrics.request_figures import RequestFigures
 from jaxpaged_server.refusals import FailedError
@@ -48,7 +50,8 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What one HTTP request asks of the engine. n answers to each prompt; deadline: on the monotonic clock.
+    """What one HTTP request asks of the engine. deadline: on the monotonic clock. n: answers to each prompt, of which
+    the `told` best are told; None: all. length_penalty: they are what a search with as many beams finds.
 
     flight, headers: of the HTTP request; model: the name it was asked for by. asked_tokens: of an answer, by the
     request itself: they must fit, where a default of the server's is cut to what fits. shown: special tokens that are
@@ -64,6 +67,8 @@ class Job:
     asked_tokens: int | None
     n: int
     kind: OutputKind
+    told: int | None = None
+    length_penalty: float | None = None
     salt: str
     deadline: float
     shown: frozenset[int] = frozenset()
@@ -100,7 +105,7 @@ def check_job(job: Job, info: EngineInfo) -> None:
             limit=f"a reply holds at most {MAX_PROMPT_SCORES} log probabilities of its prompts",
             fix="Ask for fewer alternatives, or send several requests",
         )
-    check_params(job.params, vocab=vocab)
+    check_params(job.params, vocab=vocab, max_logprobs=info.max_logprobs)
     for prompt in job.prompts:
         shown = list(prompt.ids) if prompt.text is None else prompt.text
         check_prompt(prompt.ids, shown, vocab=vocab, max_model_len=longest)
@@ -116,9 +121,14 @@ def check_job(job: Job, info: EngineInfo) -> None:
 class Answer:
     """One answer to one prompt. `index` is its place among the request's choices."""
 
-    def __init__(self, services: Services, job: Job, info: EngineInfo, index: int, ticket: Ticket) -> None:
+    def __init__(
+        self, services: Services, job: Job, info: EngineInfo, index: int, ticket: Ticket, forks: Forks
+    ) -> None:
         self.index = index
         self._ticket = ticket
+        self._forks = forks
+        # the beams of a search go in together or not at all: they have one ticket, which the first one waits with
+        self._awaits_turn = job.length_penalty is None or index % job.n == 0
         self.prompt = job.prompts[index // job.n]
         self._services = services
         self._job = job
@@ -159,9 +169,10 @@ class Answer:
         job, completion, request, ticket = self._job, self.completion, self.request, self._ticket
         meter = self._meter()
         try:
-            await ticket.turn()
+            if self._awaits_turn:
+                await ticket.turn()
             meter.admitted()
-            stream = self._services.engine.submit(request.prompt, self._params, job.salt)
+            stream = await self._forks.submit(self._params)
             try:
                 while not completion.finished:
                     items = await stream.next(self._wanted())
@@ -267,13 +278,21 @@ async def _pump(answer: Answer, queue: asyncio.Queue[tuple[Answer, CompletionOut
         await queue.put(error)
 
 
-async def gather(answers: Sequence[Answer]) -> list[CompletionOutput]:
-    """The last output of each answer, in their order."""
+async def gather(answers: Sequence[Answer], job: Job) -> list[tuple[Answer, CompletionOutput]]:
+    """The last output of each answer, in their order; where fewer are told than are computed, of each prompt's best, by
+    their log probability per token."""
     last: dict[int, CompletionOutput] = {}
     async with aclosing(outputs_of(answers)) as outputs:
         async for answer, output in outputs:
             last[answer.index] = output
-    return [last[answer.index] for answer in answers]
+    done = [(answer, last[answer.index]) for answer in answers]
+    if job.told is None:
+        return done
+    told: list[tuple[Answer, CompletionOutput]] = []
+    for first in range(0, len(done), job.n):
+        best = sorted(done[first : first + job.n], key=lambda pair: mean_logprob(pair[1]), reverse=True)
+        told += best[: job.told]
+    return told
 
 
 @contextmanager
@@ -284,11 +303,15 @@ def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
     """
     info = services.info()
     check_job(job, info)
-    lengths = [len(prompt.ids) for prompt in job.prompts for _ in range(job.n)]
+    each = job.n if job.length_penalty is None else 1  # tickets for a prompt
+    lengths = [len(prompt.ids) for prompt in job.prompts for _ in range(each)]
     tickets = services.admission.line_up(job.key, prompt_tokens=lengths, deadline_s=job.deadline)
     answers: list[Answer] = []
     try:
-        answers += [Answer(services, job, info, index, ticket) for index, ticket in enumerate(tickets)]
+        for i, prompt in enumerate(job.prompts):
+            forks = Forks(services.engine, prompt.ids, job.salt, count=job.n, length_penalty=job.length_penalty)
+            mine = range(i * job.n, (i + 1) * job.n)
+            answers += [Answer(services, job, info, j, tickets[j * each // job.n], forks) for j in mine]
         yield answers
     finally:
         for ticket in tickets:

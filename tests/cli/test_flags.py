@@ -39,13 +39,28 @@ def test_every_field_has_a_docstring(kind: type) -> None:
     assert set(field_docs(kind)) == {item.name for item in fields(kind)}
 
 
+NOT_FLAGS = {
+    *(
+        "n",
+        "best_of",
+        "logprobs",
+        "logprob_token_ids",
+        "prompt_logprobs",
+        "detokenize",
+        "spaces_between_special_tokens",
+    ),
+    *("skip_reading_prefix_cache", "allowed_token_ids", "repetition_detection"),
+}
+"""Sampling parameters that make nothing of what the command prints, or that one line does not hold."""
+
+
 def test_every_field_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         options("--help")
     assert done.value.code == 0
     shown = capsys.readouterr().out
     for item in (*fields(EngineConfig), *fields(SamplingParams)):
-        assert f"--{item.name.replace('_', '-')}" in shown or item.name in ("logprobs", "prompt_logprobs")
+        assert (f"--{item.name.replace('_', '-')} " in shown) != (item.name in NOT_FLAGS), item.name
 
 
 def test_nothing_said_is_the_default() -> None:
@@ -69,6 +84,8 @@ def test_flags_reach_the_engine() -> None:
 
 def test_flags_reach_the_sampling() -> None:
     line = "--temperature 0.5 --top-k 4 --stop A --stop B --stop-token-ids 3 --logit-bias 5 -1.5 --logit-bias 6 2 p"
+    line = f"--bad-words C --bad-words D --thinking-token-budget 9 --truncate-prompt-tokens -1 {line}"
+    line = f"--truncation-side right {line}"
     assert options(line).sampling == SamplingParams(
         temperature=0.5,
         top_p=0.95,
@@ -77,7 +94,13 @@ def test_flags_reach_the_sampling() -> None:
         stop_token_ids=(3,),
         logit_bias={5: -1.5, 6: 2.0},
         max_tokens=128,
+        bad_words=("C", "D"),
+        thinking_token_budget=9,
+        truncate_prompt_tokens=-1,
+        truncation_side="right",
     )
+    tags = '{"reasoning_start_str":"<a>","reasoning_end_str":"</a>"}'
+    assert options(f"--reasoning-config {tags} p").engine.reasoning_config["reasoning_end_str"] == "</a>"
     assert options(line).prompts == ("p",)
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from codegen.controls import CONTROLS, control_program
 from codegen.kernels import KERNELS, kernel_program
 from codegen.program import Program
-from codegen.steps import SAMPLERS, SCORERS, STEPS, sampler_program, scorer_program, step_program
+from codegen.steps import (
+    COPIERS,
+    SAMPLERS,
+    SCORERS,
+    STEPS,
+    copier_program,
+    sampler_program,
+    scorer_program,
+    step_program,
+)
 
 
 def program_of(name: str) -> Program:
@@ -18,6 +27,8 @@ def program_of(name: str) -> Program:
         return sampler_program(SAMPLERS[name])
     if name in SCORERS:
         return scorer_program(SCORERS[name])
+    if name in COPIERS:
+        return copier_program(COPIERS[name])
     return control_program(name)
 
 
@@ -29,4 +40,4 @@ def groups() -> dict[str, tuple[str, ...]]:
         found[group] = (*found.get(group, ()), name)
     for name, step in STEPS.items():
         found[step.shape] = (*found.get(step.shape, ()), name)
-    return {**found, "samplers": (*SAMPLERS, *SCORERS), "controls": CONTROLS}
+    return {**found, "samplers": (*SAMPLERS, *SCORERS, *COPIERS), "controls": CONTROLS}

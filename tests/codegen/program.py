@@ -15,7 +15,7 @@ class Program:
 
     kernels: how the names of the Pallas kernels begin that must be in the program. pool: the argument that is the KV
     pool. unsorted: sorts of this many elements, or of more, must not be in the program. most_temp: bytes of
-    temporaries that it may have.
+    temporaries that it may have. updates_pool: XLA itself writes to the pool, in place as the temporaries must show.
     """
 
     function: Callable[..., Any]
@@ -25,6 +25,7 @@ class Program:
     pool: int | None = None
     unsorted: int | None = None
     most_temp: int | None = None
+    updates_pool: bool = False
 
     def pool_arrays(self) -> list[jax.ShapeDtypeStruct]:
         """The arrays of the KV pool."""

@@ -1,4 +1,4 @@
-"""Whole engine steps of well-known models, and the sampler and scorer that follow, without an array anywhere."""
+"""Whole engine steps of well-known models, the copies before and sampler and scorer after, without an array anywhere."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import jax.numpy as jnp
 from codegen.program import Program
 from jax import Array
 
-from jaxpaged.batch import StepLayout
+from jaxpaged.batch import COPIES, StepLayout
 from jaxpaged.bench.shapes import shape_config
 from jaxpaged.buckets import Bucket
 from jaxpaged.limits import num_seats, score_rows
+from jaxpaged.masks import mask_words
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
-from jaxpaged.models.kv import pool_specs
+from jaxpaged.models.kv import copy_blocks, pool_specs
 from jaxpaged.programs import draw, run_model
-from jaxpaged.request import MAX_BIASES
 from jaxpaged.sampler import SamplingRows
+from jaxpaged.sampling_params import MAX_BIASES
 from jaxpaged.scoring import Scored, pick, score
 from pallas_kernels.backend import Backend
 
@@ -114,6 +115,35 @@ def step_program(step: Step) -> Program:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CopierShape:
+    """What copies blocks of the pool of `shape`, of so many tokens."""
+
+    shape: str
+    kv_dtype: str = "bfloat16"
+    pool_tokens: int = 262_144
+
+
+COPIERS: Mapping[str, CopierShape] = MappingProxyType(
+    {
+        "copier-llama-3.1-8b": CopierShape(shape="llama-3.1-8b"),
+        "copier-llama-3.1-8b-int8": CopierShape(shape="llama-3.1-8b", kv_dtype="int8"),
+        "copier-llama-3.1-8b-fp8": CopierShape(shape="llama-3.1-8b", kv_dtype="float8_e4m3fn"),
+    }
+)
+
+
+def copier_program(shape: CopierShape) -> Program:
+    """What runs before a step whose requests get tails of their own."""
+    sizes = {"num_blocks": shape.pool_tokens // BLOCK_SIZE + 1, "block_size": BLOCK_SIZE, "dtype": shape.kv_dtype}
+    specs = pool_specs(read_config(shape_config(shape.shape)), Backend.TRITON, **sizes)
+    arguments = (tuple(spec.abstract() for spec in specs), jax.ShapeDtypeStruct((2, COPIES), jnp.int32))
+    most_temp = sum(spec.bytes_per_block for spec in specs) + 2**16
+    return Program(
+        function=copy_blocks, arguments=arguments, donate=(0,), pool=0, most_temp=most_temp, updates_pool=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerShape:
     """The sampler of this many rows."""
 
@@ -145,6 +175,7 @@ def sampler_program(shape: SamplerShape) -> Program:
         of((rows, shape.context), jnp.int32),
         of((rows, MAX_BIASES), jnp.int32),
         of((rows, MAX_BIASES), jnp.float32),
+        of((rows, mask_words(shape.vocab)), jnp.int32),
     )
     # the logits with biases and penalties, the history with last tokens, and what the 256 likeliest are looked for in
     most_temp = 4 * rows * (shape.vocab + shape.context + 80 * 256)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from codegen.checks import complaints, memory_complaints
 from codegen.kernels import KERNELS
-from codegen.steps import SAMPLERS, SCORERS, STEPS
+from codegen.steps import COPIERS, SAMPLERS, SCORERS, STEPS
 
 pytestmark = [pytest.mark.codegen, pytest.mark.timeout(1000)]
 DEVICE = "sm_90"
@@ -33,8 +33,8 @@ def test_what_a_step_takes_does_not_depend_on_the_number_of_blocks(compiled: Com
     assert abs(few - many) <= 4096  # buffers are rounded up
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, *SCORERS])
-def test_sampler_and_scorer(compiled: Compiled, name: str) -> None:
+@pytest.mark.parametrize("name", [*SAMPLERS, *SCORERS, *COPIERS])
+def test_sampler_scorer_and_copier(compiled: Compiled, name: str) -> None:
     report = compiled(DEVICE, name)
     assert complaints(report, DEVICE) == []
     print(f"{DEVICE} {name}: temporaries {report['temp'] / 1e6:.0f} MB")

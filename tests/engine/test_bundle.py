@@ -147,7 +147,7 @@ def test_commands_that_cannot_be(line: str, told: str, capsys: pytest.CaptureFix
 
 def test_an_early_start_serves_with_the_largest_shapes_and_then_with_all() -> None:
     early = LLMEngine(EngineConfig(dtype="float32", compile_cache="off", early_start=True, **SIZES))
-    wanted = {"step-8x8", "step-128x8", "sampler-8", "pick-8", "pick-128", "score", "pool"}
+    wanted = {"step-8x8", "step-128x8", "sampler-8", "pick-8", "pick-128", "score", "copy", "pool"}
     assert wanted <= set(early.runner.programs)
     early.submit("def add(a, b):", SCORED, output_kind=OutputKind.FINAL_ONLY)
     while early.has_unfinished:

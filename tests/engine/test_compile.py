@@ -147,6 +147,20 @@ def test_scoring_copies_no_weights(engine: LLMEngine) -> None:
         assert memory.output_size_in_bytes <= rows * width * 4
 
 
+def test_copying_blocks_copies_nothing_else(engine: LLMEngine) -> None:
+    check_copier(engine)
+
+
+def check_copier(engine: LLMEngine) -> None:
+    pool_bytes = sum(layer.nbytes for layer in engine.runner.pool)
+    memory = engine.runner.compile_copier().memory_analysis()
+    assert memory is not None
+    assert memory.alias_size_in_bytes >= pool_bytes, "the pool is not updated in place"
+    allowed = pool_bytes // engine.config.num_blocks + 2**16
+    assert allowed < pool_bytes // (4 * len(engine.runner.pool)), "a copy of an array would hide"
+    assert memory.temp_size_in_bytes <= allowed, f"{memory.temp_size_in_bytes:,} bytes"
+
+
 @pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8"])
 def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any) -> None:
     engine = LLMEngine(
@@ -163,6 +177,7 @@ def test_no_step_copies_a_pool_of_bytes(kv_cache_dtype: Any) -> None:
     )
     assert len(engine.buckets) == 3  # decode and two mixed ones
     check_steps_copy_nothing(engine)
+    check_copier(engine)
 
 
 def check_steps_copy_nothing(engine: LLMEngine) -> None:

@@ -62,7 +62,7 @@ def prompts() -> Prompts:
 
 def renew(engine: LLMEngine, *, blocks: int, prefix: bool) -> None:
     """A fresh scheduler over the same programs and pool."""
-    engine._in_flight.clear()
+    engine.steps.in_flight.clear()
     config = replace(engine.config, num_blocks=blocks, enable_prefix_caching=prefix)
     windows = engine.model_config.kv_windows()
     engine.scheduler = make_scheduler(config, windows, engine.buckets.base, clock=engine._clock)
@@ -76,7 +76,7 @@ def run(engine: LLMEngine, prompts: Prompts) -> list[tuple[int, ...]]:
     while engine.has_unfinished:
         done |= {output.request_id: output.outputs[0].token_ids for output in engine.step()}
         engine.scheduler.check()
-        for request in engine.scheduler._running:
+        for request in engine.scheduler.roster.running:
             if request.num_uncomputed == 1 and request.num_computed - request.num_committed <= 1:  # no chunk in flight
                 live = sum(map(bool, request.block_ids[1]))
                 assert live <= spanned(WINDOW, BLOCK) == 3, "I-WINDOW: ceil(24 / 16) + 1 blocks"

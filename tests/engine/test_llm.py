@@ -173,12 +173,20 @@ def test_bad_prompts_are_refused_by_name_before_anything_runs(llm: LLM, prompt: 
         ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf), ("temperature", "hot"),
         ("top_p", 0.0), ("top_p", 1.01), ("top_p", math.nan), ("min_p", -0.1), ("min_p", 2), ("top_k", -2),
         ("top_k", 2**40), ("top_k", 1.5), ("seed", 2**70), ("max_tokens", 0), ("max_tokens", -5), ("max_tokens", 2**40),
-        ("min_tokens", -1), ("min_tokens", 17), ("stop", ""), ("stop", ["a", ""]), ("stop", [3]), ("logprobs", 21),
-        ("logprobs", -1), ("presence_penalty", 2.1), ("frequency_penalty", math.nan), ("repetition_penalty", 0),
+        ("min_tokens", -1), ("min_tokens", 17), ("stop", ""), ("stop", ["a", ""]), ("stop", [3]), ("logprobs", -2),
+        ("prompt_logprobs", -1), ("prompt_logprobs", 21), ("logprobs", 1.5), ("presence_penalty", 2.1), ("frequency_penalty", math.nan), ("repetition_penalty", 0),
         ("repetition_penalty", 1e-3), ("stop", 5), ("stop_token_ids", 5),
         ("repetition_penalty", 1e9), ("logit_bias", {1: 101}), ("logit_bias", {-1: 1}), ("logit_bias", [1]),
         ("ignore_eos", "no"), ("include_stop_str_in_output", 1), ("skip_special_tokens", None),
         ("logit_bias", {1: math.nan}), ("logit_bias", dict.fromkeys(range(513), 1)), ("stop_token_ids", [-1]),
+        ("n", 0), ("n", 129), ("n", True), ("best_of", 0), ("best_of", 129), ("allowed_token_ids", []),
+        ("allowed_token_ids", [-1]), ("allowed_token_ids", "12"), ("bad_words", [""]), ("bad_words", 7),
+        ("bad_words", [f"w{i}" for i in range(513)]), ("logprob_token_ids", []), ("logprob_token_ids", list(range(129))),
+        ("truncate_prompt_tokens", 0), ("truncate_prompt_tokens", -2), ("truncation_side", "middle"),
+        ("thinking_token_budget", -2), ("thinking_token_budget", 1.5), ("repetition_detection", {"min_count": 2}),
+        ("skip_reading_prefix_cache", "no"), ("detokenize", 1), ("spaces_between_special_tokens", None),
+        ("logits_processors", [print]), ("extra_args", {"a": 1}), ("guided_decoding", {"json": {}}),
+        ("use_beam_search", True), ("flat_logprobs", True), ("output_kind", 1), ("length_penalty", 0.5),
     ],
 )  # fmt: skip
 def test_bad_parameters_are_refused_by_name(field: str, value: object) -> None:
@@ -188,9 +196,12 @@ def test_bad_parameters_are_refused_by_name(field: str, value: object) -> None:
 
 
 def test_ids_beyond_the_vocabulary(llm: LLM) -> None:
-    for params in (SamplingParams(logit_bias={4096: 1}), SamplingParams(stop_token_ids=[99999])):
+    for name, value in (
+        ("logit_bias", {4096: 1}), ("stop_token_ids", [99999]), ("allowed_token_ids", [1, 4096]),
+        ("logprob_token_ids", [4096]),
+    ):  # fmt: skip
         with pytest.raises(ParameterError, match="0 to 4095"):
-            llm.generate("x", params, use_tqdm=False)
+            llm.generate("x", SamplingParams(**{name: value}), use_tqdm=False)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

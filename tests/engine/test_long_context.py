@@ -116,7 +116,7 @@ def test_the_window_bounds_the_blocks_that_a_context_holds(name: str, length: in
     assert (while_prompting, answering) == (73, 65)  # ceil((4096 - 1 + c) / 64) + 1 and ceil(4096 / 64) + 1
     engine = engine_of(tmp_path, longest=length + 64, blocks=1 + while_prompting)
     engine.submit(prompt, SamplingParams(temperature=0.0, max_tokens=OUTPUT, ignore_eos=True))
-    (request,) = engine.scheduler._requests.values()
+    (request,) = engine.scheduler.roster.requests.values()
     held: list[int] = []
     launch, pool, tokens = engine.scheduler.launch, engine.scheduler._cache.pool, ()
 

@@ -29,7 +29,7 @@ from jaxpaged.memory import (
 )
 from jaxpaged.models.families import read_config
 from jaxpaged.programs import Programs
-from jaxpaged.request import MAX_BIASES, SamplingParams
+from jaxpaged.sampling_params import MAX_BIASES, SamplingParams
 from jaxpaged.step_memory import StepMemory, estimate
 from jaxpaged.weights.random import random_model
 from pallas_kernels.backend import Backend
@@ -262,14 +262,16 @@ SMALL: dict[str, Any] = {
 def test_blocks_are_what_the_largest_step_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     made = as_a_gpu(monkeypatch, free_bytes=256 * 2**20)
     engine = LLMEngine(EngineConfig(model="tiny-llama", **SMALL), model=random_model(SHAPES["tiny-llama"]))
-    names = ("step-128x8", "sampler-8", "pick-128", "score")
+    names = ("step-128x8", "sampler-8", "pick-128", "score", "logprobs-8")
     found: list[Any] = [engine.runner.programs[name].memory_analysis() for name in names]
     temps = [it.temp_size_in_bytes for it in found]
     given = [it.output_size_in_bytes - it.alias_size_in_bytes for it in found]
     model = engine.model_config
     assert given[0] > 8 * model.vocab * 4 + 128 * model.embed * 4  # the logits, and hidden vectors
-    peak = given[0] + max(temps[0], temps[1] + given[1], temps[2] + given[2] + temps[3] + given[3])
-    unused = sum(rows * 4 * (128 + 2 * MAX_BIASES) for rows in {bucket.rows for bucket in engine.buckets})
+    scoring = temps[2] + given[2] + temps[3] + given[3]
+    peak = given[0] + max(temps[0], temps[1] + given[1], scoring, temps[4] + given[4])
+    words = -(-model.vocab // 32)
+    unused = sum(rows * 4 * (128 + 2 * MAX_BIASES + words) for rows in {bucket.rows for bucket in engine.buckets})
     per_block = engine.kv_bytes_per_token * 64
     assert engine.config.num_blocks == (256 * 2**20 - engine.weight_bytes - peak - unused) // per_block
     shown = dict(engine.describe())

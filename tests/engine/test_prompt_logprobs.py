@@ -68,7 +68,7 @@ def subject(request: pytest.FixtureRequest, folder: tuple[Path, Any]) -> Subject
 
 def schedule(engine: LLMEngine, *, rows: int = 8, tokens: int = 128, blocks: int = 129, prefix: bool = True) -> None:
     """Give the engine a fresh scheduler over the same programs and pool."""
-    engine._in_flight.clear()  # a step that computes for nobody any more
+    engine.steps.in_flight.clear()  # a step that computes for nobody any more
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=256, chunk_align=CHUNK_ALIGN, prefix_caching=prefix
     )

@@ -81,7 +81,7 @@ def requests(engine: LLMEngine) -> list[tuple[tuple[int, ...], SamplingParams]]:
 
 def new_scheduler(engine: LLMEngine, *, rows: int, tokens: int, blocks: int, prefix: bool) -> None:
     """Give the engine a fresh scheduler of its own making over the same compiled steps and pool."""
-    engine._in_flight.clear()  # a step that computes for nobody any more
+    engine.steps.in_flight.clear()  # a step that computes for nobody any more
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=256, chunk_align=CHUNK_ALIGN, prefix_caching=prefix
     )

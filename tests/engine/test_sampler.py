@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampler_oracle import Asked, draw, edited
 from sampling_options import neutral
 from scipy import stats
 
 from jaxpaged.sampler import Sampled, SamplingRows, largest, sample, uniforms
+from jaxpaged.sampling_params import SamplingParams
 
-NARROW = 256
-MARGIN = 2e-6  # float32 sums: within it of a boundary of the CDF (or of top_p's mass) either side is right
 SIZES = [7, 300, 32_000]
 LENGTH, BIASES = 24, 4
 
@@ -28,12 +27,14 @@ def run(
     *,
     history: np.ndarray | None = None,
     biases: list[dict[int, float]] | None = None,
+    allowed: np.ndarray | None = None,
     pad_to: int = 16,
 ) -> Sampled:
     """Sample rows in batches of `pad_to`, the last one filled up with greedy rows: few shapes to compile."""
     num_rows = len(logits)
     if num_rows > pad_to:
         starts = range(0, num_rows, pad_to)
+        assert allowed is None, "masks come with one batch"
         parts = [(logits[i : i + pad_to], jax.tree.map(lambda x, i=i: x[i : i + pad_to], rows)) for i in starts]
         done = [run(*part, biases=biases and biases[:pad_to], pad_to=pad_to) for part in parts]
         return jax.tree.map(lambda *x: np.concatenate(x), *done)
@@ -49,43 +50,15 @@ def run(
     x[:num_rows] = logits
     fill = neutral(pad_to - num_rows)
     padded = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows, fill) if num_rows < pad_to else rows
-    return jax.tree.map(lambda a: np.asarray(a)[:num_rows], jitted(x, padded, tokens, ids, values))
+    masks = packed(np.ones(logits.shape, bool) if allowed is None else allowed)
+    masks = np.concatenate([masks, np.full((pad_to - len(masks), masks.shape[1]), -1, np.int32)])
+    return jax.tree.map(lambda a: np.asarray(a)[:num_rows], jitted(x, padded, tokens, ids, values, masks))
 
 
-@dataclass
-class Expected:
-    kept: np.ndarray  # bool[V]
-    token: int
-    sure: bool  # no float32 rounding can change the outcome
-
-
-def expect(logits: np.ndarray, u: float, *, temperature: float, top_k: int, top_p: float, min_p: float) -> Expected:
-    """Filters and inverse CDF of one row in float64: by likelihood where the kept set is narrow, else by id."""
-    x = logits.astype(np.float64)
-    order = np.argsort(-x, kind="stable")
-    p = np.exp((x - x.max()) / temperature)
-    p /= p.sum()
-    ratio = p / p.max()
-    kept = ratio >= min_p
-    sure = bool(min_p == 0 or min_p == 1 or np.all(np.abs(ratio / min_p - 1) > 1e-5))
-    limits_k = 0 < top_k < len(x)
-    if limits_k:
-        kept &= x >= x[order[top_k - 1]]
-    edge = x[order[min(NARROW, len(x)) - 1]]
-    known = len(x) <= NARROW or not limits_k or top_k <= NARROW or x[kept].min() > edge
-    if top_p < 1:
-        mass = np.where(kept, p, 0) / p[kept].sum()
-        cumulative = np.cumsum(mass[order])
-        sure &= bool(np.all(np.abs(cumulative - top_p) > MARGIN))
-        kept &= x >= x[order[np.argmax(cumulative >= top_p)]]
-    filtered = limits_k or top_p < 1 or min_p > 0
-    narrow = filtered and known and (len(x) <= NARROW or x[kept].min() > edge)
-    sequence = order if narrow else np.arange(len(x))
-    cdf = np.cumsum(np.where(kept, p, 0)[sequence])
-    cdf /= cdf[-1]
-    place = int(np.argmax((cdf > u) & kept[sequence]))
-    edges = np.array([cdf[place], cdf[place - 1] if place else -1.0])
-    return Expected(kept=kept, token=int(sequence[place]), sure=sure and bool(np.all(np.abs(edges - u) > MARGIN)))
+def packed(allowed: np.ndarray) -> np.ndarray:
+    """bool[S, V] as masks, i32[S, ceil(V / 32)]; bits past the vocabulary are set, as in a row without a mask."""
+    full = np.pad(allowed, ((0, 0), (0, -allowed.shape[1] % 32)), constant_values=True)
+    return np.packbits(full, axis=1, bitorder="little").view(np.int32)
 
 
 def random_logits(rng: np.random.Generator, num_rows: int, vocab: int) -> np.ndarray:
@@ -115,7 +88,7 @@ def test_draws_equal_the_oracle(vocab: int) -> None:
         tokens = run(logits, rows).tokens
         for i in range(num_rows):
             chosen = {name: values[i].item() for name, values in options.items()}
-            expected = expect(logits[i], u[i], **chosen)
+            expected = draw(logits[i], u[i], **chosen)
             total += 1
             unsure += not expected.sure
             if expected.sure:
@@ -143,7 +116,7 @@ def test_frequencies_follow_the_distribution(vocab: int, options: dict[str, floa
     full = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | options
     rows = neutral(draws, **full, seeds=42, positions=np.arange(draws))
     tokens = run(np.tile(logits, (draws, 1)), rows, pad_to=512).tokens
-    kept = expect(logits, 0.5, **full).kept  # pyright: ignore[reportArgumentType]
+    kept = draw(logits, 0.5, **full).kept  # pyright: ignore[reportArgumentType]
     p = np.where(kept, np.exp(logits.astype(np.float64) / full["temperature"]), 0)
     common = p / p.sum() > 0.01
     seen = np.bincount(tokens, minlength=vocab)
@@ -210,18 +183,6 @@ def test_largest_is_argmax_and_takes_the_lowest_of_equal_ids(vocab: int) -> None
     assert np.asarray(jax.jit(largest)(x)).tolist() == x.argmax(1).tolist()
 
 
-def penalised(logits: np.ndarray, tokens: list[int], prompt_len: int, p: dict[str, float]) -> np.ndarray:
-    """The definition, token by token, in float32."""
-    x = logits.astype(np.float32).copy()
-    one = np.float32
-    for token in set(tokens):
-        x[token] = x[token] / one(p["repetition"]) if x[token] > 0 else x[token] * one(p["repetition"])
-    output = tokens[prompt_len:]
-    for token in set(output):
-        x[token] = x[token] - one(p["frequency"]) * one(output.count(token)) - one(p["presence"])
-    return x
-
-
 def test_penalties_equal_the_definition() -> None:
     rng = np.random.default_rng(5)
     num_rows, vocab, changed = 16, 300, 0
@@ -239,8 +200,10 @@ def test_penalties_equal_the_definition() -> None:
         }
         tokens = run(logits, neutral(num_rows, **options, prompt_lens=prompts), history=history).tokens
         for i in range(num_rows):
-            row = {name: values[i].item() for name, values in options.items()}
-            x = penalised(logits[i], history[i, : lengths[i]].tolist(), int(prompts[i]), row)
+            penalties = {f"{name}_penalty": values[i].item() for name, values in options.items()}
+            text = history[i, : lengths[i]].tolist()
+            asked = Asked(params=SamplingParams(**penalties), prompt=text[: prompts[i]], seed=0)
+            x = edited(logits[i], text[prompts[i] :], asked)
             assert tokens[i] == x.argmax()
             changed += tokens[i] != logits[i].argmax()
     assert changed > 50
@@ -253,10 +216,10 @@ def test_a_token_that_fills_the_prompt_counts_as_often_as_it_was_drawn() -> None
     options = {"frequency": [0.5, 0.5, 0, 0], "repetition": [1, 1, 2, 2], "prompt_lens": 4997}
     bare = neutral(4, **options)
     ids, values = np.full((4, BIASES), -1, np.int32), np.zeros((4, BIASES), np.float32)
-    assert jitted(logits, bare, history, ids, values).tokens.tolist() == [3, 5, 3, 5]
+    assert jitted(logits, bare, history, ids, values, packed(logits > -9)).tokens.tolist() == [3, 5, 3, 5]
     ids[:, 0], values[:, 0] = 3, 0.1  # a token with a bias is penalised apart
     ids[:, 1], values[:, 1] = 5, [0.0, 0.0, 0.1, 0.1]
-    assert jitted(logits, bare, history, ids, values).tokens.tolist() == [3, 3, 5, 5]
+    assert jitted(logits, bare, history, ids, values, packed(logits > -9)).tokens.tolist() == [3, 3, 5, 5]
 
 
 def test_padding_of_the_history_is_no_token() -> None:
@@ -339,3 +302,40 @@ def test_a_tiny_top_p_keeps_the_likeliest(vocab: int) -> None:
     for top_k in (0, 270):
         rows = neutral(8, temperature=1.0, top_p=1e-40, top_k=top_k)
         assert set(run(logits, rows).tokens.tolist()) == {5}
+
+
+@pytest.mark.parametrize("vocab", [7, 300, 32_000])
+def test_a_mask_takes_tokens_out_as_minus_infinity_does(vocab: int) -> None:
+    rng = np.random.default_rng(vocab)
+    num_rows = 12
+    options = {
+        "temperature": np.array([0, 1, 1, 0.5] * 3),
+        "top_k": np.array([0, 0, 3, 270] * 3),
+        "top_p": np.array([1, 1, 0.9] * 4),
+        "presence": np.array([0, 0.5] * 6),
+    }
+    for density in (0.02, 0.5, 0.98):
+        logits = random_logits(rng, num_rows, vocab)
+        allowed = rng.random((num_rows, vocab)) < density
+        allowed[np.arange(num_rows), rng.integers(0, vocab, num_rows)] = True
+        allowed[5] = True
+        history = rng.integers(0, vocab, (num_rows, LENGTH)).astype(np.int32)
+        rows = neutral(num_rows, **options, num_logprobs=0, seeds=rng.integers(0, 99, num_rows))
+        masked = run(logits, rows, history=history, allowed=allowed)
+        assert allowed[np.arange(num_rows), masked.tokens].all()
+        assert masked.tokens.tolist() == run(np.where(allowed, logits, -np.inf), rows, history=history).tokens.tolist()
+        assert masked.finite.all()
+        plain = logits.astype(np.float64)
+        own = plain[np.arange(num_rows), masked.tokens] - np.log(np.exp(plain - plain.max(1, keepdims=True)).sum(1))
+        np.testing.assert_allclose(masked.logprob, own - plain.max(1), atol=2e-5)  # of the unmasked logits
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 280, "top_p": 0.9}])
+def test_a_row_that_may_draw_nothing_says_so_and_is_alone(options: dict[str, float]) -> None:
+    logits = random_logits(np.random.default_rng(3), 4, 300)
+    allowed = np.ones((4, 300), bool)
+    others = run(logits, neutral(4, **options), allowed=allowed)
+    allowed[2] = False
+    sampled = run(logits, neutral(4, **options, num_logprobs=1), allowed=allowed)
+    assert sampled.tokens.tolist() == [*others.tokens[:2], -1, others.tokens[3]]
+    assert sampled.finite.all()

@@ -36,6 +36,7 @@ def compiled() -> jax.stages.Compiled:
         jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32),
         jax.ShapeDtypeStruct((ROWS, BIASES), jnp.int32),
         jax.ShapeDtypeStruct((ROWS, BIASES), jnp.float32),
+        jax.ShapeDtypeStruct((ROWS, VOCAB // 32), jnp.int32),
     )
     return jax.jit(sample).lower(*shapes).compile()
 

@@ -59,8 +59,10 @@ class BrokenRunner:
         raise RuntimeError("no such program")
 
     compile_sampler = compile
+    compile_logprob_picker = compile
     compile_picker = compile
     compile_scorer = compile
+    compile_copier = compile
 
 
 def test_a_program_that_cannot_be_stops_the_others() -> None:
@@ -86,11 +88,17 @@ class SlowRunner:
     def compile_sampler(self, rows: int) -> None:
         self.programs.append(f"sampler-{rows}")
 
+    def compile_logprob_picker(self, rows: int) -> None:
+        self.programs.append(f"logprobs-{rows}")
+
     def compile_picker(self, tokens: int) -> None:
         self.programs.append(f"pick-{tokens}")
 
     def compile_scorer(self) -> None:
         self.programs.append("score")
+
+    def compile_copier(self) -> None:
+        self.programs.append("copy")
 
 
 TABLE = BucketTable.build(max_rows=16, max_step_tokens=256, min_rows=4)
@@ -110,7 +118,7 @@ def grow(early: EarlyStart) -> list[int]:
 def test_an_early_start_begins_with_the_largest_shapes() -> None:
     runner = SlowRunner()
     early = EarlyStart(runner, TABLE, progress=False)  # pyright: ignore[reportArgumentType]
-    assert {"256x16", "16x16", "sampler-16", "pick-256", "pick-16", "score"} <= set(runner.programs)
+    assert {"256x16", "16x16", "sampler-16", "pick-256", "pick-16", "score", "copy"} <= set(runner.programs)
     assert not early.done
     sizes = grow(early)
     assert sizes == sorted(sizes)
@@ -137,8 +145,10 @@ class Runner:
     def compile_sampler(self, rows):
         pass
     compile_picker = compile_sampler
+    compile_logprob_picker = compile_sampler
     def compile_scorer(self):
         pass
+    compile_copier = compile_scorer
 EarlyStart(Runner(), BucketTable.build(max_rows=16, max_step_tokens=2048, min_rows=1), progress=False)
 print(time.monotonic())
 """

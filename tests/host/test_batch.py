@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from jaxpaged.batch import Packer, StepFields, StepInputs, StepLayout, unpack
+from jaxpaged.batch import COPIES, Packer, StepFields, StepInputs, StepLayout, unpack
 from jaxpaged.buckets import Bucket
+from jaxpaged.masks import masks_of, waits
 from jaxpaged.plan import RowPlan, StepPlan
-from jaxpaged.request import MAX_BIASES, PENDING, Request, SamplingParams
+from jaxpaged.request import PENDING, Request, RequestState
+from jaxpaged.sampling_params import MAX_BIASES, SamplingParams
 
 LAYOUT = StepLayout(bucket=Bucket(tokens=8, rows=4), table_width=3, num_groups=2)
 SEATS = 5
@@ -25,6 +28,18 @@ def packer(*, layout: StepLayout = LAYOUT, max_model_len: int = 6, vocab_size: i
         max_model_len=max_model_len,
         vocab_size=vocab_size,
     )
+
+
+class Only:
+    """A constraint that leaves the tokens of this mask, whatever came before."""
+
+    def __init__(self, word: int, *, follows: bool = False) -> None:
+        self.word, self.follows = word, follows
+        self.outputs: list[list[int]] = []
+
+    def fill(self, output: Sequence[int], mask: np.ndarray) -> None:
+        self.outputs.append(list(output))
+        mask &= np.uint32(self.word)
 
 
 def fields_of(inputs: StepInputs, layout: StepLayout = LAYOUT) -> StepFields:
@@ -100,17 +115,51 @@ def test_penalties_bring_the_history() -> None:
     assert inputs.history.tolist() == [[5, 6, 7, 8, -1, -1], [-1] * 6, [-1] * 6, [-1] * 6]
 
 
-def test_biases_and_stop_ids_under_min_tokens() -> None:
-    options = {"logit_bias": {2: 1.5, 6: 3.0}, "stop_token_ids": [4], "min_tokens": 2}
-    inputs = packer().pack(two_rows(**options), LAYOUT)
+def test_biases() -> None:
+    inputs = packer().pack(two_rows(logit_bias={2: 1.5, 6: 3.0}), LAYOUT)
     assert inputs.bias_ids is not None
     assert inputs.bias_values is not None
     assert inputs.bias_ids.shape == inputs.bias_values.shape == (4, MAX_BIASES)
-    assert inputs.bias_ids[0, :4].tolist() == [2, 6, 4, -1]
-    assert inputs.bias_values[0, :4].tolist() == [1.5, -np.inf, -np.inf, 0]  # a barred stop id stays barred
+    assert inputs.bias_ids[0, :3].tolist() == [2, 6, -1]
+    assert inputs.bias_values[0, :3].tolist() == [1.5, 3.0, 0]
     assert (inputs.bias_ids[1:] == -1).all()
-    enough = packer().pack(two_rows(stop_token_ids=[4], min_tokens=1), LAYOUT)
-    assert enough.bias_ids is None  # one token is out already
+    assert inputs.masks is None
+
+
+def test_masks_of_what_rows_may_draw() -> None:
+    step = two_rows()
+    decoding, prompt = (row.request for row in step.rows)
+    decoding.constraints = (Only(0b1100111), Only(0b0111111))
+    prompt.constraints = (Only(0b1),)
+    masks = packer(vocab_size=40).pack(step, LAYOUT).masks
+    assert masks is not None
+    assert masks.dtype == np.int32
+    # the prompt's row draws nothing yet
+    assert masks.tolist() == [[0b0100111, 0b0100111], [-1, -1], [-1, -1], [-1, -1]]
+    assert decoding.constraints[0].outputs == [[8]]
+
+
+def test_masks_that_wait_are_not_made() -> None:
+    step = two_rows()
+    decoding = step.rows[0].request
+    decoding.tokens[-1] = PENDING
+    decoding.constraints = (Only(0b1),)
+    masks = packer().pack(step, LAYOUT).masks
+    assert masks is not None
+    assert masks[0].tolist() == [1]
+    decoding.constraints = (Only(0b1), Only(0b11, follows=True))
+    assert [waits(row) for row in step.rows] == [True, False]
+    assert packer().pack(step, LAYOUT).masks is None
+    with pytest.raises(AssertionError, match="the mask of request 'a' waits for a token"):
+        masks_of(step.rows, num_rows=4, vocab=10)
+    decoding.tokens[-1] = 8
+    masks = masks_of(step.rows, num_rows=4, vocab=10)
+    assert masks is not None
+    assert masks[:2, 0].tolist() == [1, -1]
+    decoding.tokens.pop()
+    decoding.state = RequestState.FINISHED  # ended since the plan
+    assert not waits(step.rows[0])
+    assert masks_of(step.rows, num_rows=4, vocab=10) is None
 
 
 def test_a_request_that_ended_reads_the_null_block() -> None:
@@ -187,3 +236,34 @@ def test_a_full_bucket_has_no_padding() -> None:
     assert fields.cu_q_lens.tolist() == [0, 1, 2]
     assert fields.seats.tolist() == [1, 2]
     assert fields.block_tables[0].tolist() == [[1], [2]]
+
+
+def test_a_follower_has_a_row_without_tokens_that_samples_where_its_leader_does() -> None:
+    decoding = request("a", [5, 6, 7, 8], 3, [[4, 2], [9, 1]])
+    leader = request("b", [1, 2, 3, 4, 5], 5, [[3, 1, 5], [2, 6, 3]], seat=3)
+    follower = request("c", [1, 2, 3, 4, 5], 5, [], seat=4, top_k=3)
+    follower.leader = leader
+    step = plan((decoding, 3, 1), (leader, 1, 4), (follower, 5, 0))
+    fields = fields_of(packer().pack(step, LAYOUT))
+    assert fields.cu_q_lens.tolist() == [0, 1, 5, 5, 5]
+    assert fields.kv_lens.tolist() == [4, 5, 0, 0]  # padding, to attention
+    assert fields.positions.tolist() == [4, 5, 5, 0]
+    assert fields.sampled_at.tolist() == [0, 4, 4, 0]
+    assert fields.seats.tolist() == [0, 3, 4, SEATS]
+    assert fields.top_k.tolist() == [0, 0, 3, 0]
+    assert fields.block_tables[0][2].tolist() == [0, 0, 0]
+    leader.block_ids, leader.seat = [], -1  # it ended since the plan
+    assert fields_of(packer().pack(step, LAYOUT)).sampled_at.tolist() == [0, 4, 4, 0]
+    follower.leader = None
+    assert fields_of(packer().pack(step, LAYOUT)).sampled_at.tolist() == [0, 4, 0, 0]
+    with pytest.raises(AssertionError, match="rows without come last"):
+        packer().pack(plan((follower, 5, 0), (leader, 1, 4)), LAYOUT)
+
+
+def test_copies_go_a_few_at_a_time() -> None:
+    pairs = tuple((2 * i + 1, 2 * i + 2) for i in range(COPIES + 1))
+    step = two_rows()
+    first, second = packer().pack(StepPlan(rows=step.rows, bucket=step.bucket, copies=pairs), LAYOUT).copies
+    assert first.T.tolist() == [list(pair) for pair in pairs[:COPIES]]
+    assert second.T.tolist() == [list(pairs[COPIES]), *[[0, 0]] * (COPIES - 1)]
+    assert packer().pack(step, LAYOUT).copies == ()

@@ -7,7 +7,9 @@ from collections import Counter
 from host_model import make_request
 
 from jaxpaged.blockmap import BlockClass, BlockMap
-from jaxpaged.kvcache import KVCache, KVPoolSpec
+from jaxpaged.kv_pool_spec import KVPoolSpec
+from jaxpaged.kvcache import KVCache
+from jaxpaged.ledger import KVLedger
 from jaxpaged.request import Request
 
 FREE, CACHED, LIVE, SHARED, TAIL, NULL = BlockClass
@@ -47,7 +49,7 @@ def test_the_map_agrees_with_the_ledger() -> None:
     cache = KVCache(KVPoolSpec(block_size=size, num_blocks=32), chunk=16, prefix_caching=True)
     running = [admitted(cache, f"r{i}", [1, 2, 3, 4, 5, 6, 0, 1, i, i, i], computed=9 + i % 3) for i in range(5)]
     cache.release(running.pop(1))
-    ledger, count = cache.ledger(running, max_model_len=64), Counter(classes(BlockMap.of(cache, running)))
+    ledger, count = KVLedger.of(cache, running, max_model_len=64), Counter(classes(BlockMap.of(cache, running)))
     assert count[SHARED] * size == ledger.shared == 8
     assert count[CACHED] * size == ledger.cached
     assert count[FREE] * size == ledger.free

@@ -78,11 +78,40 @@ def test_unseal_all_keeps_blocks_in_use() -> None:
     assert counts(pool) == (3, 0, 0, 0)
 
 
+def test_a_block_with_two_holders_is_written_by_neither() -> None:
+    pool = BlockPool(4)
+    (a,) = pool.allocate(1)
+    pool.fork(a)
+    assert (pool.references(a), pool.num_shared, pool.num_open) == (2, 1, 1)
+    assert not pool.is_writable(a)
+    pool.check([[a], [a]])
+    pool.release(a)
+    assert (pool.num_shared, pool.num_open) == (0, 0)
+    assert pool.is_writable(a)
+    pool.fork(a)
+    pool.seal(a)  # full by now, whoever filled it before the fork
+    assert (pool.num_shared, pool.num_open) == (1, 0)
+    pool.check([[a], [a]])
+    pool.unseal_all()
+    assert (pool.num_shared, pool.num_open) == (1, 1)
+    pool.check([[a], [a]])
+    pool.release(a)
+    pool.release(a)
+    assert counts(pool) == (3, 0, 0, 0)
+    pool.check([])
+
+
 def test_our_own_mistakes_are_caught() -> None:
     pool = BlockPool(3)
     (a,) = pool.allocate(1)
     with pytest.raises(AssertionError, match="not sealed"):
         pool.share(a)
+    with pytest.raises(AssertionError, match="in no table"):
+        pool.fork(2)
+    with pytest.raises(AssertionError, match="belongs to nobody"):
+        pool.fork(0)
+    with pytest.raises(AssertionError, match="nobody holds it"):
+        pool.seal(2)
     pool.seal(a)
     with pytest.raises(AssertionError, match="sealed twice"):
         pool.seal(a)

@@ -9,6 +9,7 @@ import pytest
 
 MODULES = (
     *("blocks", "blockmap", "prefix", "buckets", "kvcache", "limits", "scheduler", "batch", "request", "errors"),
+    *("drafting", "speculation.speculator"),
     *(
         "assembly",
         "progress",

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jaxpaged.buckets import BucketTable
 from jaxpaged.errors import CapacityError
-from jaxpaged.kvcache import KVCache, KVPoolSpec
+from jaxpaged.kv_pool_spec import KVPoolSpec
+from jaxpaged.kvcache import KVCache
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import Request
 from jaxpaged.scheduler import Scheduler, SchedulerConfig
@@ -204,7 +205,7 @@ def test_a_request_preempted_in_flight_waits_for_its_results() -> None:
     young = stand.submit("young", [5] * 20)
     assert stand.launch()
     assert young.num_computed > 0
-    stand.scheduler._preempt(young)
+    stand.scheduler.roster.preempt(young)
     assert stand.launch()
     assert (young.num_computed, young.state.name) == (0, "WAITING")  # though there is room for it
     stand.land()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 from host_model import make_request
 
 from jaxpaged.buckets import BucketTable
-from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError, RequestError
+from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, RequestError
 from jaxpaged.plan import StepPlan
-from jaxpaged.request import FinishReason, Logprob, Request, RequestState, SamplingParams, TokenEvent
+from jaxpaged.request import FinishReason, Logprob, RequestState, TokenEvent
 from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 
 BUCKETS = BucketTable.build(max_rows=4, max_step_tokens=16, min_rows=2, min_step_tokens=8)
@@ -326,13 +325,6 @@ def test_an_id_in_flight_is_refused() -> None:
     with pytest.raises(RequestError, match="request id is 'a': a request with this id is in flight"):
         scheduler.submit(make_request("a", [2]))
     assert scheduler.num_waiting == 1
-
-
-def test_more_biases_than_the_device_takes_are_refused() -> None:
-    params = SamplingParams(min_tokens=1, logit_bias=dict.fromkeys(range(512), 1.0))
-    request = Request(id="a", prompt=(1,), params=params, seed=0, max_tokens=2, stop_ids=frozenset([600]))
-    with pytest.raises(ParameterError, match=re.escape("is 513: a request may set at most 512")):
-        make().submit(request)
 
 
 @pytest.mark.parametrize(

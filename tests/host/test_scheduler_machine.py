@@ -1,14 +1,17 @@
 """The scheduler under random operations, with every invariant re-derived after each of them.
 
 Steps are committed as soon as they are launched, or while one or two later ones are on their way.
+Some machines verify guesses, right and wrong ones, too many and too few.
 """
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from dataclasses import asdict
 
 import pytest
+from drafters import OracleDrafter, eager_speculator
 from host_model import VOCAB, ShadowModel, check_blocks_lie_apart, count_slots, make_request, run_alone, scores_alone
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from jaxpaged.errors import CapacityError, ContextLengthError
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import PENDING, FinishReason, Logprob, Request, RequestState, TokenEvent
 from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
+from jaxpaged.speculation.speculator import Speculator
 
 BLOCK = 4
 LONGEST = 30
@@ -30,11 +34,14 @@ SHAPES = st.tuples(
     st.sampled_from([(None,), (None,), (None, 5), (5,), (9, 9), (None, 3, 8), (1, None), (4, None, None)]),  # windows
     st.integers(0, 3),  # max_preemptions
     st.sampled_from([0, 1, 1, 2]),  # steps in flight while the next one is planned
+    # guesses: rows for one request at most, how many are made, and the share of right ones
+    st.sampled_from([None, None, (1, 2, 0.5), (3, 4, 0.8), (3, 9, 1.0), (2, 3, 0.0)]),
 )
 # (beginning, length, answer): few beginnings, so that prefixes are shared
 PROMPTS = st.tuples(st.integers(0, 2), st.integers(1, 18), st.integers(1, 14))
 OPTIONS = st.sampled_from([(0, (), (), "")] * 6 + [(0, (1,), (2,), ""), (3, (3,), (4, 5), ""), (0, (), (), "tenant")])
 SCORED = st.sampled_from([None, None, None, 1])  # prompt_logprobs
+FOLLOWERS = st.sampled_from([0, 0, 0, 0, 1, 2, 3, 4])
 Results = tuple[list[int], list[bool], list[list[dict[int, Logprob]]] | None]  # tokens, finite, scores of each row
 
 
@@ -42,8 +49,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     scheduler: Scheduler
 
     @initialize(shape=SHAPES)
-    def build(self, shape: tuple[int, int, tuple[int, int], bool, tuple[int | None, ...], int, int]) -> None:
-        blocks, rows, (tokens, align), prefix_caching, windows, max_preemptions, ahead = shape
+    def build(
+        self,
+        shape: tuple[int, int, tuple[int, int], bool, tuple[int | None, ...], int, int, tuple[int, int, float] | None],
+    ) -> None:
+        blocks, rows, (tokens, align), prefix_caching, windows, max_preemptions, ahead, guesses = shape
         config = SchedulerConfig(
             max_rows=rows,
             max_step_tokens=tokens,
@@ -55,7 +65,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.num_blocks = 1 + (blocks - 1) * len(windows)
         buckets = BucketTable.build(max_rows=rows, max_step_tokens=tokens, min_rows=min(rows, 2), min_step_tokens=8)
         pool = KVPoolSpec(block_size=BLOCK, num_blocks=self.num_blocks, windows=windows)
-        self.scheduler = Scheduler(config, pool, buckets)
+        self.scheduler = Scheduler(config, pool, buckets, speculator=guesses and speculator(*guesses))
         self.model = ShadowModel(self.scheduler, max_model_len=LONGEST)
         self.windows = windows
         self.chunk = tokens
@@ -64,38 +74,48 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.spoilt: set[str] = set()  # requests that a step in flight finds not finite
         self.count = 0
         self.live: dict[str, Request] = {}
+        self.siblings: dict[str, list[str]] = {}  # of each, all requests of one submission
         self.outputs: dict[str, list[int]] = {}
 
-    @rule(prompt=PROMPTS, options=OPTIONS, scored=SCORED)
+    @rule(prompt=PROMPTS, options=OPTIONS, scored=SCORED, followers=FOLLOWERS)
     def submit(
-        self, prompt: tuple[int, int, int], options: tuple[int, tuple[int], tuple[int], str], scored: int | None
+        self,
+        prompt: tuple[int, int, int],
+        options: tuple[int, tuple[int], tuple[int], str],
+        scored: int | None,
+        followers: int,
     ) -> None:
         beginning, length, answer = prompt
         min_tokens, stop_token_ids, eos, salt = options
         tokens = [(i * (beginning + 1) + (i == 9) * self.count) % VOCAB for i in range(length)]
         self.count += 1
-        name = f"r{self.count}"
-        request = make_request(
-            name,
-            tokens,
-            max_tokens=answer,
-            min_tokens=min(min_tokens, answer),
-            stop_token_ids=stop_token_ids,
-            eos=eos,
-            salt=salt,
-            prompt_logprobs=scored,
+        request, *others = (
+            make_request(
+                f"r{self.count}.{i}",
+                tokens,
+                max_tokens=max(1, answer - 3 * (i % 2)),
+                min_tokens=min(min_tokens, max(1, answer - 3 * (i % 2))),
+                stop_token_ids=stop_token_ids,
+                eos=eos,
+                salt=salt,
+                prompt_logprobs=scored,
+                seed=i,
+            )
+            for i in range(1 + followers)
         )
         there = self.num_blocks - 1
         if length + answer > LONGEST:
             with pytest.raises(ContextLengthError):
-                self.scheduler.submit(request)
+                self.scheduler.submit(request, others)
         elif self.needs(length + answer - 1) > there:
             with pytest.raises(CapacityError, match=f"the pool has {there}"):
-                self.scheduler.submit(request)
+                self.scheduler.submit(request, others)
         else:
-            self.scheduler.submit(request)
-            self.live[name] = request
-            self.outputs[name] = []
+            self.scheduler.submit(request, others)
+            for one in (request, *others):
+                self.live[one.id] = one
+                self.outputs[one.id] = []
+                self.siblings[one.id] = [request.id, *(other.id for other in others)]
 
     @precondition(lambda self: self.live)
     @rule(repeat=st.integers(1, 6))
@@ -113,6 +133,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step_with_abort(self, place: int, before: bool) -> None:
         """Somebody leaves between plan and launch, before or after the step is packed."""
         plan = self.plan()
+        if not self.live:  # they ended with steps that had to be committed first
+            return
         doomed = list(self.live.values())[place % len(self.live)]
         if plan is None:
             self.leave(doomed)
@@ -159,8 +181,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         ledger = scheduler.ledger()
         assert ledger.total == self.num_blocks * BLOCK
         if not scheduler.config.prefix_caching:
-            assert ledger.cached == ledger.shared == 0
-            assert ledger.live + ledger.behind == ledger.tokens
+            assert ledger.cached == 0
+            if not scheduler._cache.pool.num_shared:  # forks
+                assert ledger.shared == 0
+                assert ledger.live + ledger.behind == ledger.tokens
         self.model.poison()
 
     def teardown(self) -> None:
@@ -189,7 +213,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         return most
 
     def plan(self) -> StepPlan | None:
-        running = self.scheduler._running
+        while self.scheduler.needs_commit():
+            self.land(len(self.flying) - 1)
+        running = self.scheduler.roster.running
         nobody_ends = not any(request.has_all_tokens for request in running)
         oldest = running[0] if running and nobody_ends else None
         plan = self.scheduler.plan()
@@ -197,14 +223,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.flying or not self.live
             return None
         requests = [row.request for row in plan.rows]
-        assert len(set(map(id, requests))) == len(requests), "a request has two rows"
+        first = [id(row.request) for row in plan.rows if not row.draft]
+        assert len(set(first)) == len(first), "a request has two rows"
         assert oldest is None or oldest in requests, "the oldest running request is in every step"
         config = self.scheduler.config
         for row in plan.rows:
             end = row.start + row.length
-            assert row.samples == (end == row.request.num_tokens)
+            assert row.samples == (end == len(row.tokens))
             assert row.samples or end % config.chunk_align == 0
-            assert row.request.num_output < row.request.max_tokens, "a row for a request that has all its tokens"
+            assert row.num_output < row.request.max_tokens, "a row for a request that has all its tokens"
         return plan
 
     def launch(self, *, spoil: int | None = None) -> bool:
@@ -217,7 +244,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.launch(plan)
         self.flying.append((plan, (tokens, [i != bad for i in range(len(tokens))], self.model.scores)))
         if bad is not None:
-            self.spoilt.add(plan.rows[bad].request.id)
+            self.spoilt.update(self.siblings[plan.rows[bad].request.id])
         self.sound()
         return True
 
@@ -240,11 +267,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             output = self.outputs[request.id]
             assert event.prompt_logprobs == (None if output else scores_alone(request))
             output.append(event.token)
-            assert [t for t in request.tokens if t != PENDING] == [*request.prompt, *output]
+            known = [token for token in request.tokens if token != PENDING]
+            assert known[: len(request.prompt) + len(output)] == [*request.prompt, *output]
             if event.finish is not None:
                 assert (output, event.finish, event.stop_reason) == run_alone(request)
                 assert PENDING not in request.tokens
                 self.drop(request)
+        for name, output in self.outputs.items():
+            known = [token for token in self.live[name].tokens if token != PENDING]
+            assert known == [*self.live[name].prompt, *output], "a token was told late, or never"
 
     def leave(self, request: Request) -> None:
         assert self.scheduler.abort(request.id)
@@ -256,6 +287,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert request.block_ids == []
         assert self.outputs[request.id] == run_alone(request)[0][: len(self.outputs[request.id])]
         del self.live[request.id], self.outputs[request.id]
+
+
+def speculator(most: int, length: int, share: float) -> Speculator:
+    """Guesses of requests of this model, `length` at a time, of which `most` may get a row and `share` are right."""
+    rng = random.Random(length)
+
+    def make(request: Request) -> OracleDrafter:
+        return OracleDrafter(request, run_alone(request)[0], length=length, share=share, vocab=VOCAB, rng=rng)
+
+    return eager_speculator(make, most=most)
 
 
 SETTINGS = settings(

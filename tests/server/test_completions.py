@@ -82,8 +82,56 @@ async def test_n_answers_are_drawn_from_seeds_of_their_own() -> None:
             (2, 10),
             (2, 11),
         ]
+        assert it.engine.forks == [2, 2]  # the answers to a prompt go to the engine together
         assert reply["usage"]["prompt_tokens"] == 2
         assert reply["usage"]["completion_tokens"] == 8
+
+
+async def test_the_best_of_several_answers_are_told() -> None:
+    async with served() as it:
+        status, reply = await it.post(PATH, prompt=[[1], [2]], n=2, best_of=3, seed=10, max_tokens=2)
+        assert status == 200
+        assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
+        assert [choice["logprobs"] for choice in reply["choices"]] == [None] * 4
+        assert it.engine.forks == [3, 3]
+        assert [stream.params.logprobs for stream in it.engine.streams] == [0] * 6
+        assert reply["usage"]["completion_tokens"] == 12  # of all that was computed
+        status, reply = await it.post(PATH, prompt=[1], n=1, best_of=2, stream=True)
+        assert status == 400
+        assert reply["error"]["param"] == "best_of"
+
+
+async def test_a_beam_search_takes_one_turn_and_tells_its_sequences() -> None:
+    async with served() as it:
+        status, reply = await it.post(
+            PATH, prompt=[[1], [2]], n=3, use_beam_search=True, length_penalty=0.5, max_tokens=2
+        )
+        assert status == 200, reply
+        assert [choice["index"] for choice in reply["choices"]] == list(range(6))
+        assert (it.engine.forks, it.engine.searches) == ([3, 3], [0.5, 0.5])
+        assert [(stream.params.logprobs, stream.params.temperature) for stream in it.engine.streams] == [(6, 0.0)] * 6
+        status, reply = await it.post(PATH, prompt=[1], use_beam_search=True, max_tokens=2, stop_token_ids=[5])
+        assert (status, it.engine.forks[-1], it.engine.streams[-1].params.stop_ids) == (200, 1, (5,))
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"temperature": 0.5}, "temperature"),
+        ({"top_p": 0.5}, "top_p"),
+        ({"presence_penalty": 1}, "presence_penalty"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"stop": "a"}, "stop"),
+        ({"stream": True}, "stream"),
+        ({"best_of": 4}, "best_of"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"use_beam_search": False, "length_penalty": 2.0}, "length_penalty"),
+    ],
+)
+async def test_what_a_beam_search_does_not_have(fields: dict[str, Any], name: str) -> None:
+    async with served() as it:
+        status, reply = await it.post(PATH, **({"prompt": [1], "n": 2, "use_beam_search": True} | fields))
+    assert (status, reply["error"]["param"]) == (400, name)
 
 
 async def test_a_stream_tells_the_same_text_and_ends_with_done() -> None:
@@ -214,7 +262,6 @@ async def test_what_the_model_cannot_do_is_refused_before_it_is_asked() -> None:
         ({"prompt": "a", "logit_bias": {"4096": 1}}, "logit_bias"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"),
-        ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "min_tokens": 20}, "min_tokens"),
         ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
         ({"prompt": "a", "echo": 1}, "echo"),

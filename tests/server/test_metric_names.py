@@ -14,7 +14,8 @@ from jaxpaged.metrics import EngineMetrics
 def families(*, more: bool = True) -> dict[str, Metric]:
     """Of a server that has all of them; more: those that must be asked for."""
     metrics = ServerMetrics("tiny", keys=("team-a", "team-b"), residency=more, estimates=more)
-    metrics.on_beat(beat(EngineMetrics(steps=1, step_tokens=7), steps=[7]), engine_info())
+    accepted = (4, 2, 0) if more else ()
+    metrics.on_beat(beat(EngineMetrics(steps=1, step_tokens=7), steps=[7], accepted_at=accepted), engine_info())
     metrics.on_reply("/v1/completions", 200)
     return {family.name: family for family in parse_text(metrics.render(None)[0].decode())}
 

@@ -31,9 +31,11 @@ VALUES = {
     "kv-events-config": '{"enable_kv_cache_events": true}',
     "log-level": "ERROR",
     "override-generation-config": '{"top_k": 5}',
+    "reasoning-config": '{"reasoning_start_str": "<a>", "reasoning_end_str": "</a>"}',
     "otlp-traces-endpoint": "http://localhost:4318",
     "quantization": "int8",
     "root-path": "/llm",
+    "speculative-config": '{"method": "ngram", "num_speculative_tokens": 3}',
     "ssl-cert-reqs": "2",
 }
 """A value of each supported flag for which 64 will not do."""

@@ -27,17 +27,37 @@ from jaxpaged_server.engine_process.wire import (
     frame,
     front_decoder,
     pairs,
+    token_messages,
 )
 
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ContextLengthError, EngineError, JaxPagedError, ParameterError
+from jaxpaged.repetition import RepetitionDetectionParams
 from jaxpaged.request import Logprob, SamplingParams
 
 PARAMS = SamplingParams(temperature=0.5, stop=["a", "b"], logit_bias={7: -1.5}, seed=2**64 - 1, stop_token_ids=[3])
+MORE = SamplingParams(
+    n=2,
+    best_of=3,
+    allowed_token_ids=[1, 2],
+    bad_words=["a", "b c"],
+    logprob_token_ids=[4, 5],
+    thinking_token_budget=0,
+    repetition_detection=RepetitionDetectionParams(max_pattern_size=4, min_count=3),
+    truncate_prompt_tokens=-1,
+    truncation_side="right",
+    skip_reading_prefix_cache=True,
+    detokenize=False,
+    spaces_between_special_tokens=False,
+)
+TAGS = {"reasoning_start_str": "<a>", "reasoning_end_str": "</a>"}
 COMMANDS = [
     Start(EngineConfig(max_model_len=64)),
     Start(EngineConfig(), cache_events=True, block_share=0.01, estimates=True),
+    Start(EngineConfig(reasoning_config=TAGS, max_logprobs=-1)),
     Submit(5, [1, 2, 3], PARAMS, "tenant"),
+    Submit(6, [1], MORE),
+    Submit(5, [1, 2, 3], PARAMS, "tenant", [(6, PARAMS), (7, SamplingParams())]),
     Abort([1, 2**40]),
     Finish(9),
     Call(1, "pool_map"),
@@ -47,6 +67,7 @@ ANSWERS = [
     Phase("compiling", 7, 24, 1.5),
     Refused(3, ErrorFields(kind="PromptError", name="prompt", value="[]", limit="it has no token")),
     Tokens([Item(1, 5), Item(2, None, "error", error="not finite"), Item(3, 7, logprobs={7: (-0.25, 1)})]),
+    Tokens([Item(1, 5, "repetition", "repetition_detected")]),
     Reply(4, {"a": [1, None, b"\0"]}),
 ]
 
@@ -110,6 +131,14 @@ def test_a_strange_error_becomes_an_engine_error() -> None:
     assert isinstance(error, EngineError)
     assert str(error) == "engine is 'ZeroDivisionError': division by zero"
     assert type(error_of(ErrorFields(kind="annotations", name="a", value="1", limit="b"))) is EngineError
+
+
+def test_many_logprobs_go_alone() -> None:
+    few, many = {7: (-0.5, 1)}, dict.fromkeys(range(2000), (-7.0, 3))
+    items = [Item(1, 5), Item(2, 7, logprobs=few), Item(3, 9, logprobs=many), Item(4, 9, logprobs=many), Item(5, 6)]
+    assert [[item.id for item in message.items] for message in token_messages(items)] == [[1, 2], [3], [4], [5]]
+    every = dict.fromkeys(range(2**18), (-12.345678901, 2**18))
+    assert len(frame(Tokens([Item(1, 5, logprobs=every)]))) < MAX_FRAME // 8
 
 
 def test_logprobs_keep_logprob_and_rank() -> None:

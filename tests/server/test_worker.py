@@ -76,11 +76,24 @@ class ScriptedEngine:
             raise PromptError(name="prompt", value=[], limit="it has no token")
         return tuple(prompt)
 
-    def enqueue(self, ids: tuple[int, ...], params: SamplingParams, *, request_id: str, salt: str) -> Request:
-        request = Request(id=request_id, prompt=ids, params=params, seed=0, max_tokens=4, salt=salt)
-        request.arrival_s, request.admitted_s, request.num_cached = 10.0, 10.5, 2
-        self.requests[request_id] = request
-        return request
+    def enqueue_forks(
+        self,
+        ids: tuple[int, ...],
+        params: Sequence[SamplingParams],
+        *,
+        request_ids: Sequence[str],
+        salt: str,
+        length_penalty: float | None,
+    ) -> list[Request]:
+        assert length_penalty is None
+        made = [
+            Request(id=name, prompt=ids, params=of_one, seed=0, max_tokens=4, salt=salt)
+            for name, of_one in zip(request_ids, params, strict=True)
+        ]
+        for request in made:
+            request.arrival_s, request.admitted_s, request.num_cached = 10.0, 10.5, 2
+            self.requests[request.id] = request
+        return made
 
     def abort(self, name: str) -> None:
         self.ended.append(("abort", name))
@@ -182,6 +195,15 @@ def test_a_request_that_cannot_be_is_refused_and_others_go_on(wired: Wired, capl
     assert line.exc_info is not None
     assert line.exc_info[0] is ZeroDivisionError
     assert isinstance(good, Tokens)
+
+
+def test_forks_are_queued_together_and_refused_together(wired: Wired) -> None:
+    other = SamplingParams(seed=8)
+    engine = ScriptedEngine([TokenEvent("7", 5), TokenEvent("9", 6)])
+    said = wired.serve(engine, Submit(7, [1, 2], PARAMS, "", [(9, other)]), Submit(1, [], PARAMS, "", [(2, PARAMS)]))
+    assert [(name, request.params) for name, request in engine.requests.items()] == [("7", PARAMS), ("9", other)]
+    assert [message.id for message in said if isinstance(message, Refused)] == [1, 2]
+    assert [[item.queue_s for item in message.items] for message in said if isinstance(message, Tokens)] == [[0.5, 0.5]]
 
 
 def test_aborts_and_finishes_reach_the_engine(wired: Wired) -> None:

@@ -44,7 +44,10 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(max_length=512)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
-    """As many as n: no more choices are computed than are told."""
+    """Answers that are computed, of which the n likeliest are told."""
+    use_beam_search: bool | None = None
+    """The n choices are what a search of n beams finds."""
+    length_penalty: Annotated[float, Meta(ge=-10.0, le=10.0)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None

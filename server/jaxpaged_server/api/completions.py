@@ -30,11 +30,8 @@ class CompletionRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
-_BEAMS = "beam search is not served; sample with temperature and n"
 _STRUCTURED = "structured output is not served yet; ask for the form in the prompt"
 REFUSED_BY_ALL: dict[str, tuple[str, Neutral]] = {
-    "use_beam_search": (_BEAMS, lambda value: value is False),
-    "length_penalty": (_BEAMS, lambda value: value == 1.0),
     "allowed_token_ids": ("it is not served; use logit_bias", never),
     "bad_words": ("it is not served; use logit_bias for single tokens", lambda value: value == []),
     "truncate_prompt_tokens": ("prompts are not cut silently; send fewer tokens", never),

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from jaxpaged.ledger import KVLedger
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.residency import BlockResidency
+from jaxpaged.speculation.counts import SpeculationCounts
 from jaxpaged_server.engine_process.outbox import Outbox
 from jaxpaged_server.engine_process.wire import STEP_TOKEN_BOUNDS, Beat, StepRecord
 
@@ -62,6 +63,7 @@ class StepWatch:
     """Notes every step of an engine, and makes beats of that.
 
     max_step_tokens: of the largest step. residency: what the engine tells of its blocks, if it does.
+    speculation: what became of its guesses, if it makes any.
     """
 
     def __init__(
@@ -70,10 +72,12 @@ class StepWatch:
         *,
         max_step_tokens: int,
         residency: BlockResidency | None = None,
+        speculation: SpeculationCounts | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._engine, self._max_step_tokens, self._residency = engine, max_step_tokens, residency
+        self._speculation = speculation
         self._clock, self._wall = clock, wall
         self._began: float | None = None  # of the step that runs now
         self._counted, self._num_steps = _COUNTERS(engine.metrics), engine.metrics.steps
@@ -143,6 +147,7 @@ class StepWatch:
             full_step_s=total_s / count * max(1.0, self._max_step_tokens / size) if count else 0.0,
             step_token_counts=tuple(self._token_counts),
             residency=None if self._residency is None else self._residency.counts,
+            accepted_at=() if self._speculation is None else tuple(self._speculation.accepted_at),
         )
 
 

@@ -86,16 +86,30 @@ class EngineClient(asyncio.Protocol):
 
         What the engine itself refuses is raised by the stream.
         """
+        return self.submit_forks(ids, [params], salt=salt)[0]
+
+    def submit_forks(
+        self,
+        ids: Sequence[int],
+        params: Sequence[SamplingParams],
+        *,
+        salt: str = "",
+        length_penalty: float | None = None,
+    ) -> list[TokenStream]:
+        """The same for requests of one prompt, which the engine computes and holds once for all of them.
+
+        length_penalty: they are the beams of a search; see `LLMEngine.enqueue_forks`.
+        """
         self._require_open()
-        number = next(self._numbers)
+        (number, first), *followers = [(next(self._numbers), of_one) for of_one in params]
         try:
-            data = frame(Submit(number, cast("list[int]", ids), params, salt))
+            data = frame(Submit(number, cast("list[int]", ids), first, salt, followers, length_penalty))
         except (TypeError, OverflowError) as error:
             raise PromptError(name="prompt token ids", value=ids, limit=f"they cannot be sent: {error}") from error
-        stream = TokenStream(number, self._leave)
-        self._streams[number] = stream
+        streams = [TokenStream(each, self._leave) for each in (number, *(other for other, _ in followers))]
+        self._streams.update({stream.id: stream for stream in streams})
         self._write(data)
-        return stream
+        return streams
 
     async def call(self, name: str, argument: str = "", *, timeout_s: float) -> Any:
         """Ask for something else; see `wire.Call`. Raises what the engine answers, and EngineError for no answer."""

@@ -161,6 +161,16 @@ class EngineSupervisor:
         """
         return self._serving().submit(ids, params, salt=salt)
 
+    def submit_forks(
+        self,
+        ids: Sequence[int],
+        params: Sequence[SamplingParams],
+        salt: str = "",
+        length_penalty: float | None = None,
+    ) -> list[TokenStream]:
+        """The same for requests of one prompt; see `EngineClient.submit_forks`."""
+        return self._serving().submit_forks(ids, params, salt=salt, length_penalty=length_penalty)
+
     async def call(self, name: str, argument: str = "", timeout_s: float = _CALL_S) -> Any:
         """Ask the engine for something else, see `wire.Call`; "pool_map" gives a `wire.PoolMap`.
 

@@ -25,6 +25,8 @@ hold (`api.common.MAX_PROMPT_SCORES`): 20 bytes each, a sixth of this."""
 STEP_TOKEN_BOUNDS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Upper bounds of a histogram of steps by their tokens; vLLM's `iteration_tokens_total` has the same."""
 _HEADER = struct.Struct("<I")
+_MANY = 1024
+"""Log probabilities of one token from which on it goes in a message of its own."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, tag=True):
@@ -48,12 +50,18 @@ class Start(Message, frozen=True):
 
 
 class Submit(Message, frozen=True):
-    """Queue a prompt. id: chosen by the front end, unique for its life. salt: namespace of its cached prefixes."""
+    """Queue a prompt. id: chosen by the front end, unique for its life. salt: namespace of its cached prefixes.
+
+    followers: (id, parameters) of more requests of the same prompt, which is computed and held once for all of them.
+    length_penalty: they are the beams of a search.
+    """
 
     id: int
     ids: list[int]
     params: SamplingParams
     salt: str = ""
+    followers: list[tuple[int, SamplingParams]] = []
+    length_penalty: float | None = None
 
 
 class Abort(Message, frozen=True):
@@ -111,6 +119,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_groups: int  # KV groups: a token takes a place in a block of each
     max_num_seqs: int
     max_num_batched_tokens: int
+    max_logprobs: int = 20  # a token; -1: as many as the vocabulary has
     dtype: str
     kv_cache_dtype: str
     quantization: str | None
@@ -161,7 +170,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     id: int
     token: int | None = None
     finish: str | None = None
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
     num_cached: int = 0
     logprobs: Pairs | None = None
     prompt_logprobs: list[Pairs | None] | None = None
@@ -199,7 +208,8 @@ class Beat(Message, frozen=True):
     at most. oldest_wait_s: of the queue's first request. waiting: requests in the engine's own queue. longest_step_s:
     of the last 512 to 1024 steps. full_step_s: how long a step of the most tokens takes, by the mean of the largest
     that were seen; 0 before the first. step_token_counts: steps since the start, by the tokens computed for requests:
-    at most STEP_TOKEN_BOUNDS[i], in the last entry more. residency: of sampled blocks since the start, where that is
+    at most STEP_TOKEN_BOUNDS[i], in the last entry more. accepted_at: guesses that came true since the start, by their
+    place; empty where none are made. residency: of sampled blocks since the start, where that is
     measured.
     """
 
@@ -214,6 +224,7 @@ class Beat(Message, frozen=True):
     full_step_s: float = 0.0
     step_token_counts: tuple[int, ...] = ()
     residency: ResidencyCounts | None = None
+    accepted_at: tuple[int, ...] = ()
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -326,10 +337,11 @@ def front_decoder() -> msgspec.msgpack.Decoder[FromEngine]:
 
 
 def token_messages(items: list[Item]) -> Iterator[Tokens]:
-    """Items in messages that are short enough, in their order: the log probabilities of each prompt go alone."""
+    """Items in messages that are short enough, in their order: the log probabilities of each prompt go alone, and so do
+    those of a token where they are many."""
     begin = 0
     for place, item in enumerate(items):
-        if item.prompt_logprobs is not None:
+        if item.prompt_logprobs is not None or len(item.logprobs or ()) > _MANY:
             if begin < place:
                 yield Tokens(items[begin:place])
             yield Tokens([item])

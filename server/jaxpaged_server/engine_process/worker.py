@@ -124,13 +124,18 @@ class Worker:
                 raise AssertionError(f"a {type(message).__name__} while serving")
 
     def _submit(self, message: Submit) -> None:
-        name = str(message.id)
+        asked = [(message.id, message.params), *message.followers]
+        names, of_each = [str(number) for number, _ in asked], [params for _, params in asked]
         try:
             ids = self._engine.check(message.ids, message.params)
-            self._silent[name] = self._engine.enqueue(ids, message.params, request_id=name, salt=message.salt)
-        except Exception as error:  # of this request alone, whatever it is
-            _log_mistake(error, f"request {name}")
-            self._outbox.put(Refused(message.id, fields_of(error, of_request=True)))
+            requests = self._engine.enqueue_forks(
+                ids, of_each, request_ids=names, salt=message.salt, length_penalty=message.length_penalty
+            )
+            self._silent.update(zip(names, requests, strict=True))
+        except Exception as error:  # of this prompt alone, whatever it is
+            _log_mistake(error, f"request {names[0]}")
+            for number, _ in asked:
+                self._outbox.put(Refused(number, fields_of(error, of_request=True)))
 
     def _step(self) -> None:
         self._watch.begin()
@@ -149,7 +154,6 @@ class Worker:
     def _item(self, event: TokenEvent) -> Item:
         name = event.request_id
         finish = None if event.finish is None else event.finish.value
-        assert not isinstance(event.stop_reason, str), "text is not made here"
         first = self._silent.pop(name, None)
         return Item(
             int(name),
@@ -218,6 +222,7 @@ def info_of(engine: LLMEngine) -> EngineInfo:
         num_blocks=config.num_blocks,
         num_groups=len(model.kv_groups()),
         max_num_seqs=config.max_num_seqs,
+        max_logprobs=engine.max_logprobs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         dtype=config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
@@ -308,7 +313,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         journal = CacheJournal() if start.cache_events else None
         residency = BlockResidency.every(start.block_share) if start.block_share else None
         engine = make_engine(start, outbox, journal=journal, residency=residency)
-        watch = StepWatch(engine, max_step_tokens=engine.config.max_num_batched_tokens, residency=residency)
+        speculator = engine.scheduler.speculator
+        watch = StepWatch(
+            engine,
+            max_step_tokens=engine.config.max_num_batched_tokens,
+            residency=residency,
+            speculation=speculator and speculator.counts,
+        )
         faults = Faults() if options.faults else None
         worker = Worker(engine, inbox, outbox, watch=watch, faults=faults, journal=journal)
         gc.collect()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from itertools import zip_longest
 
 from prometheus_client.metrics_core import Metric
 
@@ -42,6 +43,8 @@ class EngineCounts:
         self._now = EngineMetrics()
         self._steps_before = [0] * (len(STEP_TOKEN_BOUNDS) + 1)  # by their tokens: see Beat.step_token_counts
         self._steps_now: tuple[int, ...] = ()
+        self._accepted_before: tuple[int, ...] = ()  # guesses that came true, by their place: see Beat.accepted_at
+        self._accepted_now: tuple[int, ...] = ()
         self._residency = ResidencyTotals() if residency else None
         self._estimates = estimates
 
@@ -57,6 +60,7 @@ class EngineCounts:
             self.occupancy = asked / (asked + padded)
         self._now = now
         self._steps_now = beat.step_token_counts
+        self._accepted_now = beat.accepted_at
         if self._residency is not None and beat.residency is not None:
             self._residency.on_counts(beat.residency)
 
@@ -91,6 +95,7 @@ class EngineCounts:
         self._now = EngineMetrics()
         self._steps_before = self._steps()
         self._steps_now = ()
+        self._accepted_before, self._accepted_now = self._accepted(), ()
         if self._residency is not None:
             self._residency.on_other_engine()
 
@@ -99,6 +104,11 @@ class EngineCounts:
         now = self._steps_now or (0,) * len(self._steps_before)
         return [a + b for a, b in zip(self._steps_before, now, strict=True)]
 
+    def _accepted(self) -> tuple[int, ...]:
+        """Guesses of all engines that came true, by their place; empty where none are made."""
+        pairs = zip_longest(self._accepted_before, self._accepted_now, fillvalue=0)
+        return tuple(before + now for before, now in pairs)
+
     def families(self, labels: Labels, *, in_front: tuple[int, int], at: float) -> Iterator[Metric]:
         """in_front: requests that wait before they are given to the engine, as `ServerMetrics` has them by reason.
 
@@ -106,6 +116,8 @@ class EngineCounts:
         """
         yield from self._state_families(labels, in_front, at)
         yield from self._token_families(labels)
+        if accepted := self._accepted():
+            yield from self._speculation_families(labels, accepted)
         yield from self._pool_families(labels)
         if self._residency is not None:
             yield from self._residency.families(labels)
@@ -161,6 +173,21 @@ class EngineCounts:
             "Times that a request lost its blocks and was computed again.",
             labels,
             self.total("preemptions"),
+        )
+
+    def _speculation_families(self, labels: Labels, accepted: tuple[int, ...]) -> Iterator[Metric]:
+        for name, field, text in (
+            ("num_drafts", "drafts", "Times that guesses of a request were verified."),
+            ("num_draft_tokens", "draft_tokens", "Guessed tokens that were verified."),
+            ("num_accepted_tokens", "accepted_tokens", "Guessed tokens that came true."),
+        ):
+            yield counter(f"vllm:spec_decode_{name}", text, labels, self.total(field))
+        yield counters(
+            "vllm:spec_decode_num_accepted_tokens_per_pos",
+            "Guessed tokens that came true, by their place among the guesses.",
+            labels,
+            "position",
+            {str(place): count for place, count in enumerate(accepted)},
         )
 
     def _pool_families(self, labels: Labels) -> Iterator[Metric]:

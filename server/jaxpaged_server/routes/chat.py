@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -37,7 +38,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     deadline = deadline_of(services, request, body.timeout)
     async with services.deadline(deadline):
         prompt = await _prompt(services, key_of(request), body, plan)
-    parsers = _parsers(services, plan, prompt, body.n or 1)
+    new_parser = _new_parser(services, plan, prompt)
     job = make_job(
         services,
         request,
@@ -46,7 +47,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
         params,
         asked_tokens=_asked_tokens(body),
         deadline=deadline,
-        shown=frozenset() if parsers is None else services.markup,
+        shown=frozenset() if new_parser is None else services.markup,
     )
     with answering(services, job) as answers:
         writer = ChatWriter(
@@ -55,16 +56,16 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
             body,
             job,
             answers,
-            parsers=parsers,
+            new_parser=new_parser,
             most_calls=1 if plan.one else None,
             ends_in_calls=plan.choice != "named",
         )
         if body.stream:
             return await stream_reply(request, services, job, writer.events)
         async with services.deadline(job.deadline):
-            outputs = await gather(answers)
+            outputs = await gather(answers, job)
         headers = services.load_headers(request)
-        size = num_scores(job, answers) + (sum(len(said.text) for said in outputs) if parsers else 0)
+        size = num_scores(job, answers) + (sum(len(said.text) for _, said in outputs) if new_parser else 0)
         return await services.text.aside(job.key, size, lambda: json_reply(writer.reply(outputs), headers=headers))
 
 
@@ -83,12 +84,12 @@ def _plan(services: Services, body: ChatRequest) -> ToolPlan:
     return plan
 
 
-def _parsers(services: Services, plan: ToolPlan, prompt: Prompt, count: int) -> list[DialectParser] | None:
-    """One for each answer; None where all of an answer is content."""
+def _new_parser(services: Services, plan: ToolPlan, prompt: Prompt) -> Callable[[], DialectParser] | None:
+    """Makes the parser of an answer; None where all of it is content."""
     dialect = services.dialect
     if not plan.schemas and dialect.reasoning is None:
         return None
-    return [dialect.parser(plan.schemas, prompt=prompt.text or "") for _ in range(count)]
+    return partial(dialect.parser, plan.schemas, prompt=prompt.text or "")
 
 
 def _asked_tokens(body: ChatRequest) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -35,7 +35,7 @@ _NOTHING = AnswerDelta()
 class ChatWriter:
     """Outputs in the form of the API: one per request.
 
-    parsers: one per answer, in their order; None where text is all that answers hold. most_calls: of an answer, that
+    new_parser: makes the parser of an answer; None where text is all that answers hold. most_calls: of an answer, that
     are told. ends_in_calls: whether an answer that ends with calls says so in its finish reason.
     """
 
@@ -47,7 +47,7 @@ class ChatWriter:
         job: Job,
         answers: Sequence[Answer],
         *,
-        parsers: Sequence[DialectParser] | None,
+        new_parser: Callable[[], DialectParser] | None,
         most_calls: int | None = None,
         ends_in_calls: bool = True,
     ) -> None:
@@ -56,7 +56,7 @@ class ChatWriter:
         self._body = body
         self._job = job
         self._answers = answers
-        self._parsers = parsers
+        self._parsers = None if new_parser is None else [new_parser() for _ in answers]
         self._most_calls = most_calls
         self._ends_in_calls = ends_in_calls
         self._options = body.stream_options or StreamOptions()
@@ -66,7 +66,7 @@ class ChatWriter:
         self._echoed = _echoed(body, self._role)
         self._opening = AnswerDelta(role=self._role, content=self._echoed)
 
-    def reply(self, outputs: Sequence[CompletionOutput]) -> ChatReply:
+    def reply(self, outputs: Sequence[tuple[Answer, CompletionOutput]]) -> ChatReply:
         """All of it, at once."""
         head, body = self._head, self._body
         choices = [
@@ -78,7 +78,7 @@ class ChatWriter:
                 stop_reason=said.stop_reason,
                 token_ids=list(said.token_ids) if body.return_token_ids else ABSENT,
             )
-            for i, said in enumerate(outputs)
+            for i, (_, said) in enumerate(outputs)
         ]
         found = self._answers[0].prompt_logprobs
         tokenizer, ids = self._services.text.tokenizer, self._job.prompts[0].ids

@@ -53,7 +53,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
         if body.stream:
             return await stream_reply(request, services, job, writer.events)
         async with services.deadline(job.deadline):
-            outputs = await gather(answers)
+            outputs = await gather(answers, job)
         headers = services.load_headers(request)
         size = num_scores(job, answers)
         return await services.text.aside(job.key, size, lambda: json_reply(writer.reply(outputs), headers=headers))
@@ -75,14 +75,16 @@ class _Writer:
         self._options = body.stream_options or StreamOptions()
         self._scores_only = body.max_tokens == 0
 
-    def reply(self, outputs: Sequence[CompletionOutput]) -> CompletionReply:
+    def reply(self, outputs: Sequence[tuple[Answer, CompletionOutput]]) -> CompletionReply:
         """All of it, at once."""
         head = self._head
         return CompletionReply(
             id=head.id,
             created=head.created,
             model=head.model,
-            choices=[self.choice(answer, said) for answer, said in zip(self._answers, outputs, strict=True)],
+            choices=[
+                msgspec.structs.replace(self.choice(answer, said), index=i) for i, (answer, said) in enumerate(outputs)
+            ],
             usage=self.usage(),
             system_fingerprint=head.system_fingerprint,
         )

@@ -14,6 +14,7 @@ from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
 from jaxpaged_server.api.common import MAX_TIMEOUT_S, MIN_TIMEOUT_S, SamplingFields
 from jaxpaged_server.generation import Answer, Job, Prompt
+from jaxpaged_server.routes.beams import beam_params, length_penalty_of
 from jaxpaged_server.services import REQUEST_ID, Services, flight_of, key_of
 
 
@@ -36,10 +37,19 @@ def sampling_params(
     prompt_logprobs: int | None,
 ) -> SamplingParams:
     """The parameters of a body; what it leaves out has the model's default, or else vLLM's. Raises ParameterError."""
+    if length_penalty_of(body) is not None:
+        most = defaults.max_tokens(max_tokens)
+        return beam_params(body, max_tokens=most, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
     n = body.n or 1
-    if body.best_of not in (None, n):
-        limit = f"only the {n} of n are computed"
-        raise ParameterError(name="best_of", value=body.best_of, limit=limit, fix="Set it to n, or leave it out")
+    if body.best_of is not None and body.best_of < n:
+        raise ParameterError(name="best_of", value=body.best_of, limit=f"it may not be below n={n}")
+    if (body.best_of or n) > n:
+        if body.stream:
+            limit = "the best are known at the end, and a stream tells before"
+            raise ParameterError(
+                name="best_of", value=body.best_of, limit=limit, fix=f"Set stream to false, or it to {n}"
+            )
+        logprobs = logprobs or 0  # by which they are chosen
     given = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -92,7 +102,9 @@ def make_job(
         prompts=prompts,
         params=params,
         asked_tokens=asked_tokens,
-        n=body.n or 1,
+        n=body.best_of or body.n or 1,
+        told=body.n or 1 if (body.best_of or 1) > (body.n or 1) else None,
+        length_penalty=length_penalty_of(body),
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
         salt=key.namespace(body.cache_salt),
         deadline=deadline,

@@ -1,0 +1,69 @@
+"""What a decode step takes, by its rows and by whether it waited for the one before it. [host half: no jax]"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+_MEMORY = 0.98  # how much of the evidence is left after one more step
+_SOLVED_EVERY = 8  # steps
+_MOST_TIMES = 4.0  # a step that takes more times what was expected was held up by something else
+_WEIGHT = 4.0  # of what is held before any step was seen, in steps
+ROW_SHARE = 0.02
+"""What a further row adds, as a share of a step without rows, before any step was seen."""
+WAIT_SHARE = 0.15
+"""The same of waiting for the step before."""
+
+
+class Costs(Protocol):
+    """What steps take, as far as it is known; only ratios count."""
+
+    def of(self, rows: int, *, waited: bool) -> float:
+        """What a step is expected to take."""
+        ...
+
+    def note(self, rows: int, seconds: float, *, waited: bool) -> None:
+        """Take in a step of decoding rows, from the results of the one before it to its own."""
+        ...
+
+
+class StepCosts:
+    """Seconds of a step as a + b * rows + c * waited, fitted to the latest steps by least squares, b and c >= 0.
+
+    Only ratios are asked for, so before the first step was seen a is 1.
+    """
+
+    def __init__(self) -> None:
+        self._terms = (1.0, ROW_SHARE, WAIT_SHARE)
+        self._products = np.zeros((3, 3))
+        self._seconds = np.zeros(3)
+        self._count = 0
+
+    def of(self, rows: int, *, waited: bool) -> float:
+        """What a step is expected to take; in seconds once steps were seen."""
+        base, row, wait = self._terms
+        return base + row * rows + (wait if waited else 0.0)
+
+    def note(self, rows: int, seconds: float, *, waited: bool) -> None:
+        """Take in a step of decoding rows, from the results of the one before it to its own."""
+        if self._count >= _SOLVED_EVERY:
+            seconds = min(seconds, _MOST_TIMES * self.of(rows, waited=waited))
+        x = np.array([1.0, rows, float(waited)])
+        self._products = _MEMORY * self._products + np.outer(x, x)
+        self._seconds = _MEMORY * self._seconds + seconds * x
+        self._count += 1
+        if self._count % _SOLVED_EVERY == 0:
+            self._solve(rows)
+
+    def _solve(self, rows: int) -> None:
+        products = self._products.copy()
+        for x in ((ROW_SHARE * rows, -float(rows), 0.0), (WAIT_SHARE, 0.0, -1.0)):  # what is held without evidence
+            products += _WEIGHT * np.outer(x, x)
+        base, row, wait = (float(term) for term in np.linalg.solve(products, self._seconds))
+        if row < 0 or wait < 0 or base <= 0:  # noise: of the parts alone the step is known well
+            mean = float(self._seconds[0] / self._products[0, 0])
+            row, wait = max(0.0, row), max(0.0, wait)
+            mean_rows, share = self._products[0, 1] / self._products[0, 0], self._products[0, 2] / self._products[0, 0]
+            base = max(mean * 0.05, mean - row * float(mean_rows) - wait * float(share))
+        self._terms = base, row, wait

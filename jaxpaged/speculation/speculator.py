@@ -1,0 +1,197 @@
+"""Which guesses are worth a row of the next step. [host half: no jax]
+
+A guess takes a row; it saves a step of its request where it comes true. A step with guesses must wait for the results
+of the one before it, which one without need not. So guesses are made only where the tokens that they are expected to
+add outweigh what the rows and the wait cost, both as measured; with as many requests as there are rows there is no room
+for any, and nothing is done at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jaxpaged.request import PENDING, Request
+from jaxpaged.speculation.acceptance import Acceptance, Trust
+from jaxpaged.speculation.answers import AnswerStore
+from jaxpaged.speculation.config import SpeculationConfig
+from jaxpaged.speculation.costs import Costs, StepCosts
+from jaxpaged.speculation.counts import SpeculationCounts
+from jaxpaged.speculation.drafter import NO_GUESS, Drafter, Guess
+from jaxpaged.speculation.ngram import NgramDrafter
+from jaxpaged.speculation.suffix import SuffixDrafter
+
+Charge = Callable[[int], int]
+"""How many rows a step computes, padding included, with so many drafted ones in it."""
+_MARGIN = 1.05  # how much faster it must promise to be
+_LEARNED_AT_ONCE = 512  # tokens of all requests together in one step: some 1 ms
+
+
+class _Track:
+    """One request's guesses. guess: the latest one, of the tokens from place `start` on."""
+
+    __slots__ = ("drafter", "guess", "start", "trust")
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.drafter = drafter
+        self.trust = Trust()
+        self.guess = NO_GUESS
+        self.start = 0
+
+
+class Speculator:
+    """Makes guesses for the requests of one scheduler, and learns from what becomes of them. Not thread-safe.
+
+    pads: whether padding costs what rows do. make: a request's drafter, in place of the one that `config` asks for.
+    costs: of steps, in place of what is measured.
+    """
+
+    def __init__(
+        self,
+        config: SpeculationConfig,
+        *,
+        pads: bool = True,
+        make: Callable[[Request], Drafter] | None = None,
+        costs: Costs | None = None,
+    ) -> None:
+        self.config = config
+        self.counts = SpeculationCounts(accepted_at=[0] * config.num_speculative_tokens)
+        self.costs: Costs = costs or StepCosts()
+        self.pads = pads
+        self._acceptance = Acceptance()
+        suffix = config.method == "suffix"
+        answers = config.suffix_decoding_max_cached_requests if suffix else 0
+        self._answers = AnswerStore(answers) if answers else None
+        self._least = config.suffix_decoding_min_token_prob if suffix else 0.0
+        self._make = make or self._drafter_of
+        self._tracks: dict[str, _Track] = {}
+
+    def choose(self, requests: Sequence[Request], room: int, charge: Charge) -> list[tuple[int, ...]]:
+        """The guesses that get rows beside the next token of each of `requests`, of which all tokens are known.
+
+        room: rows that there are for them at most.
+        """
+        if self._answers is not None:
+            self._answers.work()
+        if not self._may_pay(len(requests), room, charge):
+            return [()] * len(requests)
+        guesses = self._guesses(requests)
+        candidates = self._candidates(requests, guesses)[:room]
+        taken = [0] * len(requests)
+        for _, i in candidates[: self._best([gain for gain, _ in candidates], len(requests), charge)]:
+            taken[i] += 1  # a request's guesses come in their order, since their gains fall
+        return [guess.tokens[:count] for guess, count in zip(guesses, taken, strict=True)]
+
+    def worth_waiting(self, requests: Sequence[Request], room: int, charge: Charge) -> bool:
+        """Whether the next step is likely to be better with guesses, for which the tokens that are `PENDING` must be
+        there first."""
+        if not self._may_pay(len(requests), room, charge):
+            return False
+        candidates = self._candidates(requests, self._guesses(requests))[:room]
+        return self._best([gain for gain, _ in candidates], len(requests), charge) > 0
+
+    def verified(self, place: int, *, accepted: bool) -> None:
+        """Note what became of a request's guess number `place`, from 0 on."""
+        counts = self.counts
+        counts.drafts += place == 0
+        counts.draft_tokens += 1
+        counts.accepted_tokens += accepted
+        counts.accepted_at[place] += accepted
+
+    def ended(self, request: Request) -> None:
+        """Forget a request. Its answer may serve others, unless it asked for a namespace of its own."""
+        self._tracks.pop(request.id, None)
+        if self._answers is not None and not request.salt:
+            self._answers.add(request.tokens[len(request.prompt) :])
+
+    def _may_pay(self, count: int, room: int, charge: Charge) -> bool:
+        """Whether guesses could be worth it if nearly all of them came true; before anything is looked up."""
+        most = min(room, count * self.config.num_speculative_tokens)
+        drafted = 1
+        while drafted <= most:
+            if self._pays(count + drafted, drafted, count, charge):
+                return True
+            drafted = most if drafted < most < 2 * drafted else 2 * drafted
+        return False
+
+    def _pays(self, tokens: float, drafted: int, count: int, charge: Charge) -> bool:
+        plain = count / self.costs.of(charge(0), waited=False)
+        return tokens / self.costs.of(charge(drafted), waited=True) > _MARGIN * plain
+
+    def _guesses(self, requests: Sequence[Request]) -> list[Guess]:
+        """What may follow the known tokens of each."""
+        budget = _LEARNED_AT_ONCE
+        guesses: list[Guess] = []
+        for request in requests:
+            end = len(request.tokens) - _num_pending(request)
+            track = self._tracks.get(request.id)
+            if track is None or track.drafter.num_learned > end:
+                track = self._tracks[request.id] = _Track(self._make(request))
+            fresh = end - track.drafter.num_learned
+            if fresh > budget:  # a long prompt is taken in over several steps, so that none waits for it
+                track.drafter.learn(request.tokens, end - fresh + budget)
+                budget, track.guess = 0, NO_GUESS
+            elif fresh:
+                self._learn(track, request, end)
+                budget -= fresh
+            guesses.append(track.guess)
+        return guesses
+
+    def _learn(self, track: _Track, request: Request, end: int) -> None:
+        """Compare the latest guess with what came, and make the next one."""
+        guess, tokens = track.guess, request.tokens
+        came = tokens[track.start : min(end, track.start + len(guess.tokens))]
+        for i, (guessed, token) in enumerate(zip(guess.tokens, came, strict=False)):
+            hit = guessed == token
+            track.trust.note(self._acceptance.rate(guess.match + i), hit=hit)
+            self._acceptance.note(guess.match + i, hit=hit)
+            if not hit:
+                break
+        track.drafter.learn(tokens, end)
+        track.guess = track.drafter.guess(tokens, self.config.num_speculative_tokens + 1)  # one may be pending
+        track.start = end
+
+    def _candidates(self, requests: Sequence[Request], guesses: Sequence[Guess]) -> list[tuple[float, int]]:
+        """Of all guesses that a step could have, how likely each adds a token and whose it is; the likeliest first."""
+        found: list[tuple[float, int]] = []
+        for i, (request, guess) in enumerate(zip(requests, guesses, strict=True)):
+            pending = _num_pending(request)
+            most = min(self.config.num_speculative_tokens, request.max_tokens - request.num_output - 1)
+            trust, gain = self._tracks[request.id].trust, 1.0
+            for place in range(min(len(guess.tokens), pending + most)):
+                gain *= trust.likelihood(self._acceptance.rate(guess.match + place))
+                if gain < self._least:
+                    break
+                if place >= pending:
+                    found.append((gain, i))
+        found.sort(key=lambda candidate: -candidate[0])
+        return found
+
+    def _best(self, gains: Sequence[float], count: int, charge: Charge) -> int:
+        """How many guesses, from the likeliest on, make `count` requests fastest."""
+        best = 0
+        rate = _MARGIN * count / self.costs.of(charge(0), waited=False)
+        tokens = float(count)
+        for drafted, gain in enumerate(gains, 1):
+            tokens += gain
+            promised = tokens / self.costs.of(charge(drafted), waited=True)
+            if promised > rate:
+                best, rate = drafted, promised
+        return best
+
+    def _drafter_of(self, request: Request) -> Drafter:
+        config = self.config
+        if config.method == "ngram":
+            return NgramDrafter(shortest=config.prompt_lookup_min, longest=config.prompt_lookup_max)
+        return SuffixDrafter(
+            depth=config.suffix_decoding_max_tree_depth,
+            factor=config.suffix_decoding_max_spec_factor,
+            answers=None if request.salt else self._answers,
+        )
+
+
+def _num_pending(request: Request) -> int:
+    """Tokens at the end that are still to come."""
+    count = 0
+    while request.tokens[-1 - count] == PENDING:
+        count += 1
+    return count

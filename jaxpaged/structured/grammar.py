@@ -1,0 +1,98 @@
+"""What is asked of an answer's form, as one grammar that llguidance reads. [host half: no jax]"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import llguidance
+
+from jaxpaged.errors import GrammarError
+from jaxpaged.structured.blame import blamed
+from jaxpaged.structured.library import fault_of
+from jaxpaged.structured.params import StructuredOutputsParams
+from jaxpaged.structured.schema import Normal, normalised, read_schema
+from jaxpaged.structured.tags import Schemas, tags_grammar
+
+_ANY_OBJECT = '{"type":"object"}'
+_NONE: Mapping[str, int] = MappingProxyType({})
+
+
+def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = _NONE) -> str:
+    """The grammar, checked. Any thread may call it; most take a millisecond, the worst that passes some hundred.
+
+    special: the special tokens by their texts, which a structural tag may begin or end with.
+    Raises GrammarError: for a schema it names the JSON path of what is wrong.
+    """
+    match params.kind:
+        case "json":
+            assert isinstance(params.json, str)
+            return _schema_grammar(params.json, params)
+        case "json_object":
+            return _schema_grammar(_ANY_OBJECT, params)
+        case "regex":
+            assert params.regex is not None
+            grammar = llguidance.LLMatcher.grammar_from_regex(params.regex)
+            return _checked(grammar, name="regex", value=params.regex)
+        case "choice":
+            assert params.choice is not None
+            options = " | ".join(json.dumps(text, ensure_ascii=False) for text in params.choice)
+            return _checked(_lark(f"start: {options}"), name="choice", value=params.choice)
+        case "grammar":
+            assert params.grammar is not None
+            return _checked(_lark(_as_lark(params.grammar)), name="grammar", value=params.grammar)
+        case _:
+            assert isinstance(params.structural_tag, str)
+            schemas = Schemas(lambda schema: _laid_out(normalised(schema, closed=_closed(params)), params))
+            grammar = _lark(tags_grammar(params.structural_tag, schemas, special))
+            return _checked(grammar, name="structural_tag", value=params.structural_tag)
+
+
+def _schema_grammar(text: str, params: StructuredOutputsParams) -> str:
+    normal = normalised(read_schema(text), closed=_closed(params))
+    grammar = _of_schema(_laid_out(normal, params))
+    if said := fault_of(grammar):
+        raise blamed(normal, said, lambda schema: fault_of(_of_schema(schema)))
+    return grammar
+
+
+def _closed(params: StructuredOutputsParams) -> bool:
+    return params.disable_additional_properties
+
+
+def _laid_out(normal: Normal, params: StructuredOutputsParams) -> dict[str, Any]:
+    """A schema that says, too, how JSON is laid out."""
+    layout: dict[str, Any] = {"whitespace_flexible": not params.disable_any_whitespace}
+    if params.whitespace_pattern is not None:
+        layout["whitespace_pattern"] = params.whitespace_pattern
+    return {"x-guidance": layout, **normal.schema}
+
+
+def _of_schema(schema: Mapping[str, Any]) -> str:
+    return json.dumps({"grammars": [{"json_schema": schema}]}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _lark(text: str) -> str:
+    # as a part of JSON: a text that begins with a brace would else be read as a list of grammars
+    return json.dumps({"grammars": [{"lark_grammar": text}]}, ensure_ascii=False)
+
+
+def _as_lark(text: str) -> str:
+    """A grammar in Lark's way of writing; what has ::= in it is GBNF."""
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return any_to_lark(text)
+    except RecursionError:
+        raise GrammarError(name="grammar", value=text, limit="it is nested too deeply") from None
+    except Exception as error:  # of the converter, which has no class for them
+        limit = f"it cannot be read as GBNF: {str(error)[:300]}"
+        raise GrammarError(name="grammar", value=text, limit=limit) from None
+
+
+def _checked(grammar: str, *, name: str, value: object) -> str:
+    if said := fault_of(grammar):
+        raise GrammarError(name=name, value=value, limit=f"no grammar can be made of it: {said}")
+    return grammar
