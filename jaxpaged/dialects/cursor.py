@@ -121,7 +121,8 @@ class Cursor:
         while True:
             found = marks.pattern.search(self._text, self._at)
             # a mark that may have begun before this one, or may be a longer one, comes first
-            begun = len(self._text) if self._ended else marks.begun(self._text, self._at)
+            far = found is not None and found.start() <= len(self._text) - marks.longest
+            begun = len(self._text) if self._ended or far else marks.begun(self._text, self._at)
             certain = begun if found is None else min(begun, found.start())
             if certain > self._at:
                 sink(self.take(certain - self._at))

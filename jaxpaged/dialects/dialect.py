@@ -1,4 +1,4 @@
-"""The dialect of a model: its formats of calls and of reasoning, chosen by vLLM's names for them. [host half: no jax]"""
+"""The dialect of a model: its formats of calls and of reasoning, by vLLM's names for them. [host half: no jax]"""
 
 from __future__ import annotations
 

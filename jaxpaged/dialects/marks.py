@@ -10,18 +10,18 @@ from functools import cache
 class Marks:
     """Several marks; the one that begins first is found, and of those that begin together the longest. Immutable."""
 
-    __slots__ = ("_first", "_longest", "options", "pattern")
+    __slots__ = ("_first", "longest", "options", "pattern")
 
     def __init__(self, options: Iterable[str]) -> None:
         self.options = tuple(sorted(set(options), key=len, reverse=True))
         assert all(self.options), "an empty mark is everywhere"
         self.pattern = re.compile("|".join(map(re.escape, self.options)) or r"(?!)")
         self._first = frozenset(option[0] for option in self.options)
-        self._longest = max(map(len, self.options), default=1)
+        self.longest = max(map(len, self.options), default=1)
 
     def begun(self, text: str, at: int) -> int:
         """Where, from `at` on, the text may end in the midst of a mark; its length where it does not."""
-        for place in range(max(at, len(text) - self._longest + 1), len(text)):
+        for place in range(max(at, len(text) - self.longest + 1), len(text)):
             if text[place] in self._first:
                 rest = text[place:]
                 if any(len(option) > len(rest) and option.startswith(rest) for option in self.options):

@@ -108,4 +108,3 @@ class _Lines:
             self._sink("\\n")
         self._held = self._holds and text.endswith("\n")
         self._sink(escaped(text[:-1] if self._held else text))
-

@@ -149,7 +149,7 @@ def _escape(cursor: Cursor) -> Reading[str]:
         return _ESCAPES.get(kind, kind if kind in "\\'\"" else "\\" + kind)
     digits = ""
     for _ in range(_HEX[kind]):
-        if (digit := (yield from cursor.peek())) not in _HEX_DIGITS:
+        if (yield from cursor.peek()) not in _HEX_DIGITS:
             raise MalformedError
         digits += cursor.take(1)
     if int(digits, 16) > 0x10FFFF:

@@ -145,7 +145,7 @@ def dialect(calls: object, reasoning: object, *, auto: object) -> None:
     dialect_of(tool_call_parser=calls, reasoning_parser=reasoning)  # pyright: ignore[reportArgumentType]
     if auto and not calls:
         limit = "the server does not know how its model writes calls"
-        raise ConfigError(name="enable_auto_tool_choice", value=auto, limit=limit, fix="Give --tool-call-parser as well")
+        raise ConfigError(name="enable_auto_tool_choice", value=auto, limit=limit, fix="Give --tool-call-parser, too")
 
 
 def origins(values: Sequence[str]) -> None:

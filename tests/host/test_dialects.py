@@ -188,9 +188,9 @@ def test_a_dialect_is_known_by_vllms_names() -> None:
     assert call.id.startswith("call_")
     assert read(dialect.parser({}, prompt=""), "<tool_call>").content == "<tool_call>", "there are no tools"
     assert dialect_of(tool_call_parser=None, reasoning_parser="none") == Dialect()
-    for given in ({"tool_call_parser": "x", "reasoning_parser": None}, {"tool_call_parser": None, "reasoning_parser": "x"}):
+    for calls, reasoning in (("x", None), (None, "x")):
         with pytest.raises(ConfigError, match="it must be one of"):
-            dialect_of(**given)
+            dialect_of(tool_call_parser=calls, reasoning_parser=reasoning)
 
 
 def test_channels_without_tools_are_content() -> None:

@@ -16,7 +16,29 @@ from jaxpaged.dialects.deltas import CallDelta, ContentDelta, Delta, Message, Re
 from jaxpaged.dialects.reasoning_format import REASONING_FORMATS
 
 PLAIN = (
-    *("a", " ", "\n", "{", "}", "[", "]", "(", ")", '"', "'", "\\", ":", ",", ";", "=", "<", ">", "0", "-1.5e3", "null"),
+    *(
+        "a",
+        " ",
+        "\n",
+        "{",
+        "}",
+        "[",
+        "]",
+        "(",
+        ")",
+        '"',
+        "'",
+        "\\",
+        ":",
+        ",",
+        ";",
+        "=",
+        "<",
+        ">",
+        "0",
+        "-1.5e3",
+        "null",
+    ),
     *('{"name": "now", "arguments": {', '"name"', '"parameters": ', "now", "weather", "now()", "weather(city=", "é😀"),
     *("```", "```json", "functions.now:0", "to=functions.now", "True"),
 )
@@ -38,7 +60,10 @@ def answers(draw: st.DrawFn) -> tuple[str, str | None, str]:
     reasoning = "openai_gptoss" if name == "openai" else reasoning
     cases = [case.text for case in CASES if case.calls == name] or [""]
     piece = st.one_of(
-        st.sampled_from(PLAIN), st.sampled_from(marks_of(name, reasoning)), st.sampled_from(cases), st.text(max_size=3)
+        st.sampled_from(PLAIN),
+        st.sampled_from(marks_of(name, reasoning) or PLAIN),
+        st.sampled_from(cases),
+        st.text(max_size=3),
     )
     return name, reasoning, "".join(draw(st.lists(piece, max_size=25)))
 
@@ -58,7 +83,7 @@ def test_the_answer_does_not_depend_on_the_pieces(answer: tuple[str, str | None,
 
 
 @given(answers())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_deltas_come_in_order_and_never_take_back(answer: tuple[str, str | None, str]) -> None:
     name, reasoning, text = answer
     whole = read(parser(name, reasoning), text)
@@ -146,7 +171,7 @@ def test_time_is_linear_in_the_text(kind: str, size: int | None) -> None:
             best = min(best, time.process_time() - began)
         return best
 
-    count = 20_000 if size is None else 4000
+    count = 8000 if size is None else 4000
     short, long = seconds(count), seconds(4 * count)
     assert long < 8 * short + 0.02, (short, long)
 

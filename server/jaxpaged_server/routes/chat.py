@@ -155,8 +155,8 @@ async def render_chat(
 ) -> str:
     """The prompt of a conversation. tools: as the template is shown them.
 
-    Raises ParameterError, PromptError, ContextLengthError, TokenizerError, and QueueFullError where too much of this key
-    waits.
+    Raises ParameterError, PromptError, ContextLengthError, TokenizerError, and QueueFullError where too much of this
+    key waits.
     """
     for name in variables or {}:
         if not is_free(name):
@@ -178,4 +178,3 @@ async def render_chat(
     )
     services.text.check_length(len(text), services.info().max_model_len)
     return text
-
