@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxpaged.blocks import NULL_BLOCK
 from jaxpaged.buckets import Bucket
-from jaxpaged.masks import masks_of, waits
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import PENDING, Request
 from jaxpaged.row_options import biases_of, edits_logits, history_of
@@ -47,8 +46,6 @@ class StepInputs:
 
     history: i32[S, max_model_len], a row's tokens and then -1; None where no sampling row has a penalty.
     bias_ids: i32[S, MAX_BIASES], padded with -1, and bias_values: f32[S, MAX_BIASES]; None where no row has a bias.
-    masks: i32[S, ceil(V/32)], see `masks_of`; None where every row may draw any token, and where a row waits: they
-    can be made only after a commit then.
     scored: None where the step scores no prompt.
     wide: rows whose logprobs the sampler does not give.
     copies: i32[2, COPIES] each, sources and destinations of blocks to be copied before the step, one after the other,
@@ -59,7 +56,6 @@ class StepInputs:
     history: np.ndarray | None
     bias_ids: np.ndarray | None
     bias_values: np.ndarray | None
-    masks: np.ndarray | None
     scored: ScoredTokens | None = None
     wide: tuple[int, ...] = ()
     copies: tuple[np.ndarray, ...] = ()
@@ -152,15 +148,13 @@ class Packer:
         wide = _wide_rows(rows) if self._wide[seats].any() else ()
         known = {"scored": scored, "wide": wide, "copies": _copies(plan.copies) if plan.copies else ()}
         if not self._edited[seats].any():
-            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, masks=None, **known)
+            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, **known)
         bias_ids, bias_values = biases_of(rows, num_rows=num_rows, vocab=self._vocab_size)
-        late = any(map(waits, rows))
         return StepInputs(
             ints=ints,
             history=history_of(rows, num_rows=num_rows, max_model_len=self._max_model_len),
             bias_ids=bias_ids,
             bias_values=bias_values,
-            masks=None if late else masks_of(rows, num_rows=num_rows, vocab=self._vocab_size),
             **known,
         )
 

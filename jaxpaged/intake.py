@@ -11,6 +11,7 @@ from jaxpaged.errors import ParameterError
 from jaxpaged.prompt import check_params, check_prompt, prompt_ids, truncated
 from jaxpaged.request import Request
 from jaxpaged.sampling_params import SamplingParams
+from jaxpaged.structured.grammars import Grammars
 from jaxpaged.think_tags import think_tags
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 
@@ -30,14 +31,16 @@ class Intake:
         """max_logprobs, reasoning_config: as in `EngineConfig`. Raises ConfigError for tags without tokens."""
         self._config, self._tokenizer, self._vocab = config, tokenizer, vocab
         self._max_logprobs = max_logprobs
+        self.grammars = Grammars(tokenizer, width=vocab)
         self._encode: Encode | None = None
         self._tags = None
         if isinstance(tokenizer, Tokenizer):
             self._encode = partial(tokenizer.encode, add_special_tokens=False)
             self._tags = think_tags(reasoning_config, encode=self._encode, token_id=tokenizer.token_id)
 
-    def ids_of(self, prompt: object, params: SamplingParams) -> tuple[int, ...]:
-        """The prompt's token ids. Raises PromptError, ContextLengthError and ParameterError for what cannot be."""
+    def ids_of(self, prompt: object, params: SamplingParams, *, vetted: bool = False) -> tuple[int, ...]:
+        """The prompt's token ids. Raises PromptError, ContextLengthError, ParameterError and GrammarError for what
+        cannot be. vetted: the form of the answer was checked elsewhere, which takes a millisecond and more."""
         longest = self._config.max_model_len
         ids = truncated(prompt_ids(prompt, self._tokenizer.encode), params, max_model_len=longest)
         check_prompt(ids, prompt, vocab=self._vocab, max_model_len=longest)
@@ -47,6 +50,8 @@ class Intake:
             )
         check_params(params, vocab=self._vocab, max_logprobs=self._max_logprobs)
         self._constraints(ids, params)
+        if params.structured_outputs is not None and not vetted:
+            self.grammars.check(params.structured_outputs)
         return ids
 
     def request(
@@ -64,13 +69,18 @@ class Intake:
             seed=(params.seed if params.seed is not None else hash((self._config.seed, number))) & 0xFFFFFFFF,
             max_tokens=min(params.max_tokens if params.max_tokens is not None else longest, longest - len(ids)),
             stop_ids=self._stop_ids(params),
-            constraints=self._constraints(ids, params),
+            constraints=(*self._constraints(ids, params), *self._form(params)),
             arrival_s=arrival_s,
             salt=salt,
         )
 
     def _stop_ids(self, params: SamplingParams) -> frozenset[int]:
         return frozenset(params.stop_ids) | frozenset(() if params.ignore_eos else self._tokenizer.eos_ids)
+
+    def _form(self, params: SamplingParams) -> tuple[Constraint, ...]:
+        """The last of the constraints, which sees what the others leave. Its grammar is read meanwhile."""
+        form = params.structured_outputs
+        return () if form is None else (self.grammars.constraint(form, ends=params.stop_ids),)
 
     def _constraints(self, ids: Sequence[int], params: SamplingParams) -> tuple[Constraint, ...]:
         return constraints_of(

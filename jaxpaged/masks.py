@@ -5,7 +5,7 @@ Owns the form of a mask: bit t % 32 of word t // 32 says that token t may be dra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -35,30 +35,19 @@ def waits(row: RowPlan) -> bool:
     return is_pending and any(constraint.follows for constraint in request.constraints)
 
 
-def masks_of(rows: Sequence[RowPlan], *, num_rows: int, vocab: int) -> np.ndarray | None:
-    """The masks of a step, i32[num_rows, mask_words]: all ones for a row that may draw any token, and for one whose
-    request ended meanwhile. None where that is every row. No row may wait (`waits`).
-    """
-    bound = [(i, row) for i, row in enumerate(rows) if _is_bound(row)]
-    if not bound:
-        return None
-    masks = np.full((num_rows, mask_words(vocab)), 0xFFFFFFFF, np.uint32)
-    for i, row in bound:
-        fill_mask(row, masks[i])
-    return masks.view(np.int32)
-
-
 def fill_mask(row: RowPlan, mask: np.ndarray) -> None:
     """Clear in a mask, uint32[mask_words], what the row may not draw. Several threads may fill masks at a time, but
     those of one request one after the other."""
-    if not _is_bound(row):
+    if not is_bound(row):
         return
     request = row.request
     assert not waits(row), f"the mask of request {request.id!r} waits for a token"
-    output = row.tokens[len(request.prompt) : row.start + row.length]
+    known = request.tokens[len(request.prompt) : row.start + row.length - len(row.draft)]
+    output = [*known, *row.draft]  # not `row.tokens`: since the launch a token that is drawn stands before the guesses
     for constraint in request.constraints:
         constraint.fill(output, mask)
 
 
-def _is_bound(row: RowPlan) -> bool:
+def is_bound(row: RowPlan) -> bool:
+    """Whether the row draws a token, and not any."""
     return row.samples and bool(row.request.constraints) and row.request.state is not RequestState.FINISHED

@@ -44,6 +44,7 @@ class EngineMetrics:
     plan_s: float = 0.0
     pack_s: float = 0.0
     execute_s: float = 0.0  # launching steps
+    mask_s: float = 0.0  # making masks, while the device computes
     wait_s: float = 0.0  # for their results
     commit_s: float = 0.0
     flops: float = 0.0  # this and the next two: what the steps take at least, 0 unless the engine is asked to estimate

@@ -21,11 +21,23 @@ from jaxpaged.masks import mask_words
 from jaxpaged.models.kv import KVPool
 from jaxpaged.programs import Programs
 from jaxpaged.request import Logprob
-from jaxpaged.sampler import Sampled
+from jaxpaged.sampler import Sampled, SamplingRows
 from jaxpaged.sampling_params import MAX_BIASES, SamplingParams
 from jaxpaged.scored_tokens import ScoredTokens
 from jaxpaged.scoring import Scored, StepScores, by_token
 from jaxpaged.wide_logprobs import WideLogprobs, slices_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """What the model's part of a step computed, still on the device: what its tokens are drawn from."""
+
+    inputs: StepInputs
+    num_rows: int
+    logits: Array  # f32[S, V]
+    last: tuple[Array, Array]
+    rows: SamplingRows
+    scores: StepScores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,15 +141,19 @@ class ModelRunner:
         """What copies blocks of the pool. Any thread may call it."""
         return self._programs.copier()
 
-    def execute(self, inputs: StepInputs, bucket: Bucket) -> StepResult:
-        """Launch one step. Returns at once where the device computes asynchronously.
+    def execute(self, inputs: StepInputs, bucket: Bucket, masks: np.ndarray | None = None) -> StepResult:
+        """Launch one step. Returns at once where the device computes asynchronously. See `forward` and `draw`."""
+        return self.draw(self.forward(inputs, bucket), masks)
+
+    def forward(self, inputs: StepInputs, bucket: Bucket) -> Forward:
+        """Launch the model's part of a step; the next one may be launched once its tokens are drawn.
 
         Raises EngineError where an earlier step took the pool and did not give it back.
         """
-        step, sampler = self.compile(bucket), self.compile_sampler(bucket.rows)
+        step = self.compile(bucket)
+        self.compile_sampler(bucket.rows)
         copier = self.compile_copier() if inputs.copies else None
         scoring = inputs.scored and (inputs.scored, self.compile_picker(bucket.tokens), self.compile_scorer())
-        picker = self.compile_logprob_picker(bucket.rows) if inputs.wide else None
         if self.pool_is_lost:
             raise EngineError(
                 name="KV pool",
@@ -149,22 +165,29 @@ class ModelRunner:
             for pairs in inputs.copies:
                 self.pool = copier(self.pool, pairs)
         self.pool, logits, last, rows, hidden = step(self.leaves, self.pool, self._last_tokens, inputs.ints)
-        history, bias_ids, bias_values, masks = self._unused_for(bucket.rows)
+        scores = scoring and self._score(*scoring, hidden)
+        return Forward(inputs=inputs, num_rows=bucket.rows, logits=logits, last=last, rows=rows, scores=scores)
+
+    def draw(self, forward: Forward, masks: np.ndarray | None = None) -> StepResult:
+        """Launch the sampler's part of a step. masks: i32[S, mask_words]; None: every row may draw any token."""
+        inputs, sampler = forward.inputs, self.compile_sampler(forward.num_rows)
+        picker = self.compile_logprob_picker(forward.num_rows) if inputs.wide else None
+        history, bias_ids, bias_values, no_masks = self._unused_for(forward.num_rows)
         self._last_tokens, sampled = sampler(
             self._last_tokens,
-            last,
-            logits,
-            rows,
+            forward.last,
+            forward.logits,
+            forward.rows,
             history if inputs.history is None else inputs.history,
             bias_ids if inputs.bias_ids is None else inputs.bias_ids,
             bias_values if inputs.bias_values is None else inputs.bias_values,
-            masks if inputs.masks is None else inputs.masks,
+            no_masks if masks is None else masks,
         )
         wide = None
         if picker is not None:
-            slices = tuple(picker(logits, places) for places in slices_of(inputs.wide))
+            slices = tuple(picker(forward.logits, places) for places in slices_of(inputs.wide))
             wide = WideLogprobs(rows=inputs.wide, slices=slices)
-        return StepResult(sampled=sampled, scores=scoring and self._score(*scoring, hidden), wide=wide)
+        return StepResult(sampled=sampled, scores=forward.scores, wide=wide)
 
     def _score(self, tokens: ScoredTokens, picker: Compiled, scorer: Compiled, hidden: Array) -> StepScores:
         slices = tokens.slices(self.config.score_rows)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from jaxpaged.checked_numbers import number, whole_number
 from jaxpaged.errors import ParameterError
 from jaxpaged.repetition import RepetitionDetectionParams
+from jaxpaged.structured.params import StructuredOutputsParams
 
 MAX_BIASES = 512
 """Entries of logit_bias that a request may have: the width of a device array."""
@@ -115,7 +116,7 @@ class SamplingParams:
     logprob_token_ids: Sequence[int] | None = None
     """Report the logprobs of these tokens, and of the chosen one, in place of the likeliest."""
     prompt_logprobs: int | None = None
-    """Likeliest ones for every token of the prompt but the first (0: that token only), with the answer's first token."""
+    """The same of every token of the prompt but the first, 20 at most; told with the answer's first token."""
     presence_penalty: float = 0.0
     """Taken off the logit of each token that the answer holds, from -2 to 2."""
     frequency_penalty: float = 0.0
@@ -128,6 +129,8 @@ class SamplingParams:
     """Draw among these tokens alone."""
     bad_words: Sequence[str] | None = None
     """Words that the answer may not hold: of each, the last token is barred where the ones before it came."""
+    structured_outputs: StructuredOutputsParams | None = None
+    """A form that the answer has: JSON of a schema, a regular expression, a grammar (an object, or its JSON)."""
     thinking_token_budget: int | None = None
     """Tokens of thinking before its end is forced; -1 or None sets no limit."""
     repetition_detection: RepetitionDetectionParams | None = None
@@ -152,6 +155,8 @@ class SamplingParams:
         if not isinstance(self.skip_reading_prefix_cache, bool | None):
             limit = "it must be True, False or None"
             raise ParameterError(name="skip_reading_prefix_cache", value=self.skip_reading_prefix_cache, limit=limit)
+        if self.structured_outputs is not None:
+            self._set("structured_outputs", StructuredOutputsParams.of(self.structured_outputs))
         self._check_draw()
         self._check_lengths()
         self._check_tokens()

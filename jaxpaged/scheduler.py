@@ -149,13 +149,20 @@ class Scheduler:
         """End a request now, in any state; its blocks are free at return. False where it is not in flight."""
         return self.finish(request_id, reason) is not None
 
-    def finish(self, request_id: str, reason: FinishReason, stop_reason: int | str | None = None) -> TokenEvent | None:
+    def finish(
+        self,
+        request_id: str,
+        reason: FinishReason,
+        stop_reason: int | str | None = None,
+        *,
+        error: str | None = None,
+    ) -> TokenEvent | None:
         """End a request for a reason seen outside, such as a stop string. None where it is not in flight."""
         request = self.roster.requests.get(request_id)
         if request is None:
             return None
         self._release(request, reason)
-        return TokenEvent(request_id=request_id, token=None, finish=reason, stop_reason=stop_reason)
+        return TokenEvent(request_id=request_id, token=None, finish=reason, stop_reason=stop_reason, error=error)
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes; requests in flight go on undisturbed."""

@@ -1,4 +1,4 @@
-"""Steps on their way: planned, packed, launched, committed, in this order and with one of them ahead.
+"""Steps on their way: planned, packed, launched, drawn, committed, in this order and with one of them ahead.
 
 Owns the steps in flight and when each part of one happens. Policy is the scheduler's, arithmetic is the runner's.
 """
@@ -10,20 +10,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxpaged.batch import Packer
+from jaxpaged.mask_filler import MaskFiller
 from jaxpaged.masks import waits
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import TokenEvent
-from jaxpaged.runner import ModelRunner, StepResult
+from jaxpaged.runner import Forward, ModelRunner, StepResult
 from jaxpaged.scheduler import Scheduler
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Step:
-    """A launched step."""
+    """A launched step. result: None while its tokens are still to be drawn."""
 
     plan: StepPlan
-    result: StepResult
+    forward: Forward
+    result: StepResult | None = None
 
 
 class Steps:
@@ -36,30 +38,41 @@ class Steps:
         self,
         runner: ModelRunner,
         packer: Packer,
+        masks: MaskFiller,
         *,
         metrics: EngineMetrics,
         clock: Callable[[], float],
         count: Callable[[StepPlan, Sequence[TokenEvent]], None],
     ) -> None:
         self.in_flight: deque[Step] = deque()  # oldest first
+        self._events: list[
+            TokenEvent
+        ] = []  # not told yet: more than none only while `advance` runs, or was interrupted
         self._runner = runner
         self._packer = packer
+        self._masks = masks
         self._metrics = metrics
         self._clock = clock
         self._count = count
 
     def advance(self, scheduler: Scheduler, *, overlapped: bool) -> list[TokenEvent]:
-        """Launch the next step and commit one: the one before, where `overlapped`. Interrupted, it can be called again.
+        """Launch the next step and commit one; overlapped: commit the one before. Interrupted, it can be called again.
 
-        A step is committed first where it verifies guesses, or where the next one is likely to be worth some.
+        Where a row may draw only what follows on a token of the step before, that one is committed between the model's
+        part of the step and its draw: the device computes meanwhile. A step is committed before the next one is planned
+        where it verifies guesses, or where the next one is likely to be worth some.
         """
-        if scheduler.needs_commit():  # guesses go on from tokens that are known
-            events = self._commit(scheduler)
-            self._launch(scheduler)
-            return events
-        launched = len(self.in_flight) < 2 and self._launch(scheduler)  # two: an earlier commit was interrupted
+        self._draw_late(scheduler)  # an earlier call was interrupted
+        ahead = overlapped and not scheduler.needs_commit()  # guesses go on from tokens that are known
+        while len(self.in_flight) > ahead:  # two: an earlier commit was interrupted
+            self._commit(scheduler)
+        if launched := self._launch(scheduler):
+            self._draw_late(scheduler)
         keep = 1 if launched and overlapped else 0
-        return self._commit(scheduler) if len(self.in_flight) > keep else []
+        if len(self.in_flight) > keep:
+            self._commit(scheduler)
+        events, self._events = self._events, []
+        return events
 
     def drop(self, scheduler: Scheduler) -> None:
         """Commit what is in flight for nobody: every request has ended."""
@@ -76,21 +89,40 @@ class Steps:
         metrics.plan_s += planned - started
         if plan is None:
             return False
-        if self.in_flight and any(map(waits, plan.rows)):
-            return False  # what its masks depend on is known after the commit, and this plan is made anew then
         inputs = self._packer.pack(plan, self._runner.layout(plan.bucket))
         packed = self._clock()
         metrics.pack_s += packed - planned
-        result = self._runner.execute(inputs, plan.bucket)
+        forward = self._runner.forward(inputs, plan.bucket)
         scheduler.launch(plan)
-        self.in_flight.append(Step(plan=plan, result=result))
+        self.in_flight.append(Step(plan=plan, forward=forward))
         metrics.execute_s += self._clock() - packed
         return True
 
-    def _commit(self, scheduler: Scheduler) -> list[TokenEvent]:
+    def _draw_late(self, scheduler: Scheduler) -> None:
+        """Draw the tokens of the youngest step, if that is still to be done: after the commit of those before it where
+        a row waits for one of theirs."""
+        if not self.in_flight or self.in_flight[-1].result is not None:
+            return
+        step = self.in_flight[-1]
+        if any(map(waits, step.plan.rows)):
+            while len(self.in_flight) > 1:
+                self._commit(scheduler)
+        started = self._clock()
+        masks, ended = self._masks.of(step.plan)
+        filled = self._clock()
+        step.result = self._runner.draw(step.forward, masks)
+        self._metrics.mask_s += filled - started
+        self._metrics.execute_s += self._clock() - filled
+        for end in ended:
+            if (event := scheduler.finish(end.request.id, end.reason, error=end.error)) is not None:
+                self._metrics.finished += 1
+                self._events.append(event)
+
+    def _commit(self, scheduler: Scheduler) -> None:
         """Take in the oldest step in flight. Interrupted while it waits for the device, it can be called again."""
         started = self._clock()
         plan, result = self.in_flight[0].plan, self.in_flight[0].result
+        assert result is not None, "a step is committed whose tokens were not drawn"
         rows = len(plan.rows)
         tokens, finite = result.tokens()[:rows], result.finite()[:rows]
         logprobs = result.logprobs([row.request.params if row.samples else None for row in plan.rows])
@@ -98,8 +130,8 @@ class Steps:
         arrived = self._clock()
         self.in_flight.popleft()
         events = scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        self._events += events
         self._count(plan, events)
         metrics = self._metrics
         metrics.wait_s += arrived - started
         metrics.commit_s += self._clock() - arrived
-        return events

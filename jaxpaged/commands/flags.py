@@ -121,6 +121,7 @@ _STYLES: Mapping[type, FlagStyle] = MappingProxyType(
                 "logit_bias": Annotated[dict[int, float], tyro.conf.UseAppendAction],
                 "bad_words": Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
                 "truncation_side": Annotated[str | None, tyro.conf.arg(metavar="{left,right}")],
+                "structured_outputs": Json,
             },
         ),
     }

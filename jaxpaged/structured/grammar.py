@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import llguidance
-
 from jaxpaged.errors import GrammarError
 from jaxpaged.structured.blame import blamed
+from jaxpaged.structured.expression import expression
 from jaxpaged.structured.library import fault_of
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.structured.schema import Normal, normalised, read_schema
-from jaxpaged.structured.tags import Schemas, tags_grammar
+from jaxpaged.structured.tags import tags_grammar
 
 _ANY_OBJECT = '{"type":"object"}'
 _NONE: Mapping[str, int] = MappingProxyType({})
@@ -34,8 +34,7 @@ def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = 
             return _schema_grammar(_ANY_OBJECT, params)
         case "regex":
             assert params.regex is not None
-            grammar = llguidance.LLMatcher.grammar_from_regex(params.regex)
-            return _checked(grammar, name="regex", value=params.regex)
+            return _checked(_lark(f"start: {expression(params.regex)}"), name="regex", value=params.regex)
         case "choice":
             assert params.choice is not None
             options = " | ".join(json.dumps(text, ensure_ascii=False) for text in params.choice)
@@ -45,8 +44,7 @@ def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = 
             return _checked(_lark(_as_lark(params.grammar)), name="grammar", value=params.grammar)
         case _:
             assert isinstance(params.structural_tag, str)
-            schemas = Schemas(lambda schema: _laid_out(normalised(schema, closed=_closed(params)), params))
-            grammar = _lark(tags_grammar(params.structural_tag, schemas, special))
+            grammar = _lark(tags_grammar(params.structural_tag, partial(_normal, params), special))
             return _checked(grammar, name="structural_tag", value=params.structural_tag)
 
 
@@ -56,6 +54,10 @@ def _schema_grammar(text: str, params: StructuredOutputsParams) -> str:
     if said := fault_of(grammar):
         raise blamed(normal, said, lambda schema: fault_of(_of_schema(schema)))
     return grammar
+
+
+def _normal(params: StructuredOutputsParams, schema: Any) -> dict[str, Any]:
+    return _laid_out(normalised(schema, closed=_closed(params)), params)
 
 
 def _closed(params: StructuredOutputsParams) -> bool:

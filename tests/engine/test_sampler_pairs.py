@@ -15,13 +15,14 @@ from sampler_oracle import Asked, allowed, choose, logprobs, uniform
 from jaxpaged.batch import Packer, StepLayout, unpack
 from jaxpaged.buckets import Bucket
 from jaxpaged.constraints import constraints_of
+from jaxpaged.mask_filler import MaskFiller
 from jaxpaged.masks import mask_words
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import Request
 from jaxpaged.sampler import Sampled, SamplingRows, sample, uniforms
 from jaxpaged.sampling_params import MAX_BIASES, SamplingParams
 from jaxpaged.think_tags import ThinkTags
-from jaxpaged.wide_logprobs import WideLogprobs, pick_logprobs, slices_of
+from jaxpaged.wide_logprobs import WideLogprobs, pick_logits, slices_of
 
 ROWS, LONGEST = 16, 32
 LIKELY = 12  # tokens from 0 on, of which all is made: likelier than all others
@@ -47,7 +48,7 @@ OPTIONS: Mapping[str, Sequence[Any]] = {
 }
 
 jitted: Callable[..., Sampled] = jax.jit(sample)
-picked: Callable[..., jax.Array] = jax.jit(pick_logprobs)
+picked: Callable[..., tuple[jax.Array, jax.Array]] = jax.jit(pick_logits)
 
 
 def encode(text: str) -> Sequence[int]:
@@ -89,7 +90,9 @@ def drawn(requests: Sequence[Request], logits: np.ndarray) -> tuple[Sampled, Wid
     rows = tuple(RowPlan(request, len(request.tokens) - 1, 1, True) for request in requests)
     vocab = logits.shape[1]
     packer = Packer(num_seats=ROWS, table_width=1, num_groups=1, max_model_len=LONGEST, vocab_size=vocab)
-    inputs = packer.pack(StepPlan(rows=rows, bucket=layout.bucket), layout)
+    plan = StepPlan(rows=rows, bucket=layout.bucket)
+    inputs = packer.pack(plan, layout)
+    masks, _ = MaskFiller(vocab=vocab).of(plan)
     fields = unpack(inputs.ints, layout, lambda bits: bits.view(np.float32))
     asked = {name: getattr(fields, name) for name in SamplingRows._fields if name != "positions"}
     unused = (
@@ -98,7 +101,7 @@ def drawn(requests: Sequence[Request], logits: np.ndarray) -> tuple[Sampled, Wid
         np.zeros((ROWS, MAX_BIASES), np.float32),
         np.full((ROWS, mask_words(vocab)), -1, np.int32),
     )
-    given = (inputs.history, inputs.bias_ids, inputs.bias_values, inputs.masks)
+    given = (inputs.history, inputs.bias_ids, inputs.bias_values, masks)
     options = [nothing if one is None else one for one, nothing in zip(given, unused, strict=True)]
     sampled = jitted(logits, SamplingRows(**asked, positions=fields.kv_lens), *options)
     wide = tuple(picked(logits, places) for places in slices_of(inputs.wide))
@@ -130,7 +133,7 @@ def test_pairs_of_options_equal_the_oracle(vocab: int) -> None:
     rng = np.random.default_rng(vocab)
     combinations = all_pairs(OPTIONS)
     total = unsure = random = forced = dead = 0
-    for _ in range(6):
+    for _ in range(12):
         for first in range(0, len(combinations), ROWS):
             batch = combinations[first : first + ROWS]
             logits = (rng.standard_normal((ROWS, vocab)) * rng.choice([0.5, 1.0, 2.0], (ROWS, 1))).astype(np.float32)
@@ -159,7 +162,7 @@ def test_pairs_of_options_equal_the_oracle(vocab: int) -> None:
                 if expected.token >= 0 and request.params.wants_logprobs:
                     check_logprobs(logits[i], int(tokens[i]), i, request.params, sampled, wide)
     assert unsure < 0.03 * total
-    assert min(random, total - random) > total / 4
+    assert min(random, total - random) > total / 5
     assert forced > 20
     assert dead > 0  # a tag that allowed_token_ids leaves out
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ import pytest
 
 from jaxpaged.batch import COPIES, Packer, StepFields, StepInputs, StepLayout, unpack
 from jaxpaged.buckets import Bucket
-from jaxpaged.masks import masks_of, waits
 from jaxpaged.plan import RowPlan, StepPlan
-from jaxpaged.request import PENDING, Request, RequestState
+from jaxpaged.request import PENDING, Request
 from jaxpaged.sampling_params import MAX_BIASES, SamplingParams
 
 LAYOUT = StepLayout(bucket=Bucket(tokens=8, rows=4), table_width=3, num_groups=2)
@@ -28,18 +26,6 @@ def packer(*, layout: StepLayout = LAYOUT, max_model_len: int = 6, vocab_size: i
         max_model_len=max_model_len,
         vocab_size=vocab_size,
     )
-
-
-class Only:
-    """A constraint that leaves the tokens of this mask, whatever came before."""
-
-    def __init__(self, word: int, *, follows: bool = False) -> None:
-        self.word, self.follows = word, follows
-        self.outputs: list[list[int]] = []
-
-    def fill(self, output: Sequence[int], mask: np.ndarray) -> None:
-        self.outputs.append(list(output))
-        mask &= np.uint32(self.word)
 
 
 def fields_of(inputs: StepInputs, layout: StepLayout = LAYOUT) -> StepFields:
@@ -81,7 +67,7 @@ def two_rows(**options: Any) -> StepPlan:
 def test_two_rows() -> None:
     inputs = packer().pack(two_rows(), LAYOUT)
     assert inputs.ints.dtype == np.int32
-    assert inputs.ints.shape == (8 + 5 + 12 * 4 + 2 * 4 * 3,)
+    assert inputs.ints.shape == (8 + 5 + 14 * 4 + 2 * 4 * 3,)
     fields = fields_of(inputs)
     assert fields.token_ids.tolist() == [8, 2, 3, 4, 0, 0, 0, 0]
     assert fields.cu_q_lens.tolist() == [0, 1, 4, 4, 4]
@@ -123,43 +109,6 @@ def test_biases() -> None:
     assert inputs.bias_ids[0, :3].tolist() == [2, 6, -1]
     assert inputs.bias_values[0, :3].tolist() == [1.5, 3.0, 0]
     assert (inputs.bias_ids[1:] == -1).all()
-    assert inputs.masks is None
-
-
-def test_masks_of_what_rows_may_draw() -> None:
-    step = two_rows()
-    decoding, prompt = (row.request for row in step.rows)
-    decoding.constraints = (Only(0b1100111), Only(0b0111111))
-    prompt.constraints = (Only(0b1),)
-    masks = packer(vocab_size=40).pack(step, LAYOUT).masks
-    assert masks is not None
-    assert masks.dtype == np.int32
-    # the prompt's row draws nothing yet
-    assert masks.tolist() == [[0b0100111, 0b0100111], [-1, -1], [-1, -1], [-1, -1]]
-    assert decoding.constraints[0].outputs == [[8]]
-
-
-def test_masks_that_wait_are_not_made() -> None:
-    step = two_rows()
-    decoding = step.rows[0].request
-    decoding.tokens[-1] = PENDING
-    decoding.constraints = (Only(0b1),)
-    masks = packer().pack(step, LAYOUT).masks
-    assert masks is not None
-    assert masks[0].tolist() == [1]
-    decoding.constraints = (Only(0b1), Only(0b11, follows=True))
-    assert [waits(row) for row in step.rows] == [True, False]
-    assert packer().pack(step, LAYOUT).masks is None
-    with pytest.raises(AssertionError, match="the mask of request 'a' waits for a token"):
-        masks_of(step.rows, num_rows=4, vocab=10)
-    decoding.tokens[-1] = 8
-    masks = masks_of(step.rows, num_rows=4, vocab=10)
-    assert masks is not None
-    assert masks[:2, 0].tolist() == [1, -1]
-    decoding.tokens.pop()
-    decoding.state = RequestState.FINISHED  # ended since the plan
-    assert not waits(step.rows[0])
-    assert masks_of(step.rows, num_rows=4, vocab=10) is None
 
 
 def test_a_request_that_ended_reads_the_null_block() -> None:
