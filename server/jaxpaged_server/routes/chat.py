@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from aiohttp import web
 from jaxpaged.errors import ParameterError
 from jaxpaged.request import CompletionOutput, SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
+from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.api.chat import (
     REFUSED,
@@ -31,8 +33,18 @@ from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, o
 from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.messages import plain_message, text_of
-from jaxpaged_server.routes.sampling import Head, deadline_of, make_head, make_job, num_scores, sampling_params
+from jaxpaged_server.routes.sampling import (
+    Head,
+    cut_prompt,
+    deadline_of,
+    make_head,
+    make_job,
+    num_scores,
+    num_told,
+    sampling_params,
+)
 from jaxpaged_server.routes.streaming import stream_reply
+from jaxpaged_server.routes.structured import asked_form
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
 from jaxpaged_server.templating.variables import is_free
@@ -44,10 +56,13 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     services.check_open(key_of(request))
     body = await read_struct(request, ChatRequest, refused=REFUSED)
     head = make_head(services, request, body, "chatcmpl")
-    params = _params(body, services.info().sampling_defaults)
     deadline = deadline_of(services, request, body.timeout)
     async with services.deadline(deadline):
-        prompt = await _prompt(services, key_of(request), body)
+        form = await asked_form(services, request, body)
+        size = len(body.allowed_token_ids or ())  # a million take long to look through
+        defaults = services.info().sampling_defaults
+        params = await services.text.aside(key_of(request), size, lambda: _params(body, defaults, form))
+        prompt = await _prompt(services, key_of(request), body, params)
     job = make_job(services, request, body, (prompt,), params, asked_tokens=_asked_tokens(body), deadline=deadline)
     with answering(services, job) as answers:
         writer = _Writer(services, head, body, job, answers)
@@ -117,10 +132,14 @@ class _Writer:
                         ids = list(self._job.prompts[0].ids)
                         opening = msgspec.structs.replace(opening, prompt_token_ids=ids)
                     await events.send(opening)
+                scores = num_told(self._job, len(said.token_ids))
+                logprobs = None
+                if scores:
+                    logprobs = await self._services.text.aside(self._job.key, scores, partial(self._logprobs, said))
                 choice = ChatEventChoice(
                     index=i,
                     delta=Delta(content=said.text) if said.text else Delta(),
-                    logprobs=self._logprobs(said),
+                    logprobs=logprobs,
                     finish_reason=said.finish_reason,
                     stop_reason=ABSENT if said.finish_reason is None else said.stop_reason,
                     token_ids=list(said.token_ids) if self._body.return_token_ids else ABSENT,
@@ -142,7 +161,14 @@ class _Writer:
             return None
         wanted, as_ids = body.top_logprobs or 0, bool(body.return_tokens_as_token_ids)
         tokenizer = self._services.text.tokenizer
-        return chat_logprobs(tokenizer, said.token_ids, said.logprobs or (), wanted=wanted, as_ids=as_ids)
+        return chat_logprobs(
+            tokenizer,
+            said.token_ids,
+            said.logprobs or (),
+            wanted=wanted,
+            named=body.logprob_token_ids or (),
+            as_ids=as_ids,
+        )
 
     def _event(self, choices: list[ChatEventChoice], usage: Usage | msgspec.UnsetType) -> ChatEvent:
         head = self._head
@@ -160,7 +186,7 @@ def _asked_tokens(body: ChatRequest) -> int | None:
     return body.max_completion_tokens if body.max_tokens is None else body.max_tokens
 
 
-def _params(body: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
+def _params(body: ChatRequest, defaults: SamplingDefaults, form: StructuredOutputsParams | None) -> SamplingParams:
     """Raises ParameterError."""
     given = (body.max_tokens, body.max_completion_tokens)
     if None not in given and given[0] != given[1]:
@@ -174,11 +200,16 @@ def _params(body: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
         raise ParameterError(name="prompt_logprobs", value=body.prompt_logprobs, limit=limit, fix="Set stream to false")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return sampling_params(
-        body, defaults, max_tokens=_asked_tokens(body), logprobs=logprobs, prompt_logprobs=body.prompt_logprobs
+        body,
+        defaults,
+        max_tokens=_asked_tokens(body),
+        logprobs=logprobs,
+        prompt_logprobs=body.prompt_logprobs,
+        form=form,
     )
 
 
-async def _prompt(services: Services, key: Key, body: ChatRequest) -> Prompt:
+async def _prompt(services: Services, key: Key, body: ChatRequest, params: SamplingParams) -> Prompt:
     if body.chat_template is not None and not services.settings.trust_request_chat_template:
         limit = "templates of requests are not run here"
         fix = "Leave it out; the server's --trust-request-chat-template would allow it"
@@ -191,9 +222,10 @@ async def _prompt(services: Services, key: Key, body: ChatRequest) -> Prompt:
         continue_final_message=bool(body.continue_final_message),
         variables=body.chat_template_kwargs,
         template=body.chat_template,
+        any_length=params.truncate_prompt_tokens is not None,
     )
     ids = await services.text.encode(key, text, add_special_tokens=bool(body.add_special_tokens))
-    return Prompt(ids=ids, text=text)
+    return cut_prompt(Prompt(ids=ids, text=text), params, max_model_len=services.info().max_model_len)
 
 
 async def render_chat(
@@ -205,9 +237,13 @@ async def render_chat(
     continue_final_message: bool,
     variables: dict[str, Any] | None,
     template: str | None = None,
+    any_length: bool = False,
 ) -> str:
-    """The prompt of a conversation. Raises ParameterError, PromptError, ContextLengthError, TokenizerError, and
-    QueueFullError where too much of this key waits."""
+    """The prompt of a conversation. any_length: it may be longer than the model's context.
+
+    Raises ParameterError, PromptError, ContextLengthError, TokenizerError, and QueueFullError where too much of this
+    key waits.
+    """
     for name in variables or {}:
         if not is_free(name):
             limit = "it may not be set for the chat template"
@@ -216,7 +252,8 @@ async def render_chat(
         limit = "it contradicts continue_final_message"
         raise ParameterError(name="add_generation_prompt", value=True, limit=limit, fix="Set one of the two")
     generation = not continue_final_message if add_generation_prompt is None else add_generation_prompt
-    services.text.check_length(sum(len(text_of(message)) for message in messages), services.info().max_model_len)
+    if not any_length:
+        services.text.check_length(sum(len(text_of(message)) for message in messages), services.info().max_model_len)
     text = await services.text.render(
         key,
         [plain_message(message, f"messages[{i}]") for i, message in enumerate(messages)],
@@ -225,7 +262,8 @@ async def render_chat(
         variables={**services.settings.default_chat_template_kwargs, **(variables or {})},
         template=template,
     )
-    services.text.check_length(len(text), services.info().max_model_len)
+    if not any_length:
+        services.text.check_length(len(text), services.info().max_model_len)
     return text
 
 
