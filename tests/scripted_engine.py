@@ -50,6 +50,7 @@ class ScriptedStream:
     finished: bool = False
     aborted: bool = False
     broken: bool = False
+    unkept: str = ""  # why its answer ends with an error
     failure: BaseException | None = None
     times: list[float] = field(default_factory=list)
 
@@ -69,6 +70,8 @@ class ScriptedStream:
                 self.engine.live.discard(self)
                 return [Item(id=0, finish="error", error="the model's output at position 3 is not finite")]
             if (step := await self.engine.pace(self)) > 0:
+                if self.unkept:
+                    return [Item(id=0, finish="error", error=self.unkept)]
                 return self._items(step)
 
     def finish(self) -> None:
@@ -98,7 +101,7 @@ class ScriptedStream:
                     finish="stop" if stopped else "length" if last else None,
                     stop_reason=token if by_id else None,
                     num_cached=4 if i == 0 and len(self.ids) > 4 else 0,
-                    logprobs=None if self.params.logprobs is None else self._logprobs(token),
+                    logprobs=self._logprobs(token) if self._tells_logprobs() else None,
                     prompt_logprobs=self._prompt_logprobs() if i == 0 else None,
                 )
             )
@@ -109,8 +112,14 @@ class ScriptedStream:
         return items
 
     def _logprobs(self, token: int) -> dict[int, tuple[float, int]]:
+        if self.params.logprob_token_ids is not None:
+            named = self.params.logprob_token_ids
+            return {token: (-0.5, 1), **{other: (token - other - 0.5, abs(other - token) + 1) for other in named}}
         others = {token + 1 + r: (-1.5 - r, r + 2) for r in range((self.params.logprobs or 1) - 1)}
         return {token: (-0.5, 1), **others}
+
+    def _tells_logprobs(self) -> bool:
+        return self.params.logprobs is not None or self.params.logprob_token_ids is not None
 
     def _prompt_logprobs(self) -> list[dict[int, tuple[float, int]] | None] | None:
         if self.params.prompt_logprobs is None:

@@ -18,6 +18,7 @@ from jaxpaged_server.api.status import MAX_STEPS
 from jaxpaged_server.engine_process.supervisor import EngineSupervisor
 from jaxpaged_server.engine_process.wire import EngineInfo, StepRecord
 from jaxpaged_server.flights import Flight, Flights
+from jaxpaged_server.forms import Forms
 from jaxpaged_server.metrics.kv_publisher import KVPublisher
 from jaxpaged_server.metrics.orca import FORMAT_HEADER, load_report
 from jaxpaged_server.metrics.registry import ServerMetrics
@@ -40,6 +41,7 @@ class Services:
     engine: EngineSupervisor
     keys: Keys
     text: TextWorker
+    forms: Forms
     metrics: ServerMetrics
     flights: Flights
     admission: Admission
@@ -65,6 +67,7 @@ class Services:
     async def close(self) -> None:
         """End what has threads and processes, the engine excepted; what is still to be told is told."""
         await self.text.close()
+        self.forms.close()
         for one in (self.publisher, self.traces):
             if one is not None:
                 await asyncio.to_thread(one.close)

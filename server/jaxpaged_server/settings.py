@@ -17,6 +17,7 @@ from jaxpaged.weights.hub import snapshot_name
 from jaxpaged_server import setting_checks as check
 from jaxpaged_server.kv_events_config import KVEventsConfig, kv_events_config
 from jaxpaged_server.logs import LogForm
+from jaxpaged_server.structured_outputs_config import StructuredOutputsConfig, structured_outputs_config
 
 BUNDLED_NAME = "jaxpaged-tiny"
 """What the bundled model is called where no other name was asked for."""
@@ -116,6 +117,8 @@ class ServerConfig:
     """Folder for profiles that are asked for on the admin socket (default: none can be)."""
     otlp_traces_endpoint: str | None = None
     """URL that takes traces in OTLP over HTTP; extra jaxpaged[otel] (default: none)."""
+    structured_outputs_config: StructuredOutputsConfig | None = None
+    """How answers of a form are made, as JSON, as in {"disable_any_whitespace": true} (default: as requests say)."""
     kv_events_config: KVEventsConfig | None = None
     """KV events over ZMQ, as JSON, as in {"enable_kv_cache_events": true}; extra jaxpaged[fleet] (default: none)."""
     kv_cache_metrics: bool = False
@@ -171,6 +174,8 @@ class ServerConfig:
         put(self, "log_level", check.upper("log_level", self.log_level))
         if self.kv_events_config is not None:
             put(self, "kv_events_config", kv_events_config(self.kv_events_config))
+        if self.structured_outputs_config is not None:
+            put(self, "structured_outputs_config", structured_outputs_config(self.structured_outputs_config))
 
     @property
     def log_form(self) -> LogForm:

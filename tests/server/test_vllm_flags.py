@@ -28,6 +28,7 @@ VALUES = {
     "gpu-memory-utilization": "0.5",
     "kv-cache-dtype": "int8",
     "kv-cache-metrics-sample": "0.5",
+    "structured-outputs-config": '{"backend": "xgrammar", "disable_any_whitespace": true}',
     "kv-events-config": '{"enable_kv_cache_events": true}',
     "log-level": "ERROR",
     "override-generation-config": '{"top_k": 5}',

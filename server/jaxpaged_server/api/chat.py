@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from jaxpaged_server.api.common import ABSENT, MAX_LOGPROBS, Absent, PromptLogprobs, SamplingFields, Usage
+from jaxpaged_server.api.common import ABSENT, Absent, PromptLogprobs, SamplingFields, Usage
 from jaxpaged_server.api.completions import REFUSED_BY_ALL
 from jaxpaged_server.api.parse import Neutral, never
 from jaxpaged_server.api.tools import ToolCall, ToolCallDelta, ToolChoice, Tools
@@ -50,7 +50,7 @@ class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template: Annotated[str, Meta(max_length=65_536)] | None = None

@@ -12,6 +12,7 @@ from jaxpaged.dialects.parser import DialectParser
 from jaxpaged.errors import ParameterError
 from jaxpaged.request import SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
+from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.api.chat import REFUSED, ChatMessage, ChatRequest
 from jaxpaged_server.api.parse import BodyError
@@ -20,8 +21,16 @@ from jaxpaged_server.generation import Prompt, answering, gather
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.chat_writer import ChatWriter
 from jaxpaged_server.routes.messages import plain_message, text_of
-from jaxpaged_server.routes.sampling import deadline_of, make_head, make_job, num_scores, sampling_params
+from jaxpaged_server.routes.sampling import (
+    cut_prompt,
+    deadline_of,
+    make_head,
+    make_job,
+    num_scores,
+    sampling_params,
+)
 from jaxpaged_server.routes.streaming import stream_reply
+from jaxpaged_server.routes.structured import asked_form
 from jaxpaged_server.routes.tools import ToolPlan, plan_tools
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.templating.variables import is_free
@@ -34,10 +43,13 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     body = await read_struct(request, ChatRequest, refused=REFUSED)
     head = make_head(services, request, body, "chatcmpl")
     plan = _plan(services, body)
-    params = _params(body, services.info().sampling_defaults)
     deadline = deadline_of(services, request, body.timeout)
     async with services.deadline(deadline):
-        prompt = await _prompt(services, key_of(request), body, plan)
+        form = await asked_form(services, request, body)
+        size = len(body.allowed_token_ids or ())  # a million take long to look through
+        defaults = services.info().sampling_defaults
+        params = await services.text.aside(key_of(request), size, lambda: _params(body, defaults, form))
+        prompt = await _prompt(services, key_of(request), body, params, plan)
     new_parser = _new_parser(services, plan, prompt)
     job = make_job(
         services,
@@ -96,7 +108,7 @@ def _asked_tokens(body: ChatRequest) -> int | None:
     return body.max_completion_tokens if body.max_tokens is None else body.max_tokens
 
 
-def _params(body: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
+def _params(body: ChatRequest, defaults: SamplingDefaults, form: StructuredOutputsParams | None) -> SamplingParams:
     """Raises ParameterError."""
     given = (body.max_tokens, body.max_completion_tokens)
     if None not in given and given[0] != given[1]:
@@ -110,11 +122,18 @@ def _params(body: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
         raise ParameterError(name="prompt_logprobs", value=body.prompt_logprobs, limit=limit, fix="Set stream to false")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return sampling_params(
-        body, defaults, max_tokens=_asked_tokens(body), logprobs=logprobs, prompt_logprobs=body.prompt_logprobs
+        body,
+        defaults,
+        max_tokens=_asked_tokens(body),
+        logprobs=logprobs,
+        prompt_logprobs=body.prompt_logprobs,
+        form=form,
     )
 
 
-async def _prompt(services: Services, key: Key, body: ChatRequest, plan: ToolPlan) -> Prompt:
+async def _prompt(
+    services: Services, key: Key, body: ChatRequest, params: SamplingParams, plan: ToolPlan
+) -> Prompt:
     if body.chat_template is not None and not services.settings.trust_request_chat_template:
         limit = "templates of requests are not run here"
         fix = "Leave it out; the server's --trust-request-chat-template would allow it"
@@ -127,10 +146,11 @@ async def _prompt(services: Services, key: Key, body: ChatRequest, plan: ToolPla
         continue_final_message=bool(body.continue_final_message),
         variables=_variables(body),
         template=body.chat_template,
+        any_length=params.truncate_prompt_tokens is not None,
         tools=plan.shown,
     )
     ids = await services.text.encode(key, text, add_special_tokens=bool(body.add_special_tokens))
-    return Prompt(ids=ids, text=text)
+    return cut_prompt(Prompt(ids=ids, text=text), params, max_model_len=services.info().max_model_len)
 
 
 def _variables(body: ChatRequest) -> dict[str, Any]:
@@ -152,8 +172,10 @@ async def render_chat(
     variables: dict[str, Any] | None,
     template: str | None = None,
     tools: list[dict[str, Any]] | None = None,
+    any_length: bool = False,
 ) -> str:
-    """The prompt of a conversation. tools: as the template is shown them.
+    """The prompt of a conversation. tools: as the template is shown them. any_length: it may be longer than the model's
+    context.
 
     Raises ParameterError, PromptError, ContextLengthError, TokenizerError, and QueueFullError where too much of this
     key waits.
@@ -166,7 +188,8 @@ async def render_chat(
         limit = "it contradicts continue_final_message"
         raise ParameterError(name="add_generation_prompt", value=True, limit=limit, fix="Set one of the two")
     generation = not continue_final_message if add_generation_prompt is None else add_generation_prompt
-    services.text.check_length(sum(len(text_of(message)) for message in messages), services.info().max_model_len)
+    if not any_length:
+        services.text.check_length(sum(len(text_of(message)) for message in messages), services.info().max_model_len)
     told = {} if tools is None else {"tools": tools}
     text = await services.text.render(
         key,
@@ -176,5 +199,6 @@ async def render_chat(
         variables={**services.settings.default_chat_template_kwargs, **(variables or {}), **told},
         template=template,
     )
-    services.text.check_length(len(text), services.info().max_model_len)
+    if not any_length:
+        services.text.check_length(len(text), services.info().max_model_len)
     return text

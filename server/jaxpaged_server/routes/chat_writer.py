@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 
@@ -25,7 +26,7 @@ from jaxpaged_server.api.tools import FunctionCall, FunctionDelta, ToolCall, Too
 from jaxpaged_server.generation import Answer, Job, outputs_of
 from jaxpaged_server.logprobs import chat_logprobs, prompt_logprobs_reply
 from jaxpaged_server.routes.messages import text_of
-from jaxpaged_server.routes.sampling import Head
+from jaxpaged_server.routes.sampling import Head, num_told
 from jaxpaged_server.services import Services
 from jaxpaged_server.stream import EventStream
 
@@ -109,10 +110,14 @@ class ChatWriter:
                         opening = msgspec.structs.replace(opening, prompt_token_ids=ids)
                     await events.send(opening)
                 delta = self._delta(i, said)
+                scores = num_told(self._job, len(said.token_ids))
+                logprobs = None
+                if scores:
+                    logprobs = await self._services.text.aside(self._job.key, scores, partial(self._logprobs, said))
                 choice = ChatEventChoice(
                     index=i,
                     delta=delta,
-                    logprobs=self._logprobs(said),
+                    logprobs=logprobs,
                     finish_reason=self._reason(i, said.finish_reason),
                     stop_reason=ABSENT if said.finish_reason is None else said.stop_reason,
                     token_ids=list(said.token_ids) if self._body.return_token_ids else ABSENT,
@@ -185,7 +190,14 @@ class ChatWriter:
             return None
         wanted, as_ids = body.top_logprobs or 0, bool(body.return_tokens_as_token_ids)
         tokenizer = self._services.text.tokenizer
-        return chat_logprobs(tokenizer, said.token_ids, said.logprobs or (), wanted=wanted, as_ids=as_ids)
+        return chat_logprobs(
+            tokenizer,
+            said.token_ids,
+            said.logprobs or (),
+            wanted=wanted,
+            named=body.logprob_token_ids or (),
+            as_ids=as_ids,
+        )
 
     def _event(self, choices: list[ChatEventChoice], usage: Usage | msgspec.UnsetType) -> ChatEvent:
         head = self._head
