@@ -268,3 +268,72 @@ def test_parsers_are_known_by_name() -> None:
     with pytest.raises(ConfigError, match=r"enable_auto_tool_choice is True: .*--tool-call-parser"):
         ServerConfig(enable_auto_tool_choice=True)
     assert ServerConfig(reasoning_parser="").reasoning_parser == ""
+
+
+REQUIRED = [
+    ({}, '[{"name": "weather", "parameters": {"city": "Zürich"}}]'),
+    (HERMES, CALL),
+    ({"tool_call_parser": "hermes"}, CALL),
+    ({"tool_call_parser": "glm45"}, '[{"name": "weather", "parameters": {"city": "Zürich"}}]'),
+]
+
+
+@pytest.mark.parametrize(("settings", "text"), REQUIRED)
+async def test_a_required_call_is_written_as_the_grammar_says(settings: dict[str, Any], text: str) -> None:
+    choice = await answer(text, settings, tools=[WEATHER, NOW], tool_choice="required")
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "weather", "arguments": '{"city": "Zürich"}'}
+    assert choice["message"]["content"] is None
+    assert choice["finish_reason"] == "tool_calls"
+
+
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize(("settings", "text"), [({}, '{"city": "Zürich"}'), (HERMES, CALL)])
+async def test_a_named_call_ends_as_openais(settings: dict[str, Any], text: str) -> None:
+    choice = await answer(text, settings, tools=[NOW, WEATHER], tool_choice=NAMED)
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "weather", "arguments": '{"city": "Zürich"}'}
+    assert choice["finish_reason"] == "stop"
+
+
+async def form_of(it: Served, **body: Any) -> Any:
+    """What the engine is to hold the answer to."""
+    status, reply = await it.post(PATH, messages=HELLO, max_tokens=1, **body)
+    assert status == 200, reply
+    form = it.engine.streams[-1].params.structured_outputs
+    return None if form is None else json.loads(form.structural_tag or form.json)
+
+
+async def test_answers_are_held_to_the_schemas() -> None:
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    async with served(**HERMES) as it:
+        assert await form_of(it, tools=[WEATHER]) is None
+        assert await form_of(it, tools=[WEATHER], tool_choice="none") is None
+        form = await form_of(it, tools=[WEATHER, NOW], tool_choice="required")
+        assert form["format"]["elements"][0]["tags"][0]["content"]["json_schema"] == SCHEMA
+        form = await form_of(it, tools=[WEATHER, NOW], tool_choice=NAMED)
+        assert len(form["format"]["elements"][0]["tags"]) == 1
+        form = await form_of(it, tools=[strict, NOW])
+        tags = form["format"]["elements"][0]["tags"]
+        assert [tag["content"]["json_schema"] for tag in tags] == [SCHEMA, {"type": "object"}]
+        asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}}
+        assert await form_of(it, tools=[strict], **asked) == {"type": "object"}
+        status, reply = await it.post(PATH, messages=HELLO, tools=[NOW], tool_choice="required", **asked)
+        assert (status, reply["error"]["param"]) == (400, "tool_choice")
+
+
+async def test_a_schema_that_no_answer_can_be_held_to_is_refused_by_its_place() -> None:
+    bad = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"not": {}}}}}}
+    tools = [NOW, {"type": "function", "function": {"name": "f", "parameters": bad}}]
+    place = "tools[1].function.parameters.properties.a.properties.b.not"
+    async with served(**HERMES) as it:
+        for choice in ("required", {"type": "function", "function": {"name": "f"}}):
+            status, reply = await it.post(PATH, messages=HELLO, tools=tools, tool_choice=choice)
+            assert (status, reply["error"]["param"]) == (400, place)
+        status, _ = await it.post(PATH, messages=HELLO, tools=tools, max_tokens=1)
+        assert status == 200, "the model chooses, and nothing holds it"
+        strict = [{**tools[1], "function": {**tools[1]["function"], "strict": True}}]
+        status, reply = await it.post(PATH, messages=HELLO, tools=strict)
+        assert (status, reply["error"]["param"]) == (400, place.replace("[1]", "[0]"))

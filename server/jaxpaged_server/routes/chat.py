@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,11 +16,11 @@ from jaxpaged.sampling_defaults import SamplingDefaults
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.api.chat import REFUSED, ChatMessage, ChatRequest
-from jaxpaged_server.api.parse import BodyError
 from jaxpaged_server.body import read_struct
 from jaxpaged_server.generation import Prompt, answering, gather
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.chat_writer import ChatWriter
+from jaxpaged_server.routes.forced import CallForm, call_form
 from jaxpaged_server.routes.messages import plain_message, text_of
 from jaxpaged_server.routes.sampling import (
     cut_prompt,
@@ -50,7 +51,9 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
         defaults = services.info().sampling_defaults
         params = await services.text.aside(key_of(request), size, lambda: _params(body, defaults, form))
         prompt = await _prompt(services, key_of(request), body, params, plan)
-    new_parser = _new_parser(services, plan, prompt)
+        calls = await call_form(services, key_of(request), plan, prompt.text or "", asked=form)
+        params = replace(params, structured_outputs=calls.form)
+    new_parser = _new_parser(services, plan, prompt, calls)
     job = make_job(
         services,
         request,
@@ -83,25 +86,23 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
 
 def _plan(services: Services, body: ChatRequest) -> ToolPlan:
     """Raises BodyError."""
-    plan = plan_tools(
+    return plan_tools(
         body.tools,
         body.tool_choice,
         parallel=body.parallel_tool_calls,
         settings=services.settings,
         dialect=services.dialect,
     )
-    if plan.is_forced:
-        limit = "answers cannot be held to calls yet"
-        raise BodyError(name="tool_choice", value=plan.choice, limit=limit, param="tool_choice")
-    return plan
 
 
-def _new_parser(services: Services, plan: ToolPlan, prompt: Prompt) -> Callable[[], DialectParser] | None:
+def _new_parser(
+    services: Services, plan: ToolPlan, prompt: Prompt, calls: CallForm
+) -> Callable[[], DialectParser] | None:
     """Makes the parser of an answer; None where all of it is content."""
     dialect = services.dialect
     if not plan.schemas and dialect.reasoning is None:
         return None
-    return partial(dialect.parser, plan.schemas, prompt=prompt.text or "")
+    return partial(dialect.parser, plan.schemas, prompt=prompt.text or "", calls=calls.calls)
 
 
 def _asked_tokens(body: ChatRequest) -> int | None:
@@ -131,9 +132,7 @@ def _params(body: ChatRequest, defaults: SamplingDefaults, form: StructuredOutpu
     )
 
 
-async def _prompt(
-    services: Services, key: Key, body: ChatRequest, params: SamplingParams, plan: ToolPlan
-) -> Prompt:
+async def _prompt(services: Services, key: Key, body: ChatRequest, params: SamplingParams, plan: ToolPlan) -> Prompt:
     if body.chat_template is not None and not services.settings.trust_request_chat_template:
         limit = "templates of requests are not run here"
         fix = "Leave it out; the server's --trust-request-chat-template would allow it"
