@@ -16,7 +16,7 @@ from jaxpaged_server.services import Services
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallForm:
-    """form: what the answer is held to; None: nothing. calls: how calls are read, where it is not in the model's way."""
+    """form: what the answer is held to; None: nothing. calls: how calls are read, if not in the model's way."""
 
     form: StructuredOutputsParams | None = None
     calls: CallFormat | None = None
