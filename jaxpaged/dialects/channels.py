@@ -21,7 +21,8 @@ _CONSTRAIN = "<|constrain|>"
 ANALYSIS_BEGIN = "<|channel|>analysis<|message|>"
 ANALYSIS_END = "<|end|>"
 NEXT_MESSAGE = "<|start|>assistant"
-"""As the model writes what it thinks, and goes on."""
+FINAL_BEGIN = "<|channel|>final<|message|>"
+"""As the model writes what it thinks, goes on, and answers."""
 CHANNEL_MARKS = (*_BEGINS, _BODY, *_ENDS, _CONSTRAIN)
 """All of them are special tokens."""
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")

@@ -1,4 +1,5 @@
-"""What a grammar must hold a model to so that its answer is calls, or its calls are valid. [host half: no jax]
+"""What a grammar must hold a model to so that its answer is calls, its calls are valid, or a form comes after its
+reasoning. [host half: no jax]
 
 Grammars are structural tags, as `structured` reads them: a tree of texts, schemas and free text. Each function's schema
 is a part of its own, so that references within it still mean what they meant.
@@ -6,14 +7,16 @@ is a part of its own, so that references within it still mean what they meant.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxpaged.dialects.call_format import CallFormat, ObjectBody, WholeBody, Writing
-from jaxpaged.dialects.channels import ANALYSIS_BEGIN, ANALYSIS_END, NEXT_MESSAGE
+from jaxpaged.dialects.channels import ANALYSIS_BEGIN, ANALYSIS_END, FINAL_BEGIN, NEXT_MESSAGE
 from jaxpaged.dialects.dialect import Dialect
 from jaxpaged.dialects.reasoning_format import ReasoningFormat
+from jaxpaged.structured.params import KINDS, StructuredOutputsParams
 
 _LISTED = Writing(begin='{"name": "{name}", "parameters": ', end="}", first="[", last="]", separator=", ")
 _GAP: Mapping[str, Any] = {"type": "regex", "pattern": "\\n{0,2}"}
@@ -71,6 +74,32 @@ def strict_calls(
         "tags": [_tag(writing, name, schema if name in strict else some) for name, schema in schemas.items()],
     }
     return _sequence([*_thoughts(dialect.reasoning, prompt, channels=False), calls])
+
+
+def after_thoughts(dialect: Dialect, form: StructuredOutputsParams, *, prompt: str) -> StructuredOutputsParams:
+    """The form, of what comes after the reasoning that the model's format has; the same where there is none. A grammar
+    or a structural tag is that of the whole answer as it is."""
+    reasoning = dialect.reasoning
+    if reasoning is None:
+        return form
+    thoughts = _thoughts(reasoning, prompt, channels=reasoning.channels)
+    match form.kind:
+        case "json":
+            asked = _json(json.loads(str(form.json)))
+        case "json_object":
+            asked = _json({"type": "object"})
+        case "regex":
+            asked = {"type": "regex", "pattern": form.regex}
+        case "choice":
+            asked = {"type": "or", "elements": [{"type": "const_string", "value": text} for text in form.choice or ()]}
+        case _:
+            return form
+    if not thoughts:
+        return form
+    if reasoning.channels:
+        thoughts.append({"type": "const_string", "value": FINAL_BEGIN})
+    tag = _sequence([*thoughts, asked])
+    return replace(form, **{**dict.fromkeys(KINDS), "structural_tag": tag})
 
 
 def _thoughts(form: ReasoningFormat | None, prompt: str, *, channels: bool) -> list[Mapping[str, Any]]:

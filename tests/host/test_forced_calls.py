@@ -13,7 +13,8 @@ from grammar_walk import constraint_of, mask_after, small_tokenizer, text_of, wa
 
 from jaxpaged.answer_end import AnswerEnd
 from jaxpaged.dialects.dialect import Dialect, dialect_of
-from jaxpaged.dialects.forced import Forced, forced_calls, strict_calls
+from jaxpaged.dialects.forced import Forced, after_thoughts, forced_calls, strict_calls
+from jaxpaged.structured.params import StructuredOutputsParams
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "weather": {
@@ -141,3 +142,40 @@ def test_no_strict_call_where_free_text_cannot_be_told_from_calls() -> None:
     for name in (None, "llama3_json", "glm45", "mistral"):
         dialect = dialect_of(tool_call_parser=name, reasoning_parser=None)
         assert strict_calls(dialect, SCHEMAS, {"weather"}, prompt="") is None
+
+
+FORMS: list[tuple[dict[str, Any], str, str]] = [
+    ({"json": SCHEMAS["now"]}, "{}", "[]"),
+    ({"json_object": True}, '{"a": 1}', "1"),
+    ({"regex": "^[ab]{2}$"}, "ab", "abc"),
+    ({"choice": ["yes", 'no "way"']}, 'no "way"', "no"),
+]
+
+
+@pytest.mark.parametrize(("form", "right", "wrong"), FORMS)
+def test_a_form_comes_after_the_reasoning(form: dict[str, Any], right: str, wrong: str) -> None:
+    asked = StructuredOutputsParams(**form)
+    think = dialect_of(tool_call_parser=None, reasoning_parser="qwen3")
+    held = after_thoughts(think, asked, prompt=OPEN)
+    assert allows(held.structural_tag, f"Why?</think>\n\n{right}")
+    assert not allows(held.structural_tag, right)
+    assert not allows(held.structural_tag, f"Why?</think>{wrong}")
+    assert after_thoughts(think, asked, prompt=CLOSED) is asked
+    free = after_thoughts(think, asked, prompt="")
+    assert allows(free.structural_tag, f"<think>Why?</think>{right}")
+    assert allows(free.structural_tag, right)
+    final = f"<|channel|>final<|message|>{right}"
+    channels = dialect_of(tool_call_parser=None, reasoning_parser="openai_gptoss")
+    held = after_thoughts(channels, asked, prompt="")
+    assert allows(held.structural_tag, f"<|channel|>analysis<|message|>Why?<|end|><|start|>assistant{final}")
+    assert allows(held.structural_tag, final)
+    assert not allows(held.structural_tag, right)
+
+
+def test_a_form_is_as_it_is_where_no_reasoning_is_read() -> None:
+    asked = StructuredOutputsParams(json_object=True, disable_any_whitespace=True)
+    assert after_thoughts(dialect_of(tool_call_parser="hermes", reasoning_parser=None), asked, prompt=OPEN) is asked
+    think = dialect_of(tool_call_parser=None, reasoning_parser="qwen3")
+    assert after_thoughts(think, asked, prompt=OPEN).disable_any_whitespace
+    whole = StructuredOutputsParams(grammar='start: "a"')
+    assert after_thoughts(think, whole, prompt=OPEN) is whole

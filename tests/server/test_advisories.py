@@ -117,6 +117,9 @@ def hostile_bodies(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
     said = [{"role": "assistant", "content": "a", "tool_calls": [call]}, {"role": "tool", "content": url, "name": url}]
     yield CHAT, {"messages": messages + said, "max_tokens": 1}
     tool = {"type": "mcp", "server_url": url, "function": {"name": "a", "parameters": {"$ref": url}}}
+    function = {"type": "function", "function": {"name": "a", "parameters": {"$ref": url}}}
+    for choice in ("required", {"type": "function", "function": {"name": "a"}}):
+        yield CHAT, {"messages": messages, "tools": [function], "tool_choice": choice}
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": url}}}
     for name, value in (
         *(("tools", [tool]), ("documents", [{"url": url}]), ("web_search_options", {"url": url})),

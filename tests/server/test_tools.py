@@ -337,3 +337,16 @@ async def test_a_schema_that_no_answer_can_be_held_to_is_refused_by_its_place() 
         strict = [{**tools[1], "function": {**tools[1]["function"], "strict": True}}]
         status, reply = await it.post(PATH, messages=HELLO, tools=strict)
         assert (status, reply["error"]["param"]) == (400, place.replace("[1]", "[0]"))
+
+
+async def test_an_answer_of_a_form_may_be_thought_about_first() -> None:
+    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}}
+    settings = {"reasoning_parser": "qwen3", "trust_request_chat_template": True}
+    begun = {"chat_template": "{{ messages[0].content }}<think>\n"}
+    message = (await answer('A city?</think>\n\n{"city": "Bern"}', settings, **asked, **begun))["message"]
+    assert message["reasoning"] == "A city?"
+    assert json.loads(message["content"]) == {"city": "Bern"}
+    async with served(**settings) as it:
+        form = await form_of(it, **asked, **begun)
+        assert form["format"]["elements"][-1] == {"type": "json_schema", "json_schema": SCHEMA}
+        assert await form_of(it, **asked, chat_template="<think>\n\n</think>\n\n") == SCHEMA

@@ -1,11 +1,12 @@
-"""The grammar that tools put upon an answer: of calls that are required, or strict."""
+"""The grammar that tools and reasoning put upon an answer: of calls that are required or strict, of a form that comes
+after what the model thinks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from jaxpaged.dialects.call_format import CallFormat
-from jaxpaged.dialects.forced import forced_calls, strict_calls
+from jaxpaged.dialects.forced import after_thoughts, forced_calls, strict_calls
 from jaxpaged.errors import RequestError
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged_server.access.keys import Key
@@ -25,8 +26,8 @@ class CallForm:
 async def call_form(
     services: Services, key: Key, plan: ToolPlan, prompt: str, *, asked: StructuredOutputsParams | None
 ) -> CallForm:
-    """What a plan asks of the answer to a prompt. asked: the form that the request asks for by itself: what a model
-    chooses to call is not held to anything else then.
+    """What a plan asks of the answer to a prompt. asked: the form that the request asks for by itself. It comes after
+    what the model thinks, and what that chooses to call is not held to anything else then.
 
     Raises BodyError with the place in the body of what no grammar can be made of, and QueueFullError where too much of
     this key waits.
@@ -36,7 +37,10 @@ async def call_form(
             limit = "the answer is to be calls, and of another form as well"
             fix = "Leave out response_format and structured_outputs, or let the model choose"
             raise BodyError(name="tool_choice", value=plan.choice, limit=limit, fix=fix, param="tool_choice")
-        return CallForm(form=asked)
+        form = after_thoughts(services.dialect, asked, prompt=prompt)
+        if form is not asked:
+            await services.forms.check(key, form)
+        return CallForm(form=form)
     held = plan.schemas if plan.is_forced else [name for name in plan.schemas if name in plan.strict]
     if not held:
         return CallForm()
