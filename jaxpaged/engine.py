@@ -9,10 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-
-import jax
 
 from jaxpaged.answers import Answers, check_output_kind, params_of_answers
 from jaxpaged.assembly import make_buckets, make_scheduler
@@ -24,13 +21,12 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.errors import EngineError, RequestError
 from jaxpaged.fingerprint import fingerprint_of_engine
 from jaxpaged.intake import Intake
-from jaxpaged.inventory import inventory, kv_bytes_per_token
+from jaxpaged.inventory import kv_bytes_per_token
 from jaxpaged.mask_filler import MaskFiller
 from jaxpaged.memory import (
     Device,
     blocks_follow_step,
     claim_share,
-    gib,
     resolve,
     resolve_combination,
     resolve_dtype,
@@ -39,6 +35,7 @@ from jaxpaged.memory import (
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.plan import StepPlan
+from jaxpaged.pool_fit import fitted
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.programs import Programs
 from jaxpaged.progress import Progress, progress_of
@@ -48,12 +45,13 @@ from jaxpaged.roofline import work_of
 from jaxpaged.runner import ModelRunner
 from jaxpaged.sampling_defaults import sampling_defaults
 from jaxpaged.sampling_params import SamplingParams
-from jaxpaged.step_memory import StepMemory, estimate
+from jaxpaged.start_table import start_table
 from jaxpaged.steps import Steps
+from jaxpaged.submissions import Submissions
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
-from jaxpaged.weights.source import localised, shown_name
+from jaxpaged.weights.source import localised
 
 
 class LLMEngine:
@@ -113,7 +111,7 @@ class LLMEngine:
         programs = Programs(model, resolved, bundle=bundle)
         if bundle is None and resolved.warmup and blocks_follow_step(asked, self.device):
             with progress.track("compiling", total=0, unit="program"):  # one, but who counts begins with the others
-                programs = self._plan_memory(asked, programs)
+                programs = fitted(asked, programs, self.device, weight_bytes=self.weight_bytes)
         self._assemble(programs, why)
         self.max_logprobs = asked.max_logprobs
         self._intake = Intake(
@@ -133,19 +131,6 @@ class LLMEngine:
             warm_up(self.runner, self.buckets, progress=progress)
         self.metrics.compiles_at_start = self._compiles.count
         self.startup_s = time.monotonic() - began
-
-    def _plan_memory(self, asked: EngineConfig, programs: Programs) -> Programs:
-        """The programs for as many blocks as fit beside the largest step, by its own analysis; no pool exists yet.
-
-        What a step takes does not depend on the number of blocks, so it is compiled for the least that serves the
-        longest context: once more than without, and only where the blocks follow from it.
-        """
-        model, dtype = programs.model, programs.config.dtype
-        resolved = partial(resolve, asked, model.config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)
-        most = resolved(step=StepMemory(num_bytes=0, source="nothing"))  # the longest context that there may be
-        trial = programs.with_pool(replace(most, num_blocks=most.table_width + 1))
-        step = trial.step_memory(make_buckets(most))
-        return programs if step is None else trial.with_pool(resolved(step=step))
 
     def _assemble(self, programs: Programs, dtype_reason: str) -> None:
         model, config = programs.model, programs.config
@@ -169,8 +154,7 @@ class LLMEngine:
         masks = MaskFiller(vocab=model.config.vocab)
         self.steps = Steps(self.runner, packer, masks, metrics=self.metrics, clock=self._clock, count=self._count)
         self._searches = BeamSearches()
-        self._submitted: dict[str, Answers] = {}  # by the id that they were submitted with
-        self._answers: dict[str, Answers] = {}  # by the id of each request
+        self._submissions = Submissions()
         self._number = 0  # of requests so far
 
     def submit(
@@ -190,13 +174,12 @@ class LLMEngine:
         """
         params, length_penalty = search_of(params or self.default_params)
         check_output_kind(params, output_kind, searches=length_penalty is not None)
-        if request_id in self._submitted:  # its own answer may have ended, not yet those beside it
+        if request_id in self._submissions:  # its own answer may have ended, not yet those beside it
             raise RequestError(name="request id", value=request_id, limit="a request with this id is in flight")
         ids = self._intake.ids_of(prompt, params)
         requests = self.enqueue_all(ids, params, request_id=request_id, length_penalty=length_penalty)
         answers = self.answers(requests, params, output_kind, prompt=prompt if isinstance(prompt, str) else text)
-        self._submitted[answers.id] = answers
-        self._answers.update(dict.fromkeys(answers.ids, answers))
+        self._submissions.add(answers)
         return answers.id
 
     def enqueue(
@@ -281,11 +264,7 @@ class LLMEngine:
     def abort(self, request_id: str) -> bool:
         """End a request now, in any state, with all its answers; their blocks are free at return. False if it was not
         in flight."""
-        answers = self._submitted.pop(request_id, None)
-        ids = (request_id,) if answers is None else answers.ids
-        for name in ids:
-            self._answers.pop(name, None)
-        return any([self._abort(name) for name in ids])
+        return any([self._abort(name) for name in self._submissions.leave(request_id)])
 
     def _abort(self, name: str) -> bool:
         found = self._searches.leave(name, self.scheduler)
@@ -303,20 +282,7 @@ class LLMEngine:
     def step(self) -> list[RequestOutput]:
         """Compute one step; returns the outputs of the requests that moved (as their output kind says), one each. Where
         there are several answers, one before the end holds one of them, with its index."""
-        moved: dict[str, Answers] = {}
-        for event in self.step_tokens():
-            answers = self._answers.get(event.request_id)
-            if answers is None:
-                continue
-            if answers.push(event):
-                self.finish(event.request_id)
-            if answers.finished:
-                del self._submitted[answers.id]
-                for name in answers.ids:
-                    del self._answers[name]
-            moved[answers.told_as(event.request_id)] = answers
-        outputs = (answers.output(name) for name, answers in moved.items())
-        return [output for output in outputs if output is not None]
+        return self._submissions.outputs(self.step_tokens(), finish=self.finish)
 
     def step_tokens(self) -> list[TokenEvent]:
         """The sentence of the engine: plan, pack, execute, commit.
@@ -359,32 +325,16 @@ class LLMEngine:
 
     def describe(self) -> list[tuple[str, str]]:
         """The start-up table: what was chosen, and why."""
-        config, model = self.config, self.model_config
-        weight_bytes, dtype_reason = self.weight_bytes, self._dtype_reason
-        return [
-            ("model", f"{shown_name(config.model)} ({model.architecture})"),
-            ("device", f"{self.device.name} ({self.device.platform}, {jax.device_count()} device)"),
-            *inventory(config, model, self.buckets, weight_bytes=weight_bytes, dtype_reason=dtype_reason),
-            ("step memory", self._step_memory()),
-            ("sampling defaults", self.sampling_defaults.describe()),
-            (
-                "programs",
-                f"of the bundle {config.bundle}" if config.bundle else f"compile cache {self._cache_folder or 'off'}",
-            ),
-            ("ready in", f"{self.startup_s:.1f} s, {self.metrics.compiles_at_start} programs compiled or loaded"),
-        ]
-
-    def _step_memory(self) -> str:
-        """What the largest step takes beside weights and pool, for people; nothing is compiled for it."""
-        config, (largest,) = self.config, self.buckets.base.mixed
-        step = self._programs.step_memory(self.buckets) if self._programs.has_step(largest) else None
-        step = step or estimate(
-            self.model_config,
-            rows=config.max_num_seqs,
-            tokens=config.max_num_batched_tokens,
-            max_model_len=config.max_model_len,
+        return start_table(
+            self._programs,
+            self.buckets,
+            device=self.device,
+            weight_bytes=self.weight_bytes,
+            dtype_reason=self._dtype_reason,
+            cache_folder=self._cache_folder,
+            sampling=self.sampling_defaults.describe(),
+            ready=f"{self.startup_s:.1f} s, {self.metrics.compiles_at_start} programs compiled or loaded",
         )
-        return f"{gib(step.num_bytes)} ({step.source})"
 
     @property
     def pool_is_lost(self) -> bool:

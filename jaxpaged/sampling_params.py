@@ -116,7 +116,7 @@ class SamplingParams:
     logprob_token_ids: Sequence[int] | None = None
     """Report the logprobs of these tokens, and of the chosen one, in place of the likeliest."""
     prompt_logprobs: int | None = None
-    """Likeliest ones for every token of the prompt but the first (0: that token only), with the answer's first token."""
+    """The same of every token of the prompt but the first, 20 at most; told with the answer's first token."""
     presence_penalty: float = 0.0
     """Taken off the logit of each token that the answer holds, from -2 to 2."""
     frequency_penalty: float = 0.0

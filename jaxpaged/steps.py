@@ -45,7 +45,9 @@ class Steps:
         count: Callable[[StepPlan, Sequence[TokenEvent]], None],
     ) -> None:
         self.in_flight: deque[Step] = deque()  # oldest first
-        self._events: list[TokenEvent] = []  # not told yet: more than none only while `advance` runs, or was interrupted
+        self._events: list[
+            TokenEvent
+        ] = []  # not told yet: more than none only while `advance` runs, or was interrupted
         self._runner = runner
         self._packer = packer
         self._masks = masks

@@ -18,7 +18,7 @@ from jaxpaged.tokenize import Tokenizer
 from jaxpaged.tokenizer_files.byte_level import ranked_bpe
 
 SPECIAL = ("<s>", "</s>", "<|call|>")
-_CLOSERS = frozenset(b'"}],:')
+_CLOSERS = frozenset(b'"}],:<')
 
 
 @cache

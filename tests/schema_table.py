@@ -28,7 +28,9 @@ class Case:
 
 def table() -> list[Case]:
     """All of them, each once; more than 300."""
-    cases = [*map(_held, _unique([*_texts(), *_numbers(), *_lists(), *_objects(), *_combined(), *_inner(), *_written()]))]
+    cases = [
+        *map(_held, _unique([*_texts(), *_numbers(), *_lists(), *_objects(), *_combined(), *_inner(), *_written()]))
+    ]
     return [*cases, *_refused()]
 
 
@@ -51,14 +53,18 @@ def _texts() -> list[Schema]:
     lengths = _products({"type": "string"}, {"minLength": [None, 0, 1, 4], "maxLength": [None, 4, 9]})
     patterns = _products(
         {"type": "string"},
-        {"pattern": ["^[a-z]+$", "[0-9]{2}", "^(foo|bar)-\\d$", "^\\w{2,5}$"], "maxLength": [None, 8], "minLength": [None, 2]},
+        {
+            "pattern": ["^[a-z]+$", "[0-9]{2}", "^(foo|bar)-\\d$", "^\\w{2,5}$"],
+            "maxLength": [None, 8],
+            "minLength": [None, 2],
+        },
     )
     formats = [
         {"type": "string", "format": name}
         for name in ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
     ]
     literals = [
-        {"const": "a \"quoted\" text\n"},
+        {"const": 'a "quoted" text\n'},
         {"enum": ["red", "green", "blue", ""]},
         {"type": "string", "enum": ["\u00e9t\u00e9", "\u65e5\u672c", "\U0001f642"]},
         {"enum": ["a", "ab", "abc"], "minLength": 2},
@@ -93,8 +99,18 @@ def _numbers() -> list[Schema]:
         {"type": "number", "multipleOf": 0.25, "minimum": 0, "maximum": 4},
         {"type": "integer", "multipleOf": 7, "exclusiveMinimum": 0, "exclusiveMaximum": 50},
         {"type": "integer", "minimum": -(2**40), "maximum": 2**40},
-        {"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer", "minimum": 3, "exclusiveMinimum": True},
-        {"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer", "maximum": 3, "exclusiveMaximum": False},
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "type": "integer",
+            "minimum": 3,
+            "exclusiveMinimum": True,
+        },
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "type": "integer",
+            "maximum": 3,
+            "exclusiveMaximum": False,
+        },
     ]
     return [*bounds, *exclusive, *literals]
 
@@ -123,10 +139,17 @@ def _lists() -> list[Schema]:
 
 
 def _objects() -> list[Schema]:
-    names = {"id": {"type": "integer", "minimum": 1, "maximum": 99}, "tag": {"enum": ["x", "y"]}, "on": {"type": "boolean"}}
+    names = {
+        "id": {"type": "integer", "minimum": 1, "maximum": 99},
+        "tag": {"enum": ["x", "y"]},
+        "on": {"type": "boolean"},
+    }
     closed = _products(
         {"type": "object", "properties": names},
-        {"required": [None, ["id"], ["tag", "id"], ["id", "tag", "on"]], "additionalProperties": [False, {"type": "null"}]},
+        {
+            "required": [None, ["id"], ["tag", "id"], ["id", "tag", "on"]],
+            "additionalProperties": [False, {"type": "null"}],
+        },
     )
     maps = _products(
         {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 5}},
@@ -138,18 +161,37 @@ def _objects() -> list[Schema]:
     )
     others = [
         {"type": "object", "required": ["a"], "additionalProperties": {"const": 1}, "maxProperties": 2},
-        {"type": "object", "properties": {"n_x": {"type": "null"}}, "patternProperties": {"^n_": {"type": "null"}},
-         "additionalProperties": False, "required": ["n_x"]},
-        {"type": "object", "properties": {"na me": {"const": 1}, "\u00fc\"\\": {"const": 2}}, "required": ["na me", "\u00fc\"\\"],
-         "additionalProperties": False},
+        {
+            "type": "object",
+            "properties": {"n_x": {"type": "null"}},
+            "patternProperties": {"^n_": {"type": "null"}},
+            "additionalProperties": False,
+            "required": ["n_x"],
+        },
+        {
+            "type": "object",
+            "properties": {"na me": {"const": 1}, '\u00fc"\\': {"const": 2}},
+            "required": ["na me", '\u00fc"\\'],
+            "additionalProperties": False,
+        },
         {"const": {"a": [1, 2, {"b": None}], "c": "d"}},
         {"enum": [{"a": 1}, {"a": 2, "b": [True]}]},
-        {"type": "object", "properties": {"never": False, "ever": True}, "required": ["id"], "additionalProperties": False,
-         "patternProperties": {"^id$": {"const": 0}}},
+        {
+            "type": "object",
+            "properties": {"never": False, "ever": True},
+            "required": ["id"],
+            "additionalProperties": False,
+            "patternProperties": {"^id$": {"const": 0}},
+        },
     ]
     deep: Schema = {"type": "integer", "minimum": 0, "maximum": 3}
     for i in range(12):
-        deep = {"type": "object", "properties": {f"level{i}": deep}, "required": [f"level{i}"], "additionalProperties": False}
+        deep = {
+            "type": "object",
+            "properties": {f"level{i}": deep},
+            "required": [f"level{i}"],
+            "additionalProperties": False,
+        }
     wide = {
         "type": "object",
         "properties": {f"field_{i}": {"type": "boolean"} for i in range(40)},
@@ -167,10 +209,16 @@ def _combined() -> list[Schema]:
     both = [
         {"allOf": [{"type": "integer"}, {"minimum": 3}, {"maximum": 8}]},
         {"allOf": [{"type": "string", "minLength": 2}, {"maxLength": 4}]},
-        {"type": "object", "allOf": [{"properties": {"a": small}, "required": ["a"]}, {"properties": {"b": flag}, "required": ["b"]}]},
+        {
+            "type": "object",
+            "allOf": [{"properties": {"a": small}, "required": ["a"]}, {"properties": {"b": flag}, "required": ["b"]}],
+        },
         {"allOf": [{"anyOf": [small, word]}, {"type": "integer"}]},
         {"type": "array", "allOf": [{"items": small}, {"minItems": 1, "maxItems": 2}]},
-        {"anyOf": [{"type": "string", "maxLength": 2}, {"type": "array", "items": small, "maxItems": 2}], "title": "either"},
+        {
+            "anyOf": [{"type": "string", "maxLength": 2}, {"type": "array", "items": small, "maxItems": 2}],
+            "title": "either",
+        },
         {"type": ["integer", "null"], "minimum": 5, "maximum": 6},
         {"type": ["string", "boolean", "null"], "maxLength": 3},
         {"anyOf": [{"const": 1}], "type": "integer"},
@@ -228,19 +276,44 @@ def _written() -> list[Schema]:
     }
     return [
         tree,
-        {"type": "array", "maxItems": 2, "items": {"$ref": "#/definitions/pair"}, "definitions": {"pair": {"enum": [1, 2]}}},
-        {"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"$ref": "#/properties/a"}}, "required": ["a", "b"],
-         "additionalProperties": False},
+        {
+            "type": "array",
+            "maxItems": 2,
+            "items": {"$ref": "#/definitions/pair"},
+            "definitions": {"pair": {"enum": [1, 2]}},
+        },
+        {
+            "type": "object",
+            "properties": {"a": {"enum": [1, 2]}, "b": {"$ref": "#/properties/a"}},
+            "required": ["a", "b"],
+            "additionalProperties": False,
+        },
         {"type": ["array", "null"], "maxItems": 1, "items": {"$ref": "#"}},
         {"$id": "https://schemas.test/it", "$ref": "https://schemas.test/it#/$defs/x", "$defs": {"x": {"const": "x"}}},
         {"$ref": "#/$defs/a~1b%20c", "$defs": {"a/b c": {"type": "boolean"}}},
-        {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "t", "description": "d", "default": 1,
-         "examples": [2], "$comment": "c", "readOnly": True, "deprecated": False, "x-order": 3, "type": "boolean"},
+        {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "t",
+            "description": "d",
+            "default": 1,
+            "examples": [2],
+            "$comment": "c",
+            "readOnly": True,
+            "deprecated": False,
+            "x-order": 3,
+            "type": "boolean",
+        },
         {"type": "integer", "format": "int32", "minimum": 0, "maximum": 3},
         {"type": "array", "items": {"type": "boolean"}, "uniqueItems": False, "maxItems": 2},
         {"type": "array", "items": {"type": "boolean"}, "minContains": 2, "maxItems": 2},
-        {"type": "object", "properties": {"a": {"const": 1}}, "additionalProperties": False, "unevaluatedProperties": True,
-         "propertyNames": {}, "dependentRequired": {}},
+        {
+            "type": "object",
+            "properties": {"a": {"const": 1}},
+            "additionalProperties": False,
+            "unevaluatedProperties": True,
+            "propertyNames": {},
+            "dependentRequired": {},
+        },
         {"type": "boolean", "then": False, "not": False},
         {"type": "null", "if": {"type": "null"}},
         {"minimum": 3, "maximum": 4, "enum": [3, "three"]},

@@ -74,8 +74,12 @@ def main() -> None:
         masks_s = (engine.metrics.mask_s - before) / count
         ratios.append(held / plain)
         load = os.getloadavg()[0]
-        print(f"{plain:.1f} and {held:.1f} tokens/s, {held / plain:.3f}; masks {1e3 * masks_s:.2f} ms a step; load {load:.1f}")
-    print(f"median {statistics.median(ratios):.3f} of {pairs} pairs; compiles after ready {engine.metrics.compiles_after_ready}")
+        print(
+            f"{plain:.1f} and {held:.1f} tokens/s, {held / plain:.3f}; masks {1e3 * masks_s:.2f} ms a step; load {load:.1f}"
+        )
+    print(
+        f"median {statistics.median(ratios):.3f} of {pairs} pairs; compiles after ready {engine.metrics.compiles_after_ready}"
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from jaxpaged.speculation.config import SpeculationConfig
 from jaxpaged.speculation.costs import Costs, StepCosts
 from jaxpaged.speculation.counts import SpeculationCounts
 from jaxpaged.speculation.drafter import NO_GUESS, Drafter, Guess
+from jaxpaged.speculation.forced import ForcedDrafter, Forcing
 from jaxpaged.speculation.ngram import NgramDrafter
 from jaxpaged.speculation.suffix import SuffixDrafter
 
@@ -179,6 +180,11 @@ class Speculator:
         return best
 
     def _drafter_of(self, request: Request) -> Drafter:
+        found = self._lookup_of(request)
+        forcing = next((one for one in request.constraints if isinstance(one, Forcing)), None)
+        return found if forcing is None else ForcedDrafter(found, forcing, prompt=len(request.prompt))
+
+    def _lookup_of(self, request: Request) -> Drafter:
         config = self.config
         if config.method == "ngram":
             return NgramDrafter(shortest=config.prompt_lookup_min, longest=config.prompt_lookup_max)

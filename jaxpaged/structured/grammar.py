@@ -8,11 +8,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import llguidance
-
 from jaxpaged.errors import GrammarError
-from jaxpaged.structured.anchors import unanchored
 from jaxpaged.structured.blame import blamed
+from jaxpaged.structured.expression import expression
 from jaxpaged.structured.library import fault_of
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.structured.schema import Normal, normalised, read_schema
@@ -39,8 +37,7 @@ def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = 
             return _schema_grammar(_ANY_OBJECT, params)
         case "regex":
             assert params.regex is not None
-            grammar = llguidance.LLMatcher.grammar_from_regex(unanchored(params.regex))
-            return _checked(grammar, name="regex", value=params.regex)
+            return _checked(_lark(f"start: {expression(params.regex)}"), name="regex", value=params.regex)
         case "choice":
             assert params.choice is not None
             options = " | ".join(json.dumps(text, ensure_ascii=False) for text in params.choice)
@@ -51,8 +48,7 @@ def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = 
             return _checked(_lark(_as_lark(params.grammar)), name="grammar", value=params.grammar)
         case _:
             assert isinstance(params.structural_tag, str)
-            schemas = partial(_normal, params)
-            grammar = _lark(tags_grammar(params.structural_tag, schemas, special))
+            grammar = _lark(tags_grammar(params.structural_tag, partial(_normal, params), special))
             return _checked(grammar, name="structural_tag", value=params.structural_tag)
 
 

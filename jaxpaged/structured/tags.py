@@ -12,10 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import llguidance
-
 from jaxpaged.errors import GrammarError
-from jaxpaged.structured.anchors import unanchored
+from jaxpaged.structured.expression import expression
 from jaxpaged.structured.schema import child, read_schema
 
 MAX_RULES = 4096
@@ -90,7 +88,7 @@ class _Rules:
                 return self.schema(_part(told, path, "json_schema").get("json_schema", {}), f"{path}.json_schema")
             case "regex":
                 pattern = _string(_part(told, path, "pattern"), "pattern", path)
-                return self.add(f"/{llguidance.regex_to_lark(unanchored(pattern))}/", path)
+                return self.add(expression(pattern), path)
             case "sequence" | "or":
                 inner = _list(_part(told, path, "elements"), "elements", path)
                 parts = [self.form(one, child(f"{path}.elements", i)) for i, one in enumerate(inner)]

@@ -18,8 +18,7 @@ _LONGEST = 256
 class TextEncoder:
     """Text to tokens as the tokenizer makes them, but with nothing put before it, and special tokens' names as text.
 
-    Tokens that do not spell the text, as of a tokenizer that composes characters, are none: the list is empty, and so
-    nothing is forced. Any thread may call it.
+    None where they would not spell the text, as of a tokenizer that composes characters. Any thread may call it.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, tokens: Sequence[bytes]) -> None:
@@ -27,14 +26,13 @@ class TextEncoder:
         self._backend = _in_the_middle(backend)
         self._remembered = lru_cache(_REMEMBERED)(self._encode)
 
-    def __call__(self, text: str) -> list[int]:
-        return list(self._remembered(text) if len(text) <= _LONGEST else self._encode(text))
+    def __call__(self, text: str) -> list[int] | None:
+        ids = self._remembered(text) if len(text) <= _LONGEST else self._encode(text)
+        return None if ids is None else list(ids)
 
-    def _encode(self, text: str) -> tuple[int, ...]:
+    def _encode(self, text: str) -> tuple[int, ...] | None:
         ids = self._backend.encode(text, add_special_tokens=False).ids
-        if b"".join(self._tokens[i] for i in ids) != text.encode():
-            return ()
-        return tuple(ids)
+        return tuple(ids) if b"".join(self._tokens[i] for i in ids) == text.encode() else None
 
 
 def _in_the_middle(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

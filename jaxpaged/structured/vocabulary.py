@@ -31,8 +31,9 @@ class Vocabulary:
             raise no_grammars(error.limit) from None
         tokens += [b""] * (width - len(tokens))
         self.end = len(tokens)
+        told = _Tokens([*tokens, b""], special, self.end, TextEncoder(backend, tokens))
         try:
-            self.trie = llguidance.LLTokenizer(_Tokens([*tokens, b""], special, self.end, TextEncoder(backend, tokens)))
+            self.trie = told.trie = llguidance.LLTokenizer(told)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -51,10 +52,14 @@ class _Tokens:
         self.tokens = tokens
         self.special_token_ids = [*special, end]
         self.eos_token_id = end
+        self.trie: llguidance.LLTokenizer | None = None  # made of this
         self._encode = encode
 
     def __call__(self, text: str) -> list[int]:
-        return self._encode(text)
+        if (ids := self._encode(text)) is not None:
+            return ids
+        assert self.trie is not None
+        return self.trie.greedy_tokenize(text)
 
 
 def no_grammars(limit: str) -> ParameterError:

@@ -73,7 +73,7 @@ def jobs(text: tuple[int, ...]) -> list[Job]:
 def new_scheduler(
     engine: LLMEngine, *, rows: int = 8, tokens: int = 256, blocks: int = 129, prefix: bool = True
 ) -> None:
-    while engine._in_flight:
+    while engine.steps.in_flight:
         engine.step()
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=256, chunk_align=CHUNK_ALIGN, prefix_caching=prefix

@@ -67,7 +67,7 @@ def two_rows(**options: Any) -> StepPlan:
 def test_two_rows() -> None:
     inputs = packer().pack(two_rows(), LAYOUT)
     assert inputs.ints.dtype == np.int32
-    assert inputs.ints.shape == (8 + 5 + 12 * 4 + 2 * 4 * 3,)
+    assert inputs.ints.shape == (8 + 5 + 14 * 4 + 2 * 4 * 3,)
     fields = fields_of(inputs)
     assert fields.token_ids.tolist() == [8, 2, 3, 4, 0, 0, 0, 0]
     assert fields.cu_q_lens.tolist() == [0, 1, 4, 4, 4]

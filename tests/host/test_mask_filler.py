@@ -34,9 +34,7 @@ class Only:
 
 
 def request(name: str, tokens: list[int], prompt: int, *constraints: Only) -> Request:
-    made = Request(
-        id=name, prompt=tuple(tokens[:prompt]), params=SamplingParams(), seed=1, max_tokens=9, tokens=tokens
-    )
+    made = Request(id=name, prompt=tuple(tokens[:prompt]), params=SamplingParams(), seed=1, max_tokens=9, tokens=tokens)
     made.constraints = constraints
     return made
 

@@ -13,8 +13,8 @@ from grammar_walk import constraint_of, mask_after, small_tokenizer, text_of, wa
 from schema_table import table
 from tokenizer_folders import KINDS
 
-from jaxpaged.errors import GrammarError, ParameterError
 from jaxpaged.answer_end import AnswerEnd
+from jaxpaged.errors import GrammarError, ParameterError
 from jaxpaged.structured.grammars import Grammars
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
@@ -67,7 +67,8 @@ def test_whitespace_of_a_pattern() -> None:
 def test_the_mask_is_a_function_of_the_answer_alone() -> None:
     """However the answer came to be: on and on, back and forth, or at once, as after a preemption."""
     tokenizer, rng = small_tokenizer(), random.Random(3)
-    schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 9}, "n": {"type": "integer"}}}
+    properties = {"name": {"type": "string", "minLength": 6, "maxLength": 9}, "n": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": ["name", "n"]}
     expected: dict[int, np.ndarray] = {}
     output, _ = walk(
         constraint_of(tokenizer, json=schema),
@@ -144,14 +145,15 @@ def test_the_model_may_have_more_or_fewer_logits_than_there_are_tokens(more: int
     bits = np.unpackbits(mask.view(np.uint8), bitorder="little").astype(bool)
     assert not bits[min(width, tokenizer.vocab_size) :].any()
     assert bits[tokenizer.encode("{")[0]]
-    constraint.fill(tokenizer.encode("{}"), mask)  # and ends that it has no logits of are none
+    assert mask_after(constraint, tokenizer.encode("{}"), width).any()  # and ends that it has no logits of are none
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# t5's letters are not all tokens, nor are there bytes: an answer may come to where it cannot go on
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"t5"}))
 def test_tokens_of_every_kind_of_tokenizer(kind: str, tmp_path: Any) -> None:
     tokenizer = Tokenizer.load(KINDS[kind](tmp_path / kind).path)
     rng = random.Random(kind)
-    choices = ["yes", "the other one", "größer 日本", "  two spaces", "{}\n[]"]
+    choices = ["the same text", "an older folder", "  two spaces", "größer 日本", "{}\n[]"]
     ends = tokenizer.eos_ids or (0,)
     texts = set()
     for _ in range(12):

@@ -14,17 +14,71 @@ from jaxpaged.structured.schema import MAX_DEPTH, MAX_PARTS, normalised, read_sc
 
 CASES = table()
 # draft 2020-12's vocabularies, https://json-schema.org/draft/2020-12, and what older drafts had beside them
-VOCABULARY = """
-$id $schema $ref $anchor $dynamicRef $dynamicAnchor $vocabulary $comment $defs
-prefixItems items contains additionalProperties properties patternProperties dependentSchemas propertyNames
-if then else allOf anyOf oneOf not
-unevaluatedItems unevaluatedProperties
-type const enum multipleOf maximum exclusiveMaximum minimum exclusiveMinimum maxLength minLength pattern maxItems
-minItems uniqueItems maxContains minContains maxProperties minProperties required dependentRequired
-title description default deprecated readOnly writeOnly examples
-format contentEncoding contentMediaType contentSchema
-definitions dependencies additionalItems id $recursiveRef $recursiveAnchor
-""".split()
+VOCABULARY = [
+    "$id",
+    "$schema",
+    "$ref",
+    "$anchor",
+    "$dynamicRef",
+    "$dynamicAnchor",
+    "$vocabulary",
+    "$comment",
+    "$defs",
+    "prefixItems",
+    "items",
+    "contains",
+    "additionalProperties",
+    "properties",
+    "patternProperties",
+    "dependentSchemas",
+    "propertyNames",
+    "if",
+    "then",
+    "else",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "type",
+    "const",
+    "enum",
+    "multipleOf",
+    "maximum",
+    "exclusiveMaximum",
+    "minimum",
+    "exclusiveMinimum",
+    "maxLength",
+    "minLength",
+    "pattern",
+    "maxItems",
+    "minItems",
+    "uniqueItems",
+    "maxContains",
+    "minContains",
+    "maxProperties",
+    "minProperties",
+    "required",
+    "dependentRequired",
+    "title",
+    "description",
+    "default",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "examples",
+    "format",
+    "contentEncoding",
+    "contentMediaType",
+    "contentSchema",
+    "definitions",
+    "dependencies",
+    "additionalItems",
+    "id",
+    "$recursiveRef",
+    "$recursiveAnchor",
+]
 
 
 def kept(schema: dict[str, Any], **options: bool) -> Any:
@@ -86,7 +140,11 @@ def test_what_is_kept_is_enforced_and_all_that_is(case: Any) -> None:
 def test_references_are_followed_and_definitions_flat() -> None:
     schema = {
         "properties": {"a": {"$ref": "#/$defs/a~1b%20c"}, "b": {"$ref": "#/$defs/a~1b%20c"}, "c": {"$ref": "#"}},
-        "$defs": {"a/b c": {"anyOf": [{"$ref": "#/$defs/d"}, {"type": "null"}]}, "d": {"const": 1}, "unused": {"not": {}}},
+        "$defs": {
+            "a/b c": {"anyOf": [{"$ref": "#/$defs/d"}, {"type": "null"}]},
+            "d": {"const": 1},
+            "unused": {"not": {}},
+        },
     }
     made = normalised(schema)
     assert made.schema["properties"] == {"a": {"$ref": "#/$defs/d0"}, "b": {"$ref": "#/$defs/d0"}, "c": {"$ref": "#"}}
@@ -138,7 +196,9 @@ def test_what_is_no_schema(text: str, said: str) -> None:
 
 
 def test_closed_objects_have_named_properties_alone() -> None:
-    schema = {"properties": {"a": {"patternProperties": {"b": True}}, "c": {"properties": {}, "additionalProperties": True}}}
+    schema = {
+        "properties": {"a": {"patternProperties": {"b": True}}, "c": {"properties": {}, "additionalProperties": True}}
+    }
     closed = kept(schema, closed=True)
     assert closed["additionalProperties"] is False
     assert closed["properties"]["a"]["additionalProperties"] is False

@@ -1,8 +1,19 @@
-"""Anchors of expressions that a whole answer matches. [host half: no jax]"""
+"""Expressions that a whole answer matches. [host half: no jax]"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+import llguidance
+
+
+def expression(pattern: str) -> str:
+    """A regular expression as a terminal in Lark's way of writing.
+
+    \\d and \\w are of ASCII, as in a schema's `pattern`, and as in vLLM's other libraries.
+    """
+    bare = unanchored(pattern)
+    return f"/{llguidance.regex_to_lark(bare, 'dw')}/" if bare else '""'
 
 
 def unanchored(pattern: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jaxpaged.structured.anchors import unanchored
+from jaxpaged.structured.expression import unanchored
 
 
 @pytest.mark.parametrize(
