@@ -56,7 +56,7 @@ async def check_async() -> None:
     client = instructor.from_openai(AsyncOpenAI(**SERVER), mode=instructor.Mode.JSON_SCHEMA)
     orders = await asyncio.gather(*(client.chat.completions.create(response_model=Order, **ASKED) for _ in range(4)))
     for order in orders:
-        equal(order, orders[0])
+        equal(order.model_dump(), orders[0].model_dump())
 
 
 if __name__ == "__main__":
