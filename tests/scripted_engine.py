@@ -85,17 +85,21 @@ class ScriptedStream:
     def _items(self, count: int) -> list[Item]:
         longest = (self.engine.info or INFO).max_model_len - len(self.ids)
         most = min(self.params.max_tokens or longest, longest)
+        script = self.engine.script
+        if script is not None:
+            most = min(most, len(script))
         items = []
         for i in range(self.sent, min(self.sent + count, most)):
-            token = next_token(self.ids, i)
+            token = next_token(self.ids, i) if script is None else script[i]
             last = i + 1 == most
-            stopped = token in self.params.stop_ids
+            by_id = token in self.params.stop_ids
+            stopped = by_id or (script is not None and i + 1 == len(script))
             items.append(
                 Item(
                     id=0,
                     token=token,
                     finish="stop" if stopped else "length" if last else None,
-                    stop_reason=token if stopped else None,
+                    stop_reason=token if by_id else None,
                     num_cached=4 if i == 0 and len(self.ids) > 4 else 0,
                     logprobs=self._logprobs(token) if self._tells_logprobs() else None,
                     prompt_logprobs=self._prompt_logprobs() if i == 0 else None,
@@ -125,9 +129,12 @@ class ScriptedStream:
 
 
 class ScriptedEngine:
-    """Stands in for an `EngineSupervisor`. pace: how many tokens a stream gets when it asks, after waiting."""
+    """Stands in for an `EngineSupervisor`. pace: how many tokens a stream gets when it asks, after waiting. script: the
+    tokens of every answer, the last of which is its end, in place of those of the rule."""
 
-    def __init__(self, pace: Callable[[ScriptedStream], Any] | None = None) -> None:
+    def __init__(
+        self, pace: Callable[[ScriptedStream], Any] | None = None, *, script: Sequence[int] | None = None
+    ) -> None:
         self.state = EngineState(phase="ready")
         self.info: EngineInfo | None = INFO
         self.beat: Beat | None = BEAT
@@ -137,6 +144,7 @@ class ScriptedEngine:
         self.forks: list[int] = []  # how many requests came together
         self.searches: list[float] = []  # the length penalties of beam searches
         self._pace = pace
+        self.script = script
         self.gone: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
     async def pace(self, stream: ScriptedStream) -> int:

@@ -57,7 +57,8 @@ class Job:
     flight, headers: of the HTTP request; model: the name it was asked for by. asked_tokens: of an answer, by the
     request itself: they must fit, where a default of the server's is cut to what fits.
     stream_interval: tokens that a stream gathers after its first one. alternatives: log probabilities that are told
-    beside each token of an answer, None where none are.
+    beside each token of an answer, None where none are. shown: special tokens that are part of the
+    text.
     """
 
     flight: Flight
@@ -75,6 +76,7 @@ class Job:
     deadline: float
     stream_interval: int
     alternatives: int | None
+    shown: frozenset[int] = frozenset()
 
     @property
     def prompt_tokens(self) -> int:
@@ -169,7 +171,12 @@ class Answer:
             arrival_s=time.monotonic(),
         )
         self.completion = Completion(
-            self.request, services.text.tokenizer, prompt=self.prompt.text, kind=job.kind, clock=time.monotonic
+            self.request,
+            services.text.tokenizer,
+            prompt=self.prompt.text,
+            kind=job.kind,
+            clock=time.monotonic,
+            shown=job.shown,
         )
         self.num_tokens = 0
         self.prompt_logprobs: Sequence[Pairs | None] | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from jaxpaged.dialects.dialect import Dialect, dialect_of
 from jaxpaged_server.access.keys import Key, Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.api.status import MAX_STEPS
@@ -52,9 +53,16 @@ class Services:
     last_beat: float = 0.0  # of the engine, on the monotonic clock
     draining: bool = False
     pool_view: PoolView = field(init=False)
+    dialect: Dialect = field(init=False)
+    markup: frozenset[int] = field(init=False)  # special tokens that the dialect consists of
 
     def __post_init__(self) -> None:
         self.pool_view = PoolView(self.engine)
+        settings = self.settings
+        self.dialect = dialect_of(
+            tool_call_parser=settings.tool_call_parser, reasoning_parser=settings.reasoning_parser
+        )
+        self.markup = self.text.tokenizer.ids_within(self.dialect.marks)
 
     async def close(self) -> None:
         """End what has threads and processes, the engine excepted; what is still to be told is told."""

@@ -93,6 +93,14 @@ class ServerConfig:
     """Role of the answers in a chat."""
     default_chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables of the chat template, as JSON; those of a request come before them."""
+    enable_auto_tool_choice: bool = False
+    """Let the model choose whether to call a tool; needs tool_call_parser."""
+    tool_call_parser: str | None = None
+    """How the model writes calls of tools, as in hermes or llama3_json."""
+    reasoning_parser: str | None = None
+    """How the model marks what it thinks before it answers, as in deepseek_r1 or qwen3."""
+    exclude_tools_when_tool_choice_none: bool = False
+    """Show the model no tools where a request has them and tool_choice is none."""
     enable_log_requests: bool = False
     """Log a line per request when it ends; never its text."""
     disable_log_stats: bool = False
@@ -142,6 +150,7 @@ class ServerConfig:
         check.template_file(self.chat_template)
         check.sockets(self.uds, self.admin_socket)
         check.url("otlp_traces_endpoint", self.otlp_traces_endpoint)
+        check.dialect(self.tool_call_parser, self.reasoning_parser, auto=self.enable_auto_tool_choice)
         check.word("log_level", self.log_level, ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
         check.word("log_format", self.log_format, ("text", "json"))
         check.tls(
@@ -200,6 +209,8 @@ class ServerConfig:
 _SWITCHES = (
     "enable_ssl_refresh",
     "trust_request_chat_template",
+    "enable_auto_tool_choice",
+    "exclude_tools_when_tool_choice_none",
     "enable_log_requests",
     "disable_log_stats",
     "kv_cache_metrics",

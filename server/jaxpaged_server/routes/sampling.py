@@ -103,8 +103,9 @@ def make_job(
     *,
     asked_tokens: int | None,
     deadline: float,
+    shown: frozenset[int] = frozenset(),
 ) -> Job:
-    """The job of a request. asked_tokens, deadline: see `Job`.
+    """The job of a request. asked_tokens, deadline, shown: see `Job`.
 
     Raises ParameterError for stream options without a stream.
     """
@@ -127,6 +128,7 @@ def make_job(
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL_ONLY,
         salt=key.namespace(body.cache_salt),
         deadline=deadline,
+        shown=shown,
         stream_interval=max(services.settings.stream_interval, body.stream_interval or 1),
         alternatives=_alternatives(params, services.info().vocab),
     )
