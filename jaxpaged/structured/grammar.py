@@ -48,8 +48,7 @@ def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = 
             return _checked(_lark(_as_lark(params.grammar)), name="grammar", value=params.grammar)
         case _:
             assert isinstance(params.structural_tag, str)
-            schemas = partial(_normal, params)
-            grammar = _lark(tags_grammar(params.structural_tag, schemas, special))
+            grammar = _lark(tags_grammar(params.structural_tag, partial(_normal, params), special))
             return _checked(grammar, name="structural_tag", value=params.structural_tag)
 
 

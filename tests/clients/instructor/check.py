@@ -34,6 +34,7 @@ def main() -> None:
     client = instructor.from_openai(OpenAI(**SERVER), mode=instructor.Mode.JSON_SCHEMA)
     check_schema(client)
     check_partial(client)
+    check_tools()
     asyncio.run(check_async())
 
 
@@ -52,11 +53,22 @@ def check_partial(client: Any) -> None:
     check_order(told[-1].model_dump_json())
 
 
+def check_tools() -> None:
+    """Its default: a call of a tool that stands for the type."""
+    client = instructor.from_openai(OpenAI(**SERVER), mode=instructor.Mode.TOOLS)
+    order, reply = client.chat.completions.create_with_completion(response_model=Order, **ASKED)
+    assert isinstance(order, Order)
+    (call,) = reply.choices[0].message.tool_calls or []
+    check_order(call.function.arguments)
+    told = list(client.chat.completions.create_partial(response_model=Order, **ASKED))
+    equal(told[-1].model_dump(), order.model_dump())
+
+
 async def check_async() -> None:
     client = instructor.from_openai(AsyncOpenAI(**SERVER), mode=instructor.Mode.JSON_SCHEMA)
     orders = await asyncio.gather(*(client.chat.completions.create(response_model=Order, **ASKED) for _ in range(4)))
     for order in orders:
-        equal(order, orders[0])
+        equal(order.model_dump(), orders[0].model_dump())
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def main() -> None:
     check_batch(model)
     check_logprobs(model)
     check_structured(ChatOpenAI(**{**OPTIONS, "max_tokens": 512}))
+    check_tools(ChatOpenAI(**{**OPTIONS, "max_tokens": 512}))
     asyncio.run(check_async(model))
     check_completions()
     check_errors()
@@ -100,6 +101,24 @@ def check_structured(model: ChatOpenAI) -> None:
     equal(plain.invoke(MESSAGES), json.loads(wanted))
     *_, last = plain.stream(MESSAGES)
     equal(last, json.loads(wanted))
+
+
+def check_tools(model: ChatOpenAI) -> None:
+    """A tool that must be called: by its name, or because there is no other; and one that stands for a type."""
+    place = {"name": "place", "description": "Place an order.", "parameters": EXPECTED["structured"]["schema"]}
+    tools = [{"type": "function", "function": place}]
+    for choice in ("place", "any"):
+        bound: Any = model.bind_tools(tools, tool_choice=choice, parallel_tool_calls=False)
+        (call,) = bound.invoke(MESSAGES).tool_calls
+        equal(call["name"], "place")
+        check_order(json.dumps(call["args"]))
+        chunks = list(bound.stream(MESSAGES))
+        whole = chunks[0]
+        for chunk in chunks[1:]:
+            whole = whole + chunk
+        equal([(each["name"], each["args"]) for each in whole.tool_calls], [("place", call["args"])])
+    found = model.with_structured_output(Order, method="function_calling").invoke(MESSAGES)
+    assert isinstance(found, Order)
 
 
 async def check_async(model: ChatOpenAI) -> None:

@@ -31,6 +31,7 @@ def main() -> None:
     check_text()
     check_native()
     check_prompted()
+    check_tool_output()
     asyncio.run(check_stream())
 
 
@@ -60,6 +61,14 @@ def check_prompted() -> None:
     told = model(supports_json_object_output=False)
     agent = Agent(told, output_type=PromptedOutput(Order), retries=0, model_settings={**GREEDY, "extra_body": form})
     assert isinstance(agent.run_sync(PROMPT).output, Order)
+
+
+def check_tool_output() -> None:
+    """Its default: a tool that must be called with the result."""
+    agent = Agent(model(), output_type=Order, retries=0, model_settings={**GREEDY, "parallel_tool_calls": False})
+    result = agent.run_sync(PROMPT)
+    assert isinstance(result.output, Order)
+    equal(result.usage().requests, 1)
 
 
 async def check_stream() -> None:
