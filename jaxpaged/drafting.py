@@ -53,10 +53,10 @@ class Drafting:
         if self._roster.waiting:
             return False  # who is admitted next has the rows
         running = [request for request in self._roster.running if not request.rests]
-        requests = [request for request in running if request.num_uncomputed == 1 and not request.held]
+        requests = [request for request in running if request.num_uncomputed == 1 and _goes_on_alone(request)]
         if len(requests) < len(running):
-            return False  # prompts take the rest of the step
-        room = min(self._config.max_rows, self._config.max_step_tokens) - len(requests)
+            return False  # prompts and forks take the rest of the step
+        room = min(self._config.max_rows, self._config.max_step_tokens) - self._roster.num_claims
         return self.speculator.worth_waiting(requests, room, self._charge(buckets, len(requests)))
 
     def launched(self) -> None:
@@ -75,7 +75,7 @@ class Drafting:
         """The rows of a step, with drafted ones behind those that they follow."""
         if self._in_flight or not all(row.length for row in rows):  # rows without a token draw where others do
             return list(rows)
-        single = [row for row in rows if row.length == 1 and row.samples and not row.request.held]
+        single = [row for row in rows if row.length == 1 and row.samples and _goes_on_alone(row.request)]
         if not single:
             return list(rows)
         num_tokens, num_rows = sum(row.length for row in rows), len(rows)
@@ -117,3 +117,9 @@ class Drafting:
             cache.grow(request, end)
             return count
         return max(0, len(request.block_ids[0]) * cache.block_size - request.num_tokens)
+
+
+def _goes_on_alone(request: Request) -> bool:
+    """Whether what it draws is its next token: no other request forks from it now, and it is no beam, which goes on
+    with a token that is chosen."""
+    return not request.followers and not request.held

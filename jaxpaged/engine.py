@@ -47,6 +47,7 @@ from jaxpaged.sampling_defaults import sampling_defaults
 from jaxpaged.sampling_params import SamplingParams
 from jaxpaged.start_table import start_table
 from jaxpaged.steps import Steps
+from jaxpaged.submissions import Submissions
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
@@ -153,8 +154,7 @@ class LLMEngine:
         masks = MaskFiller(vocab=model.config.vocab)
         self.steps = Steps(self.runner, packer, masks, metrics=self.metrics, clock=self._clock, count=self._count)
         self._searches = BeamSearches()
-        self._submitted: dict[str, Answers] = {}  # by the id that they were submitted with
-        self._answers: dict[str, Answers] = {}  # by the id of each request
+        self._submissions = Submissions()
         self._number = 0  # of requests so far
 
     def submit(
@@ -174,13 +174,12 @@ class LLMEngine:
         """
         params, length_penalty = search_of(params or self.default_params)
         check_output_kind(params, output_kind, searches=length_penalty is not None)
-        if request_id in self._submitted:  # its own answer may have ended, not yet those beside it
+        if request_id in self._submissions:  # its own answer may have ended, not yet those beside it
             raise RequestError(name="request id", value=request_id, limit="a request with this id is in flight")
         ids = self._intake.ids_of(prompt, params)
         requests = self.enqueue_all(ids, params, request_id=request_id, length_penalty=length_penalty)
         answers = self.answers(requests, params, output_kind, prompt=prompt if isinstance(prompt, str) else text)
-        self._submitted[answers.id] = answers
-        self._answers.update(dict.fromkeys(answers.ids, answers))
+        self._submissions.add(answers)
         return answers.id
 
     def enqueue(
@@ -249,7 +248,7 @@ class LLMEngine:
     def answers(
         self, requests: Sequence[Request], params: SamplingParams, kind: OutputKind, *, prompt: str | None
     ) -> Answers:
-        """The text side of what `enqueue_all` queued with `params`; any thread may use it. prompt: its text, if known."""
+        """The text side of what `enqueue_all` queued; any thread may use it. prompt: its text, if known."""
         return Answers([self.completion(request, kind, prompt=prompt) for request in requests], params)
 
     def check(
@@ -265,11 +264,8 @@ class LLMEngine:
     def abort(self, request_id: str) -> bool:
         """End a request now, in any state, with all its answers; their blocks are free at return. False if it was not
         in flight."""
-        answers = self._submitted.pop(request_id, None)
-        ids = (request_id,) if answers is None else answers.ids
-        for name in ids:
-            self._answers.pop(name, None)
-        return any([self._abort(name) for name in ids])
+        found = [self._abort(name) for name in self._submissions.leave(request_id)]
+        return any(found)
 
     def _abort(self, name: str) -> bool:
         found = self._searches.leave(name, self.scheduler)
@@ -287,20 +283,7 @@ class LLMEngine:
     def step(self) -> list[RequestOutput]:
         """Compute one step; returns the outputs of the requests that moved (as their output kind says), one each. Where
         there are several answers, one before the end holds one of them, with its index."""
-        moved: dict[str, Answers] = {}
-        for event in self.step_tokens():
-            answers = self._answers.get(event.request_id)
-            if answers is None:
-                continue
-            if answers.push(event):
-                self.finish(event.request_id)
-            if answers.finished:
-                del self._submitted[answers.id]
-                for name in answers.ids:
-                    del self._answers[name]
-            moved[answers.told_as(event.request_id)] = answers
-        outputs = (answers.output(name) for name, answers in moved.items())
-        return [output for output in outputs if output is not None]
+        return self._submissions.outputs(self.step_tokens(), finish=self.finish)
 
     def step_tokens(self) -> list[TokenEvent]:
         """The sentence of the engine: plan, pack, execute, commit.

@@ -33,7 +33,7 @@ from jaxpaged.scoring import Scored, pick, score
 from jaxpaged.step_memory import StepMemory, options_bytes
 from jaxpaged.tuning import user_tuning
 from jaxpaged.weights.load import LoadedModel
-from jaxpaged.wide_logprobs import WIDE_ROWS, pick_logprobs
+from jaxpaged.wide_logprobs import WIDE_ROWS, pick_logits
 from pallas_kernels.backend import Backend
 from pallas_kernels.tuning import NO_TUNING, Table
 
@@ -114,7 +114,7 @@ class Programs:
         if name in self.compiled:
             return self.compiled[name]
         logits = jax.ShapeDtypeStruct((rows, self.model.config.vocab), jnp.float32)
-        return self._program(name, pick_logprobs, (logits, _int32(WIDE_ROWS)), donate=None, results=0)
+        return self._program(name, pick_logits, (logits, _int32(WIDE_ROWS)), donate=None, results=(0, 0))
 
     def picker(self, tokens: int) -> jax.stages.Compiled:
         """Picks the hidden vectors that are scored out of a step of `tokens` tokens."""
@@ -242,8 +242,8 @@ def run_model(
     """The model's part of a step, traced: writes K and V of its tokens into the pool.
 
     last_tokens: i32[seats + 1], drawn by earlier steps. ints: i32[num_ints] as `layout` says. Returns the pool, the
-    logits f32[S, V] of the token that each row draws after, these tokens and the rows' seats (i32[S] both), the rows' options for the
-    sampler, and the hidden vectors f32[T, E] of all tokens.
+    logits f32[S, V] of the token that each row draws after, these tokens and the rows' seats (i32[S] both), the rows'
+    options for the sampler, and the hidden vectors f32[T, E] of all tokens.
     """
     fields = unpack(ints, layout, lambda bits: lax.bitcast_convert_type(bits, jnp.float32))
     context = make_context(

@@ -58,10 +58,6 @@ def check_params(params: SamplingParams, *, vocab: int, max_logprobs: int = MAX_
             limit=f"a request may ask for {most} a token at most",
             fix="Name tokens in logprob_token_ids, or raise the engine's max_logprobs (-1: the whole vocabulary)",
         )
-    for name in ("n", "best_of"):
-        if (getattr(params, name) or 1) > 1:
-            fix = "Submit the prompt several times, with other seeds"
-            raise ParameterError(name=name, value=getattr(params, name), limit="a request has one answer", fix=fix)
 
 
 def context_limit(max_model_len: int) -> str:

@@ -20,33 +20,37 @@ WIDE_ROWS = 8
 """Rows that the program picks at a time."""
 
 
-def pick_logprobs(logits: Array, places: Array) -> Array:
-    """Log probabilities f32[R, V] of the rows at these places, i32[R], of a step's logits f32[S, V]."""
-    picked = logits.at[places].get(mode="clip")
+def pick_logits(logits: Array, places: Array) -> tuple[Array, Array]:
+    """The rows at these places, i32[R], of a step's logits f32[S, V], and what makes log probabilities of them where it
+    is taken off: f32[R, V] and f32[R]. Logits are told apart that their log probabilities do not tell apart."""
+    picked = logits.at[places].get(mode="clip")  # [R, V]
     largest = jnp.max(picked, axis=1, keepdims=True)
-    return picked - (largest + jnp.log(jnp.sum(jnp.exp(picked - largest), axis=1, keepdims=True)))
+    denominator = largest + jnp.log(jnp.sum(jnp.exp(picked - largest), axis=1, keepdims=True))
+    return picked, denominator[:, 0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WideLogprobs:
-    """Those of a step, still on the device: WIDE_ROWS of the rows, f32[WIDE_ROWS, V], in each slice."""
+    """Those of a step, still on the device: what `pick_logits` gave for WIDE_ROWS of the rows at a time."""
 
     rows: tuple[int, ...]
-    slices: tuple[Array, ...]
+    slices: tuple[tuple[Array, Array], ...]
 
     def of(self, row: int, token: int, params: SamplingParams) -> dict[int, Logprob]:
         """What a row of the step tells of the token that it drew, and of those that `params` asks for."""
-        place = self.rows.index(row)
-        logprobs = np.asarray(self.slices[place // WIDE_ROWS])[place % WIDE_ROWS]
-        own = logprobs[token]
-        rank = 1 + int((logprobs > own).sum()) + int((logprobs[:token] == own).sum())
+        piece, place = divmod(self.rows.index(row), WIDE_ROWS)
+        picked, denominators = self.slices[piece]
+        logits = np.asarray(picked)[place]  # [V]
+        logprobs = logits - np.asarray(denominators)[place]
+        own = logits[token]
+        rank = 1 + int((logits > own).sum()) + int((logits[:token] == own).sum())
         if params.logprob_token_ids is not None:
             named = {t: Logprob(logprob=float(logprobs[t])) for t in params.logprob_token_ids}
-            return named | {token: Logprob(logprob=float(own), rank=rank)}
+            return named | {token: Logprob(logprob=float(logprobs[token]), rank=rank)}
         assert params.logprobs is not None, "a row that asks for nothing has nothing to tell"
-        count = len(logprobs) if params.logprobs == -1 else min(params.logprobs, len(logprobs))
-        ids = _likeliest(logprobs, count)
-        return by_token(token, float(own), rank, ids.tolist(), logprobs[ids].tolist(), count=count)
+        count = len(logits) if params.logprobs == -1 else min(params.logprobs, len(logits))
+        ids = _likeliest(logits, count)
+        return by_token(token, float(logprobs[token]), rank, ids.tolist(), logprobs[ids].tolist(), count=count)
 
 
 def slices_of(rows: Sequence[int]) -> Iterator[np.ndarray]:
@@ -56,11 +60,11 @@ def slices_of(rows: Sequence[int]) -> Iterator[np.ndarray]:
         yield np.pad(part, (0, WIDE_ROWS - len(part)))
 
 
-def _likeliest(logprobs: np.ndarray, count: int) -> np.ndarray:
+def _likeliest(logits: np.ndarray, count: int) -> np.ndarray:
     """The ids of the `count` largest, the lower id first among equals."""
-    if count < len(logprobs):
-        edge = np.partition(logprobs, len(logprobs) - count)[len(logprobs) - count]
-        ids = np.flatnonzero(logprobs >= edge)  # more than `count` where some equal the edge
+    if count < len(logits):
+        edge = np.partition(logits, len(logits) - count)[len(logits) - count]
+        ids = np.flatnonzero(logits >= edge)  # more than `count` where some equal the edge
     else:
-        ids = np.arange(len(logprobs))
-    return ids[np.argsort(-logprobs[ids], kind="stable")][:count]
+        ids = np.arange(len(logits))
+    return ids[np.argsort(-logits[ids], kind="stable")][:count]

@@ -28,8 +28,8 @@ Prompts = Sequence[tuple[int, ...]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
     """All prompts served once. seconds: from the first submission to the last token. rows: of requests, summed over
-    steps; guesses are not counted. costs: seconds, as the speculator learned them: of a step of one row that did not wait
-    for the one before it, of a further row, and of waiting."""
+    steps; guesses are not counted. costs: seconds, as the speculator learned them: of a step of one row that did not
+    wait for the one before it, of a further row, and of waiting."""
 
     answers: tuple[tuple[int, ...], ...]
     seconds: float

@@ -1,4 +1,4 @@
-"""Beam search: equal to a search in NumPy over the whole vocabulary, and to transformers' where both define it alike."""
+"""Beam search: equal to a search in NumPy over the whole vocabulary, to transformers' where both define it alike."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def jobs(text: tuple[int, ...]) -> list[Job]:
 def new_scheduler(
     engine: LLMEngine, *, rows: int = 8, tokens: int = 256, blocks: int = 129, prefix: bool = True
 ) -> None:
-    while engine._in_flight:
+    while engine.steps.in_flight:
         engine.step()
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=256, chunk_align=CHUNK_ALIGN, prefix_caching=prefix
@@ -228,9 +228,13 @@ async def test_the_async_engine_tells_all_answers(loose: LLMEngine, text: tuple[
             last[output.outputs[0].index] = output.outputs[0].token_ids
         assert [last[i] for i in range(3)] == answers_of(whole)
         long = replace(params, max_tokens=100)
-        with pytest.raises(EngineError, match="aborted"):
+
+        async def abort_at_once() -> None:
             async for output in served.generate(text[:50], long, request_id="mine"):
                 await served.abort(output.request_id)
+
+        with pytest.raises(EngineError, match="aborted"):
+            await abort_at_once()
         await served.drain()
         assert not loose.has_unfinished
 

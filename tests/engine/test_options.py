@@ -53,7 +53,7 @@ def llm() -> LLM:
         max_model_len=128,
         max_num_seqs=8,
         max_num_batched_tokens=128,
-        num_gpu_blocks_override=33,
+        num_gpu_blocks_override=17,
         block_size=16,
         compile_cache="off",
         max_logprobs=-1,
@@ -74,7 +74,7 @@ def params_of(options: Mapping[str, Any], vocab: int, rng: random.Random) -> Sam
         chosen["allowed_token_ids"] = rng.sample(range(vocab), vocab // 2)
     if chosen["logprob_token_ids"]:
         chosen["logprobs"] = None
-    return SamplingParams(max_tokens=12, **chosen)
+    return SamplingParams(max_tokens=20, **chosen)
 
 
 def asked_of(engine: LLMEngine, params: SamplingParams, prompt: Sequence[int], seed: int) -> Asked:
@@ -114,7 +114,7 @@ def test_pairs_of_options_equal_the_oracle(engine: LLMEngine) -> None:
     work: list[tuple[tuple[int, ...], SamplingParams]] = []
     for options in all_pairs(OPTIONS, seed=1) * 2:
         start = rng.randrange(len(text) - 80)
-        prompt = text[:48] if rng.random() < 0.5 else []  # a prefix that others have as well
+        prompt = text[:32] if rng.random() < 0.75 else []  # a prefix that others have as well
         work.append(((*prompt, *text[start : start + rng.randint(1, 40)]), params_of(options, vocab, rng)))
     compiles = engine.metrics.compiles_after_ready
     outputs, seen = run(engine, work)
@@ -230,7 +230,7 @@ def test_thinking_ends_in_time(llm: LLM) -> None:
 
 def test_the_bundled_model_has_no_tags_of_its_own() -> None:
     small = LLM(max_model_len=64, warmup=False, compile_cache="off")
-    with pytest.raises(ParameterError, match="thinking_token_budget is 5: nothing tells .*reasoning_config"):
+    with pytest.raises(ParameterError, match=r"thinking_token_budget is 5: nothing tells .*reasoning_config"):
         small.generate("x", SamplingParams(thinking_token_budget=5), use_tqdm=False)
 
 
@@ -242,7 +242,7 @@ def test_no_text_where_none_is_asked_for(llm: LLM) -> None:
     assert (silent.text, bool(told.text)) == ("", True)
     assert silent.logprobs is not None
     assert {one.decoded_token for place in silent.logprobs for one in place.values()} == {None}
-    with pytest.raises(ParameterError, match="stop is .*without detokenize"):
+    with pytest.raises(ParameterError, match=r"stop is .*without detokenize"):
         SamplingParams(stop="a", detokenize=False)
 
 

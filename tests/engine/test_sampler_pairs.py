@@ -22,7 +22,7 @@ from jaxpaged.request import Request
 from jaxpaged.sampler import Sampled, SamplingRows, sample, uniforms
 from jaxpaged.sampling_params import MAX_BIASES, SamplingParams
 from jaxpaged.think_tags import ThinkTags
-from jaxpaged.wide_logprobs import WideLogprobs, pick_logprobs, slices_of
+from jaxpaged.wide_logprobs import WideLogprobs, pick_logits, slices_of
 
 ROWS, LONGEST = 16, 32
 LIKELY = 12  # tokens from 0 on, of which all is made: likelier than all others
@@ -48,7 +48,7 @@ OPTIONS: Mapping[str, Sequence[Any]] = {
 }
 
 jitted: Callable[..., Sampled] = jax.jit(sample)
-picked: Callable[..., jax.Array] = jax.jit(pick_logprobs)
+picked: Callable[..., tuple[jax.Array, jax.Array]] = jax.jit(pick_logits)
 
 
 def encode(text: str) -> Sequence[int]:
@@ -133,7 +133,7 @@ def test_pairs_of_options_equal_the_oracle(vocab: int) -> None:
     rng = np.random.default_rng(vocab)
     combinations = all_pairs(OPTIONS)
     total = unsure = random = forced = dead = 0
-    for _ in range(6):
+    for _ in range(12):
         for first in range(0, len(combinations), ROWS):
             batch = combinations[first : first + ROWS]
             logits = (rng.standard_normal((ROWS, vocab)) * rng.choice([0.5, 1.0, 2.0], (ROWS, 1))).astype(np.float32)
@@ -162,7 +162,7 @@ def test_pairs_of_options_equal_the_oracle(vocab: int) -> None:
                 if expected.token >= 0 and request.params.wants_logprobs:
                     check_logprobs(logits[i], int(tokens[i]), i, request.params, sampled, wide)
     assert unsure < 0.03 * total
-    assert min(random, total - random) > total / 4
+    assert min(random, total - random) > total / 5
     assert forced > 20
     assert dead > 0  # a tag that allowed_token_ids leaves out
 

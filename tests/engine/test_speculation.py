@@ -87,7 +87,7 @@ def jobs(engine: LLMEngine) -> list[Job]:
 def new_scheduler(
     engine: LLMEngine, speculator: Speculator | None, *, rows: int, tokens: int, blocks: int, prefix: bool
 ) -> None:
-    engine._in_flight.clear()  # a step that computes for nobody any more
+    engine.steps.in_flight.clear()  # a step that computes for nobody any more
     config = SchedulerConfig(
         max_rows=rows, max_step_tokens=tokens, max_model_len=LONGEST, chunk_align=CHUNK_ALIGN, prefix_caching=prefix
     )
@@ -218,7 +218,7 @@ def test_an_engine_asked_for_guesses_makes_them_and_says_the_same(engine: LLMEng
     config = engine.config
     for overlapped in (True, False):
         for speculation in (None, NGRAM, SUFFIX):
-            engine._in_flight.clear()
+            engine.steps.in_flight.clear()
             engine.config = replace(
                 config, speculation=speculation, async_scheduling=overlapped, enable_prefix_caching=False
             )
@@ -289,7 +289,7 @@ def hybrid() -> LLMEngine:
 def serve(
     hybrid: LLMEngine, jobs: Sequence[Job], speculator: Speculator | None, *, blocks: int = 257
 ) -> list[RequestOutput]:
-    hybrid._in_flight.clear()
+    hybrid.steps.in_flight.clear()
     config = SchedulerConfig(max_rows=16, max_step_tokens=128, max_model_len=256, chunk_align=CHUNK_ALIGN)
     pool = KVPoolSpec(block_size=BLOCK, num_blocks=blocks, windows=hybrid.model_config.kv_windows())
     hybrid.scheduler = Scheduler(config, pool, hybrid.buckets.base, speculator=speculator)

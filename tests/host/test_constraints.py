@@ -143,7 +143,7 @@ def test_more_sequences_than_are_looked_for_are_refused() -> None:
 
 def test_a_thinking_budget_needs_tags() -> None:
     params = SamplingParams(thinking_token_budget=3)
-    with pytest.raises(ParameterError, match="thinking_token_budget is 3: nothing tells .*reasoning_config"):
+    with pytest.raises(ParameterError, match=r"thinking_token_budget is 3: nothing tells .*reasoning_config"):
         constraints_of(params, prompt=(1,), stop_ids=(), vocab=VOCAB, encode=letters, tags=None)
     (budget,) = made(thinking_token_budget=1)
     assert budget.follows

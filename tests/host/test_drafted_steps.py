@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -212,12 +213,16 @@ def test_full_steps_have_no_guesses() -> None:
 
 
 def test_what_is_packed_of_a_drafted_row_is_as_if_its_guesses_were_there() -> None:
-    params = SamplingParams(
-        max_tokens=9, min_tokens=3, stop_token_ids=[6], repetition_penalty=1.5, logit_bias={2: 1.0}, logprobs=1, seed=3
-    )
-    request = Request(
-        id="a", prompt=(1, 2, 3), params=params, seed=3, max_tokens=9, stop_ids=frozenset([6]), arrival_s=0.0
-    )
+    outputs: list[list[int]] = []
+
+    class Listening:
+        follows = True
+
+        def fill(self, output: Sequence[int], mask: np.ndarray) -> None:
+            outputs.append(list(output))
+
+    params = SamplingParams(max_tokens=9, repetition_penalty=1.5, logit_bias={2: 1.0}, logprobs=1, seed=3)
+    request = Request(id="a", prompt=(1, 2, 3), params=params, seed=3, max_tokens=9, constraints=(Listening(),))
     scheduler = make((7, 8, 9, 10), most=3)
     scheduler.submit(request)
     scheduler.commit(launch(scheduler), [7])
@@ -241,6 +246,5 @@ def test_what_is_packed_of_a_drafted_row_is_as_if_its_guesses_were_there() -> No
         [1, 2, 3, 7, 8, 9],
         [1, 2, 3, 7, 8, 9, 10],
     ]
-    assert inputs.bias_ids is not None
-    banned = [6 in row.tolist() for row in inputs.bias_ids]
-    assert banned == [True, True, False, False]  # it has three tokens then, with the guesses
+    assert inputs.masks is not None
+    assert outputs == [[7], [7, 8], [7, 8, 9], [7, 8, 9, 10]]  # what constraints are asked about

@@ -216,16 +216,23 @@ def test_stop_ids_and_min_tokens() -> None:
     assert not scheduler.has_work
 
 
-@pytest.mark.parametrize("tokens", [[5, 5], [-1, 5]])
-def test_a_row_that_is_not_finite_ends_its_own_request(tokens: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("token", "is_finite", "why"),
+    [
+        (5, False, "the model's output at position 4 is not finite; the request was ended, others go on"),
+        (-1, False, "the model's output at position 4 is not finite; the request was ended, others go on"),
+        (-1, True, "the request's constraints leave no token at position 5; it was ended, others go on"),
+    ],
+)
+def test_a_row_that_cannot_go_on_ends_its_own_request(token: int, is_finite: bool, why: str) -> None:
     scheduler = make()
     for name in ("bad", "good"):
         scheduler.submit(make_request(name, [1] * 5, max_tokens=5))
     plan = scheduler.plan()
     assert plan is not None
-    bad, good = run(scheduler, plan, tokens, finite=[tokens[0] < 0, True])
+    bad, good = run(scheduler, plan, [token, 5], finite=[is_finite, True])
     assert (bad.request_id, bad.token, bad.finish) == ("bad", None, FinishReason.ERROR)
-    assert bad.error == "the model's output at position 4 is not finite; the request was ended, others go on"
+    assert bad.error == why
     assert (good.request_id, good.token, good.finish) == ("good", 5, None)
     scheduler.check()
     assert scheduler.num_running == 1

@@ -168,7 +168,7 @@ def test_guesses_stop_where_they_never_come_true_and_begin_again_where_they_do()
         return request.tokens[-3]
 
     assert drafted(10, as_before) >= 30
-    drafted(200, any_of_ten)
+    drafted(800, any_of_ten)
     assert drafted(100, any_of_ten) < 20
     drafted(20, as_before)
     assert drafted(50, as_before) >= 150

@@ -106,7 +106,7 @@ def test_tags_come_from_the_vocabulary_or_the_option() -> None:
     assert known("<think>") is None
     option = {"reasoning_start_str": "<a>", "reasoning_end_str": "b"}
     assert think_tags(option, encode=encode, token_id=lambda _: 1) == ThinkTags(start=(60, 97, 62), end=(98,))
-    with pytest.raises(ConfigError, match="reasoning_config is .*at least one token"):
+    with pytest.raises(ConfigError, match=r"reasoning_config is .*at least one token"):
         think_tags(option, encode=lambda _: [], token_id=lambda _: None)
 
 
