@@ -13,6 +13,7 @@ from host_model import make_request
 
 from jaxpaged.batch import Packer, StepLayout, unpack
 from jaxpaged.buckets import Bucket, BucketTable
+from jaxpaged.mask_filler import MaskFiller
 from jaxpaged.plan import StepPlan
 from jaxpaged.request import PENDING, FinishReason, Logprob, Request, SamplingParams, TokenEvent
 from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
@@ -246,5 +247,7 @@ def test_what_is_packed_of_a_drafted_row_is_as_if_its_guesses_were_there() -> No
         [1, 2, 3, 7, 8, 9],
         [1, 2, 3, 7, 8, 9, 10],
     ]
-    assert inputs.masks is not None
+    scheduler.launch(plan)  # masks are made afterwards
+    masks, _ = MaskFiller(vocab=100).of(plan)
+    assert masks is not None
     assert outputs == [[7], [7, 8], [7, 8, 9], [7, 8, 9, 10]]  # what constraints are asked about
