@@ -15,7 +15,8 @@ def params_of_answers(params: SamplingParams) -> list[SamplingParams]:
     count = params.best_of or params.n
     if count == 1:
         return [params]
-    logprobs = 0 if count > params.n and params.logprobs is None else params.logprobs  # the best are found by them
+    # the best are found by them
+    logprobs = 0 if count > params.n and params.logprobs is None else params.logprobs
     alone = replace(params, n=1, best_of=None, logprobs=logprobs)
     if params.seed is None:
         return [alone] * count
@@ -23,7 +24,7 @@ def params_of_answers(params: SamplingParams) -> list[SamplingParams]:
 
 
 def check_output_kind(params: SamplingParams, kind: OutputKind, *, searches: bool = False) -> None:
-    """Raise ParameterError for a choice of the best that would be told before the end. searches: it is a beam search."""
+    """Raise ParameterError for a choice of the best that would be told before the end; searches: by beam search."""
     if kind is OutputKind.FINAL_ONLY:
         return
     if searches:

@@ -24,8 +24,8 @@ class BeamSearches:
         self._searches.update(dict.fromkeys((request.id for request in requests), search))
 
     def advance(self, events: Sequence[TokenEvent], scheduler: Scheduler) -> list[TokenEvent]:
-        """Take what a step led to and let the searches go on that wait. Returns the events of other requests, and of the
-        searches that are over what they found."""
+        """Take what a step led to and let the searches go on that wait. Returns the events of other requests, and what
+        the searches found that are over."""
         told: list[TokenEvent] = []
         moved: dict[int, BeamSearch] = {}
         for event in events:

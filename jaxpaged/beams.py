@@ -1,8 +1,8 @@
 """Beam search over forks: which beams go on, with which tokens, and what is found. [host half: no jax]
 
 The beams of a search are as many requests of one prompt, which are held: each draws a token's distribution and waits.
-Once all of them wait, the likeliest continuations are chosen and every request goes on as one of them, those of other
-parents as forks of these (`Scheduler.choose`). The definition is vLLM's: a beam has twice as many continuations as there
+Once all of them wait, the likeliest continuations are chosen and every request goes on as one of them, where it is no
+parent as a fork of one (`Scheduler.choose`). The definition is vLLM's: a beam has twice as many continuations as there
 are beams; one that ends the text is complete and takes no beam's place; after the last token complete and incomplete
 ones are ranked by log probability over length to the power of the penalty, the length being that of prompt and answer
 without a token that ends it. Log probabilities are the model's own.

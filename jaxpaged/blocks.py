@@ -64,7 +64,7 @@ class BlockPool:
 
     @property
     def num_open(self) -> int:
-        """Of the blocks in more than one table, those that are not sealed: all that have room for a token among them."""
+        """Of the blocks in more than one table, those that are not sealed: those with room for a token among them."""
         return self._num_open
 
     def references(self, block: int) -> int:

@@ -13,11 +13,19 @@ class Detokenizer:
     The pieces joined are `tokenizer.decode` of all ids where tokens are bytes (byte-level BPE). Elsewhere the text of a
     token is what decoding adds after the token before it, so each push decodes at most two; byte tokens (`<0xE2>`) are
     gathered to characters, and invalid ones give U+FFFD alone rather than taking their neighbours along.
+
+    shown: special tokens that are not skipped: what reads the text needs them.
     """
 
-    def __init__(self, tokenizer: Tokenizer | NoTokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | NoTokenizer,
+        *,
+        skip_special_tokens: bool = True,
+        shown: frozenset[int] = frozenset(),
+    ) -> None:
         self._tokenizer = tokenizer
-        self._skipped: frozenset[int] = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skipped: frozenset[int] = tokenizer.special_ids - shown if skip_special_tokens else frozenset()
         # U+FFFD for each maximal invalid part, as tokenizers does
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._before: int | None = None  # the latest token that had a text

@@ -248,7 +248,7 @@ class LLMEngine:
     def answers(
         self, requests: Sequence[Request], params: SamplingParams, kind: OutputKind, *, prompt: str | None
     ) -> Answers:
-        """The text side of what `enqueue_all` queued with `params`; any thread may use it. prompt: its text, if known."""
+        """The text side of what `enqueue_all` queued; any thread may use it. prompt: its text, if known."""
         return Answers([self.completion(request, kind, prompt=prompt) for request in requests], params)
 
     def check(
@@ -264,7 +264,8 @@ class LLMEngine:
     def abort(self, request_id: str) -> bool:
         """End a request now, in any state, with all its answers; their blocks are free at return. False if it was not
         in flight."""
-        return any([self._abort(name) for name in self._submissions.leave(request_id)])
+        found = [self._abort(name) for name in self._submissions.leave(request_id)]
+        return any(found)
 
     def _abort(self, name: str) -> bool:
         found = self._searches.leave(name, self.scheduler)

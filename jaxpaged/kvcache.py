@@ -1,7 +1,7 @@
 """The KV memory of all requests: one pool of blocks, a block table per request and KV group. [host half: no jax]
 
 Owns the block tables: matching a prompt against the cache, growing a table, giving up what lies behind a window,
-publishing full blocks, forking, and the one way out, `release`. Which request gets blocks, and when, is the scheduler's.
+publishing full blocks, forking, and the one way out, `release`. Who gets blocks, and when, is the scheduler's.
 
 A fork shares all blocks of its parent, the partly filled last one as well. A block in more than one table is never
 written: who is about to write to such a tail gets a copy first (`grow`), the last holder has it alone and needs none.

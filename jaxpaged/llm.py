@@ -67,22 +67,26 @@ class LLM:
         use_tqdm: bool = True,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation or several, each a list of {"role": ..., "content": ...}.
 
+        tools: shown to the model by its template, as in {"type": "function", "function": {"name": ..., "parameters":
+        ...}}; what it calls is in the text as it writes it, which `dialects` can read.
         continue_final_message, without add_generation_prompt: the answer goes on with the last message.
         """
         several = bool(messages) and not isinstance(messages[0], Mapping)
         conversations = cast("Sequence[Sequence[Message]]", messages if several else [messages])
         tokenizer = self.engine.tokenizer
+        variables = {**({"tools": list(tools)} if tools else {}), **(chat_template_kwargs or {})}
         prompts = [
             tokenizer.encode(
                 tokenizer.apply_chat_template(
                     list(conversation),
                     add_generation_prompt=add_generation_prompt,
                     continue_final_message=continue_final_message,
-                    **(chat_template_kwargs or {}),
+                    **variables,
                 ),
                 add_special_tokens=False,
             )

@@ -20,6 +20,8 @@ from jaxpaged.request import FinishReason, Request
 _ALONE = 4
 """Requests whose masks the caller makes itself: to wake other threads takes as long."""
 _MAX_THREADS = 8
+UNKEPT = "its constraints cannot be kept"
+"""How the error of a request begins that asked for what could not be done, as a grammar of too much work."""
 _SHOWN = 300
 """Characters that an error shows of what went wrong."""
 
@@ -51,8 +53,8 @@ class MaskFiller:
     def of(self, plan: StepPlan) -> tuple[np.ndarray | None, list[Ended]]:
         """The masks of a step, i32[S, mask_words], and the requests that end instead of drawing. No row may wait.
 
-        None where every row may draw any token. A row whose request has ended, or ends here, may draw what it likes; one
-        whose constraints leave none draws -1.
+        None where every row may draw any token. A row whose request has ended, or ends here, may draw what it likes;
+        one whose constraints leave none draws -1.
         """
         bound = [(i, row) for i, row in enumerate(plan.rows) if is_bound(row)]
         if not bound:
@@ -92,7 +94,7 @@ def _fill(job: _Bound) -> Ended | None:
             if not is_failure(error):
                 raise
             said = f"{type(error).__name__}: {str(error)[:_SHOWN]}"
-            ended = Ended(request=request, reason=FinishReason.ERROR, error=f"its constraints cannot be kept: {said}")
+            ended = Ended(request=request, reason=FinishReason.ERROR, error=f"{UNKEPT}: {said}")
         if place == 0:  # what is behind the first row is a draft, which may be wrong
             mask.fill(0xFFFFFFFF)
             return ended

@@ -32,7 +32,10 @@ class OutputKind(Enum):
 
 
 class Completion:
-    """The text side of one request. Mutable; belongs to whoever reads the engine's events."""
+    """The text side of one request. Mutable; belongs to whoever reads the engine's events.
+
+    shown: special tokens that are part of the text, though the request leaves out others.
+    """
 
     def __init__(
         self,
@@ -42,13 +45,15 @@ class Completion:
         prompt: str | None,
         kind: OutputKind,
         clock: Callable[[], float],
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         self.request = request
         self.kind = kind
         self._prompt = prompt
         self._clock = clock
         self._tokenizer = tokenizer if request.params.detokenize else NoTokenizer()
-        self._detokenizer = Detokenizer(self._tokenizer, skip_special_tokens=request.params.skip_special_tokens)
+        skips = request.params.skip_special_tokens
+        self._detokenizer = Detokenizer(self._tokenizer, skip_special_tokens=skips, shown=shown)
         self._scanner = StopScanner(request.params.stop_strings, include_stop=request.params.include_stop_str_in_output)
         self._text: list[str] = []
         self._token_ids: list[int] = []

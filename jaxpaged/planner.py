@@ -37,7 +37,8 @@ class Planner:
         self._in_flight = in_flight
 
     def rows(self) -> list[RowPlan]:
-        """The rows of the next step, by age and then the followers'; none where nothing can be computed before a commit."""
+        """The rows of the next step, by age, and then the followers'; none where nothing can be computed before a
+        commit."""
         rows, spare = self._running()
         self._roster.seat_followers()  # they are older than the queue
         if self._roster.waiting and spare:

@@ -242,8 +242,8 @@ def run_model(
     """The model's part of a step, traced: writes K and V of its tokens into the pool.
 
     last_tokens: i32[seats + 1], drawn by earlier steps. ints: i32[num_ints] as `layout` says. Returns the pool, the
-    logits f32[S, V] of the token that each row draws after, these tokens and the rows' seats (i32[S] both), the rows' options for the
-    sampler, and the hidden vectors f32[T, E] of all tokens.
+    logits f32[S, V] of the token that each row draws after, these tokens and the rows' seats (i32[S] both), the rows'
+    options for the sampler, and the hidden vectors f32[T, E] of all tokens.
     """
     fields = unpack(ints, layout, lambda bits: lax.bitcast_convert_type(bits, jnp.float32))
     context = make_context(

@@ -299,4 +299,7 @@ def _token_ids(name: str, given: Iterable[int] | None) -> tuple[int, ...]:
     """Token ids, each once, in their order."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable | None):
         raise ParameterError(name=name, value=given, limit="it must be a list of token ids")
-    return tuple(dict.fromkeys(whole_number(name, token, 0) for token in given or ()))
+    listed = tuple(given or ())
+    if {*map(type, listed)} <= {int} and min(listed, default=0) > -1 and max(listed, default=0) < 2**31:
+        return tuple(dict.fromkeys(listed))  # as fast for a whole vocabulary
+    return tuple(dict.fromkeys(whole_number(name, token, 0) for token in listed))

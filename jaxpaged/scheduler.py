@@ -114,7 +114,7 @@ class Scheduler:
         return request_id in self.roster.requests
 
     def submit(self, request: Request, followers: Sequence[Request] = ()) -> None:
-        """Put a request at the end of the queue. followers: more requests of its prompt, which is computed once and held
+        """Put a request at the end of the queue. followers: more requests of its prompt, which is computed and held
         once for all of them; those for which a step has no row are requests of their own behind it.
 
         Raises RequestError for an id in flight, and what `check_request` raises; nothing changes then.
@@ -127,7 +127,8 @@ class Scheduler:
             check_request(new, max_model_len=longest, demand=cache.demand, max_blocks=cache.max_blocks)
         if request.held:
             self._check_beams(request, 1 + len(followers))
-        most = self.config.max_rows - 1
+        # a fork has no room for its whole life when it begins, as one has that may never be preempted
+        most = self.config.max_rows - 1 if self.config.max_preemptions else 0
         self.roster.queue(request, followers[:most])
         for other in followers[most:]:
             self.roster.queue(other)

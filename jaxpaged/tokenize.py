@@ -160,6 +160,12 @@ class Tokenizer:
             limit = f"the model's tokenizer fails on them: {str(error)[:_SHOWN]}"
             raise PromptError(name="token ids", value=list(ids)[:16], limit=limit) from error
 
+    def ids_within(self, texts: Iterable[str]) -> frozenset[int]:
+        """The special tokens that are written in one of these texts."""
+        whole = "\n".join(texts)
+        ids = sorted(self.special_ids)
+        return frozenset(i for i, text in zip(ids, self.token_strings(ids), strict=True) if text and text in whole)
+
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """The tokens as the vocabulary writes them; "" for unknown ids."""
         return [self._backend.id_to_token(i) or "" for i in ids]

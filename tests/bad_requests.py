@@ -39,6 +39,12 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "cache_salt": ("a b",),
     "model": ("other",),
     "tools": ([],),
+    "allowed_token_ids": ([], [-1], [4096]),
+    "bad_words": ([""], [1]),
+    "truncate_prompt_tokens": (0, -2),
+    "repetition_detection": ({"max_pattern_size": 2}, {"a": 1}),
+    "structured_outputs": ({}, {"regex": "("}, {"json": {"not": {}}}, {"choice": []}, {"grammar": "a"}, {"json": 5}),
+    "response_format": ({}, {"type": "xml"}, {"type": "json_schema"}, {"type": "structural_tag"}),
 }
 CONVERSATIONS: tuple[dict[str, Any], ...] = (
     *({"messages": messages} for messages in ([], None, [{}], [{"role": "other"}], [{"role": "user", "content": 5}])),

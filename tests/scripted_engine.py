@@ -50,6 +50,7 @@ class ScriptedStream:
     finished: bool = False
     aborted: bool = False
     broken: bool = False
+    unkept: str = ""  # why its answer ends with an error
     failure: BaseException | None = None
     times: list[float] = field(default_factory=list)
 
@@ -69,6 +70,8 @@ class ScriptedStream:
                 self.engine.live.discard(self)
                 return [Item(id=0, finish="error", error="the model's output at position 3 is not finite")]
             if (step := await self.engine.pace(self)) > 0:
+                if self.unkept:
+                    return [Item(id=0, finish="error", error=self.unkept)]
                 return self._items(step)
 
     def finish(self) -> None:
@@ -82,19 +85,23 @@ class ScriptedStream:
     def _items(self, count: int) -> list[Item]:
         longest = (self.engine.info or INFO).max_model_len - len(self.ids)
         most = min(self.params.max_tokens or longest, longest)
+        script = self.engine.script
+        if script is not None:
+            most = min(most, len(script))
         items = []
         for i in range(self.sent, min(self.sent + count, most)):
-            token = next_token(self.ids, i)
+            token = next_token(self.ids, i) if script is None else script[i]
             last = i + 1 == most
-            stopped = token in self.params.stop_ids
+            by_id = token in self.params.stop_ids
+            stopped = by_id or (script is not None and i + 1 == len(script))
             items.append(
                 Item(
                     id=0,
                     token=token,
                     finish="stop" if stopped else "length" if last else None,
-                    stop_reason=token if stopped else None,
+                    stop_reason=token if by_id else None,
                     num_cached=4 if i == 0 and len(self.ids) > 4 else 0,
-                    logprobs=None if self.params.logprobs is None else self._logprobs(token),
+                    logprobs=self._logprobs(token) if self._tells_logprobs() else None,
                     prompt_logprobs=self._prompt_logprobs() if i == 0 else None,
                 )
             )
@@ -105,8 +112,14 @@ class ScriptedStream:
         return items
 
     def _logprobs(self, token: int) -> dict[int, tuple[float, int]]:
+        if self.params.logprob_token_ids is not None:
+            named = self.params.logprob_token_ids
+            return {token: (-0.5, 1), **{other: (token - other - 0.5, abs(other - token) + 1) for other in named}}
         others = {token + 1 + r: (-1.5 - r, r + 2) for r in range((self.params.logprobs or 1) - 1)}
         return {token: (-0.5, 1), **others}
+
+    def _tells_logprobs(self) -> bool:
+        return self.params.logprobs is not None or self.params.logprob_token_ids is not None
 
     def _prompt_logprobs(self) -> list[dict[int, tuple[float, int]] | None] | None:
         if self.params.prompt_logprobs is None:
@@ -116,9 +129,12 @@ class ScriptedStream:
 
 
 class ScriptedEngine:
-    """Stands in for an `EngineSupervisor`. pace: how many tokens a stream gets when it asks, after waiting."""
+    """Stands in for an `EngineSupervisor`. pace: how many tokens a stream gets when it asks, after waiting. script: the
+    tokens of every answer, the last of which is its end, in place of those of the rule."""
 
-    def __init__(self, pace: Callable[[ScriptedStream], Any] | None = None) -> None:
+    def __init__(
+        self, pace: Callable[[ScriptedStream], Any] | None = None, *, script: Sequence[int] | None = None
+    ) -> None:
         self.state = EngineState(phase="ready")
         self.info: EngineInfo | None = INFO
         self.beat: Beat | None = BEAT
@@ -128,6 +144,7 @@ class ScriptedEngine:
         self.forks: list[int] = []  # how many requests came together
         self.searches: list[float] = []  # the length penalties of beam searches
         self._pace = pace
+        self.script = script
         self.gone: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
     async def pace(self, stream: ScriptedStream) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -14,9 +14,10 @@ from aiohttp import ClientSession
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.app import make_app
-from jaxpaged_server.assembly import admission_sizes
+from jaxpaged_server.assembly import admission_sizes, form_check
 from jaxpaged_server.connections import Connections
 from jaxpaged_server.flights import Flights
+from jaxpaged_server.forms import Forms
 from jaxpaged_server.lifecycle import set_up
 from jaxpaged_server.metrics.registry import ServerMetrics
 from jaxpaged_server.services import Services
@@ -25,6 +26,7 @@ from jaxpaged_server.text import TextWorker
 from scripted_engine import INFO, ScriptedEngine
 from yarl import URL
 
+from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.tiny import TINY_MODEL
 
 
@@ -54,19 +56,29 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    engine: ScriptedEngine | None = None, *, keys: Keys | None = None, **settings: Any
+    engine: ScriptedEngine | None = None,
+    *,
+    keys: Keys | None = None,
+    look: Callable[[StructuredOutputsParams], object] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
-    """Serve in this process, on a free port."""
+    """Serve in this process, on a free port. look: in place of what says whether a grammar can be made of a form."""
     engine = engine or ScriptedEngine()
     config, keys = ServerConfig(**settings), keys or Keys()
     admission = Admission(keys.keys)
     admission.ready(admission_sizes(INFO, config))
+
+    def shared() -> bool:
+        return len(keys.keys) > 1
+
+    text = TextWorker(str(TINY_MODEL), template=None, most_characters=100_000, shared=shared)
     services = Services(
         settings=config,
         names=config.served_model_name or ("tiny",),
         engine=cast("Any", engine),
         keys=keys,
-        text=TextWorker(str(TINY_MODEL), template=None, most_characters=100_000, shared=lambda: len(keys.keys) > 1),
+        text=text,
+        forms=Forms(look or form_check(text.tokenizer), shared=shared),
         metrics=ServerMetrics("tiny", keys=[key.name for key in keys.keys], queue=admission.waiting_by_reason),
         flights=Flights(),
         admission=admission,

@@ -42,8 +42,8 @@ def make_pool(config: ModelConfig, backend: Backend, *, num_blocks: int, block_s
 
 
 def copy_blocks(pool: KVPool, pairs: Array) -> KVPool:
-    """The pool with the blocks pairs[1] made equal to the blocks pairs[0], i32[2, any], one pair after the other, in all
-    arrays; in place where the pool is donated. A pair of null blocks changes nothing.
+    """The pool with the blocks pairs[1] made equal to the blocks pairs[0], i32[2, any], one pair after the other and in
+    all arrays; in place where the pool is donated. A pair of null blocks changes nothing.
 
     Slices in a loop: a scatter of whole blocks writes number by number on a CPU.
     """

@@ -17,6 +17,9 @@ from jaxpaged.structured.schema import Normal, normalised, read_schema
 from jaxpaged.structured.tags import tags_grammar
 
 _ANY_OBJECT = '{"type":"object"}'
+_WHITESPACE = r" |\r?\n[ \t]{0,20}"
+"""Between the parts of JSON: a blank, or a line break and an indentation. Any whitespace would let a model go on with
+it for ever."""
 _NONE: Mapping[str, int] = MappingProxyType({})
 
 
@@ -38,7 +41,8 @@ def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = 
         case "choice":
             assert params.choice is not None
             options = " | ".join(json.dumps(text, ensure_ascii=False) for text in params.choice)
-            return _checked(_lark(f"start: {options}"), name="choice", value=params.choice)
+            # one terminal: as alternatives of a rule, thousands of texts are followed one by one
+            return _checked(_lark(f"start: CHOICE\nCHOICE: {options}"), name="choice", value=params.choice)
         case "grammar":
             assert params.grammar is not None
             return _checked(_lark(_as_lark(params.grammar)), name="grammar", value=params.grammar)
@@ -69,6 +73,8 @@ def _laid_out(normal: Normal, params: StructuredOutputsParams) -> dict[str, Any]
     layout: dict[str, Any] = {"whitespace_flexible": not params.disable_any_whitespace}
     if params.whitespace_pattern is not None:
         layout["whitespace_pattern"] = params.whitespace_pattern
+    elif not params.disable_any_whitespace:
+        layout["whitespace_pattern"] = _WHITESPACE
     return {"x-guidance": layout, **normal.schema}
 
 

@@ -44,7 +44,8 @@ class StructuredOutputsParams:
     disable_additional_properties: bool = False
     """Objects of a schema with `properties` have no others, unless it says additionalProperties."""
     whitespace_pattern: str | None = None
-    """A regular expression of what may stand between the parts of JSON, in place of any whitespace."""
+    """A regular expression of what may stand between the parts of JSON, in place of a blank or a line break and an
+    indentation."""
 
     def __post_init__(self) -> None:
         given = [name for name in KINDS if getattr(self, name) is not None]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
 from jaxpaged.sampling_defaults import sampling_defaults
+from jaxpaged.structured.grammars import Grammars
+from jaxpaged.structured.params import StructuredOutputsParams
+from jaxpaged.tokenize import Tokenizer
 from jaxpaged.weights.folder import model_folder
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.admission.admission import Admission
@@ -17,6 +21,7 @@ from jaxpaged_server.engine_process.supervisor import EngineState, EngineSupervi
 from jaxpaged_server.engine_process.watchdog import WatchLimits
 from jaxpaged_server.engine_process.wire import Beat, EngineInfo
 from jaxpaged_server.flights import Flights
+from jaxpaged_server.forms import Forms
 from jaxpaged_server.metrics.kv_events import payload
 from jaxpaged_server.metrics.kv_publisher import KVPublisher
 from jaxpaged_server.metrics.registry import ServerMetrics
@@ -42,6 +47,18 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
     )
     names = settings.model_names(engine_config.model)
     admission = Admission(keys.keys)
+
+    def shared() -> bool:
+        return len(keys.keys) > 1
+
+    text = TextWorker(
+        engine_config.tokenizer or str(model_folder(engine_config.model)),
+        template=_template(settings.chat_template),
+        most_characters=settings.max_body_bytes * _CHARACTERS_PER_BYTE,
+        model=engine_config.model,
+        generation_config=engine_config.generation_folder,
+        shared=shared,
+    )
     services = Services(
         settings=settings,
         names=names,
@@ -54,14 +71,8 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
             log_form=settings.log_form,
         ),
         keys=keys,
-        text=TextWorker(
-            engine_config.tokenizer or str(model_folder(engine_config.model)),
-            template=_template(settings.chat_template),
-            most_characters=settings.max_body_bytes * _CHARACTERS_PER_BYTE,
-            model=engine_config.model,
-            generation_config=engine_config.generation_folder,
-            shared=lambda: len(keys.keys) > 1,
-        ),
+        text=text,
+        forms=Forms(form_check(text.tokenizer), shared=shared),
         metrics=ServerMetrics(
             names[0],
             keys=[key.name for key in keys.keys],
@@ -82,6 +93,11 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
         services.engine.add_cache_listener(lambda told: publisher.publish(payload(told, services.engine.info)))
     services.engine.add_state_listener(lambda state: _on_state(services, state))
     return services
+
+
+def form_check(tokenizer: Tokenizer) -> Callable[[StructuredOutputsParams], None]:
+    """What says whether a grammar can be made of a form, for this tokenizer."""
+    return Grammars(tokenizer, width=tokenizer.vocab_size).check
 
 
 def _on_beat(services: Services, beat: Beat) -> None:

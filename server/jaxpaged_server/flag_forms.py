@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxpaged_server.kv_events_config import KVEventsConfig
+from jaxpaged_server.structured_outputs_config import StructuredOutputsConfig
 
 Takes = Literal["switch", "flag", "value", "values", "optional", "json"]
 TAKES: tuple[str, ...] = get_args(Takes)
+_CONFIGS = frozenset({KVEventsConfig, StructuredOutputsConfig})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,6 @@ def _takes(hint: Any) -> str:
         return "switch"
     if get_origin(hint) is tuple:
         return "values"
-    if get_origin(hint) is Mapping or get_origin(hint) is dict or KVEventsConfig in get_args(hint):
+    if get_origin(hint) is Mapping or get_origin(hint) is dict or _CONFIGS.intersection(get_args(hint)):
         return "json"
     return "value"

@@ -1,4 +1,4 @@
-"""The answers to one prompt on their way to the engine: together, so that it computes and holds the prompt once. [no jax]
+"""The answers to one prompt on their way to the engine: together, so that it computes and holds it once. [no jax]
 
 Each answer waits for its own turn. Those whose turn comes in one pass of the event loop are submitted together at its
 end; one that comes later is a request of its own, which the engine's prefix cache may serve. The beams of a search have
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class Forks:
-    """Submits the answers to one prompt, token ids, of which there are `count`: those of a beam search, where there is a
-    length penalty, once all of them are asked for. For one event loop."""
+    """Submits the answers to one prompt, token ids, of which there are `count`: those of a beam search, where there is
+    a length penalty, once all of them are asked for. For one event loop."""
 
     def __init__(
         self, engine: EngineSupervisor, ids: tuple[int, ...], salt: str, *, count: int, length_penalty: float | None

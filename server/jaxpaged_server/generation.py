@@ -13,7 +13,8 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
 from jaxpaged.answers import mean_logprob
-from jaxpaged.errors import ContextLengthError, ParameterError
+from jaxpaged.errors import ContextLengthError, GrammarError, ParameterError, RequestError
+from jaxpaged.mask_filler import UNKEPT
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.prompt import check_params, check_prompt, context_limit
 from jaxpaged.request import (
@@ -26,7 +27,7 @@ from jaxpaged.request import (
 )
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.admission.ticket import Ticket
-from jaxpaged_server.api.common import MAX_PROMPT_SCORES
+from jaxpaged_server.api.common import MAX_ANSWER_SCORES, MAX_LOGPROBS, MAX_PROMPT_SCORES
 from jaxpaged_server.engine_process.wire import EngineInfo, Item, Pairs
 from jaxpaged_server.flights import Flight
 from jaxpaged_server.forks import Forks
@@ -55,6 +56,9 @@ class Job:
 
     flight, headers: of the HTTP request; model: the name it was asked for by. asked_tokens: of an answer, by the
     request itself: they must fit, where a default of the server's is cut to what fits.
+    stream_interval: tokens that a stream gathers after its first one. alternatives: log probabilities that are told
+    beside each token of an answer, None where none are. shown: special tokens that are part of the
+    text.
     """
 
     flight: Flight
@@ -70,6 +74,9 @@ class Job:
     length_penalty: float | None = None
     salt: str
     deadline: float
+    stream_interval: int
+    alternatives: int | None
+    shown: frozenset[int] = frozenset()
 
     @property
     def prompt_tokens(self) -> int:
@@ -114,6 +121,24 @@ def check_job(job: Job, info: EngineInfo) -> None:
                 limit=context_limit(longest),
                 fix=f"Ask for at most {longest - len(prompt.ids)} tokens, or send a shorter prompt",
             )
+    _check_answer_scores(job, info)
+
+
+def _check_answer_scores(job: Job, info: EngineInfo) -> None:
+    """Raise ParameterError for more log probabilities of answers than a reply may hold: the whole vocabulary of a few
+    tokens is millions."""
+    alternatives = job.alternatives or 0
+    if alternatives <= MAX_LOGPROBS:
+        return
+    asked = info.max_model_len if job.params.max_tokens is None else job.params.max_tokens
+    tokens = sum(min(asked, info.max_model_len - len(prompt.ids)) for prompt in job.prompts) * job.n
+    if tokens * (1 + alternatives) > MAX_ANSWER_SCORES:
+        raise ParameterError(
+            name="tokens of the answers x (1 + alternatives)",
+            value=tokens * (1 + alternatives),
+            limit=f"a reply holds at most {MAX_ANSWER_SCORES} log probabilities of its answers",
+            fix="Ask for fewer tokens or alternatives, or name tokens in logprob_token_ids",
+        )
 
 
 class Answer:
@@ -146,7 +171,12 @@ class Answer:
             arrival_s=time.monotonic(),
         )
         self.completion = Completion(
-            self.request, services.text.tokenizer, prompt=self.prompt.text, kind=job.kind, clock=time.monotonic
+            self.request,
+            services.text.tokenizer,
+            prompt=self.prompt.text,
+            kind=job.kind,
+            clock=time.monotonic,
+            shown=job.shown,
         )
         self.num_tokens = 0
         self.prompt_logprobs: Sequence[Pairs | None] | None = None
@@ -157,9 +187,10 @@ class Answer:
     async def outputs(self) -> AsyncGenerator[CompletionOutput, None]:
         """What there is to tell, as the job's output kind says; the last one has a finish reason.
 
-        Raises what admission and the engine raise, FailedError where the model's output was no number.
+        Raises what admission and the engine raise, FailedError where the model's output was no number, GrammarError
+        where its form took too much work.
         """
-        job, completion, request, ticket = self._job, self.completion, self.request, self._ticket
+        completion, request, ticket = self.completion, self.request, self._ticket
         meter = self._meter()
         try:
             if self._awaits_turn:
@@ -173,8 +204,7 @@ class Answer:
                     ticket.charge(count)
                     meter.tokens(stream.times[:count], queue_s=items[0].queue_s)
                     if completion.finish is FinishReason.ERROR:
-                        limit = items[-1].error or "the engine could not go on with it"
-                        raise FailedError(name="request", value="ended", limit=limit)
+                        raise _failure(items[-1].error)
                     if completion.finished and items[-1].finish is None:  # its text has met a stop string
                         stream.finish()
                     if completion.finished or self._is_due():
@@ -189,11 +219,11 @@ class Answer:
         """Tokens to wait for: the first one alone, and each one where it may end the text."""
         if not self.num_tokens or self._params.stop_strings:
             return 1
-        return self._services.settings.stream_interval if self._job.kind is OutputKind.DELTA else _GATHERED
+        return self._job.stream_interval if self._job.kind is OutputKind.DELTA else _GATHERED
 
     def _is_due(self) -> bool:
         """Whether a stream is told now: of its first token at once, then of so many at a time."""
-        interval = self._services.settings.stream_interval
+        interval = self._job.stream_interval
         if self._job.kind is not OutputKind.DELTA or 0 < self._told > self.num_tokens - interval:
             return False
         self._told = self.num_tokens
@@ -311,6 +341,15 @@ def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
             ticket.release()
         job.flight.prompt_tokens = job.prompt_tokens
         job.flight.completion_tokens = sum(answer.num_tokens for answer in answers)
+
+
+def _failure(error: str | None) -> RequestError | FailedError:
+    """What became of a request that the engine has ended: its own fault, or not."""
+    if error is not None and error.startswith(UNKEPT):
+        return GrammarError(
+            name="structured_outputs", value="the answer so far", limit=error, fix="Ask for a simpler form"
+        )
+    return FailedError(name="request", value="ended", limit=error or "the engine could not go on with it")
 
 
 def _event(item: Item, request_id: str) -> TokenEvent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
 from jaxpaged.request import Logprob
@@ -24,12 +24,15 @@ def completion_logprobs(
     prompt_ids: Sequence[int],
     prompt_logprobs: Sequence[Pairs | None],
     wanted: int,
+    named: Collection[int] = (),
     start: int,
     as_ids: bool,
 ) -> CompletionLogprobs:
-    """Of the echoed prompt, then of the answer. wanted: alternatives per token; start: characters told before.
+    """Of the echoed prompt, then of the answer. start: characters told before.
 
-    Tokens whose text depends on their neighbours are told as they are alone, so offsets are exact where tokens are.
+    wanted: alternatives per token, -1 for all that were found. named: tokens that are told of the answer's in their
+    place. Tokens whose text depends on their neighbours are told as they are alone, so offsets are exact where tokens
+    are.
     """
     decode = _decoder(tokenizer)
     offsets: list[int] = []
@@ -37,8 +40,9 @@ def completion_logprobs(
     tokens: list[str] = []
     tops: list[dict[str, float] | None] = []
     at = start
-    entries = [*zip(prompt_ids, prompt_logprobs, strict=False), *zip(ids, map(pairs, logprobs), strict=True)]
-    for token, found in entries:
+    prompt = [(token, found, ()) for token, found in zip(prompt_ids, prompt_logprobs, strict=False)]
+    answer = [(token, found, named) for token, found in zip(ids, map(pairs, logprobs), strict=True)]
+    for token, found, instead in (*prompt, *answer):
         text = _token(decode, token, as_ids)
         tokens.append(text)
         offsets.append(at)
@@ -49,33 +53,39 @@ def completion_logprobs(
             continue
         own = _number(found[token][0])
         values.append(own)
-        likeliest = sorted(found.items(), key=_rank)[: max(wanted, 0)]
-        top = {_token(decode, other, as_ids): _number(logprob) for other, (logprob, _) in likeliest}
+        chosen = _chosen(found, wanted, instead)
+        top = {_token(decode, other, as_ids): _number(logprob) for other, (logprob, _) in chosen}
         top.setdefault(text, own)
         tops.append(top)
     return CompletionLogprobs(text_offset=offsets, token_logprobs=values, tokens=tokens, top_logprobs=tops)
 
 
 def chat_logprobs(
-    tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[Mapping[int, Logprob]], *, wanted: int, as_ids: bool
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    logprobs: Sequence[Mapping[int, Logprob]],
+    *,
+    wanted: int,
+    named: Collection[int] = (),
+    as_ids: bool,
 ) -> ChatLogprobs:
-    """Of an answer's tokens; wanted: alternatives per token."""
+    """Of an answer's tokens; wanted, named: as in `completion_logprobs`."""
     decode = _decoder(tokenizer)
     content: list[TokenLogprob] = []
-    for token, found in zip(ids, logprobs, strict=True):
-        likeliest = sorted(found.items(), key=lambda item: item[1].rank or 0)[:wanted]
+    for token, found in zip(ids, map(pairs, logprobs), strict=True):
+        assert found is not None
         content.append(
             TokenLogprob(
                 token=_token(decode, token, as_ids),
-                logprob=_number(found[token].logprob),
+                logprob=_number(found[token][0]),
                 bytes=_bytes(tokenizer, decode, token),
                 top_logprobs=[
                     TopLogprob(
                         token=_token(decode, other, as_ids),
-                        logprob=_number(p.logprob),
+                        logprob=_number(logprob),
                         bytes=_bytes(tokenizer, decode, other),
                     )
-                    for other, p in likeliest
+                    for other, (logprob, _) in _chosen(found, wanted, named)
                 ],
             )
         )
@@ -108,6 +118,15 @@ def prompt_logprobs_reply(
 def _decoder(tokenizer: Tokenizer) -> Callable[[int], str]:
     """The text of a token by itself; one that comes again, as the likeliest ones do, is decoded once."""
     return cache(lambda token: tokenizer.decode([token], skip_special_tokens=False))
+
+
+def _chosen(found: Pairs, wanted: int, named: Collection[int]) -> list[tuple[int, tuple[float, int]]]:
+    """The alternatives that are told, the likeliest first."""
+    if named:
+        told = ((token, found[token]) for token in dict.fromkeys(named) if token in found)
+        return sorted(told, key=lambda item: -item[1][0])
+    ranked = sorted(found.items(), key=_rank)
+    return ranked if wanted == -1 else ranked[:wanted]
 
 
 def _rank(item: tuple[int, tuple[float, int]]) -> int:

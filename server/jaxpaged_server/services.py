@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from jaxpaged.dialects.dialect import Dialect, dialect_of
 from jaxpaged_server.access.keys import Key, Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.api.status import MAX_STEPS
 from jaxpaged_server.engine_process.supervisor import EngineSupervisor
 from jaxpaged_server.engine_process.wire import EngineInfo, StepRecord
 from jaxpaged_server.flights import Flight, Flights
+from jaxpaged_server.forms import Forms
 from jaxpaged_server.metrics.kv_publisher import KVPublisher
 from jaxpaged_server.metrics.orca import FORMAT_HEADER, load_report
 from jaxpaged_server.metrics.registry import ServerMetrics
@@ -39,6 +41,7 @@ class Services:
     engine: EngineSupervisor
     keys: Keys
     text: TextWorker
+    forms: Forms
     metrics: ServerMetrics
     flights: Flights
     admission: Admission
@@ -50,13 +53,21 @@ class Services:
     last_beat: float = 0.0  # of the engine, on the monotonic clock
     draining: bool = False
     pool_view: PoolView = field(init=False)
+    dialect: Dialect = field(init=False)
+    markup: frozenset[int] = field(init=False)  # special tokens that the dialect consists of
 
     def __post_init__(self) -> None:
         self.pool_view = PoolView(self.engine)
+        settings = self.settings
+        self.dialect = dialect_of(
+            tool_call_parser=settings.tool_call_parser, reasoning_parser=settings.reasoning_parser
+        )
+        self.markup = self.text.tokenizer.ids_within(self.dialect.marks)
 
     async def close(self) -> None:
         """End what has threads and processes, the engine excepted; what is still to be told is told."""
         await self.text.close()
+        self.forms.close()
         for one in (self.publisher, self.traces):
             if one is not None:
                 await asyncio.to_thread(one.close)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxpaged.dialects.dialect import dialect_of
 from jaxpaged.errors import ConfigError
 from jaxpaged_server.templating.variables import is_free
 
@@ -134,6 +135,17 @@ def role(value: object) -> None:
     """The role of an answer."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
         raise ConfigError(name="response_role", value=value, limit="it must be 1 to 64 letters, digits, _ or -")
+
+
+def dialect(calls: object, reasoning: object, *, auto: object) -> None:
+    """Parsers of tool calls and of reasoning, by their names."""
+    for name, value in (("tool_call_parser", calls), ("reasoning_parser", reasoning)):
+        if not isinstance(value, str | None):
+            raise ConfigError(name=name, value=value, limit="it must be a parser's name")
+    dialect_of(tool_call_parser=calls, reasoning_parser=reasoning)  # pyright: ignore[reportArgumentType]
+    if auto and not calls:
+        limit = "the server does not know how its model writes calls"
+        raise ConfigError(name="enable_auto_tool_choice", value=auto, limit=limit, fix="Give --tool-call-parser, too")
 
 
 def origins(values: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from jaxpaged.weights.hub import snapshot_name
 from jaxpaged_server import setting_checks as check
 from jaxpaged_server.kv_events_config import KVEventsConfig, kv_events_config
 from jaxpaged_server.logs import LogForm
+from jaxpaged_server.structured_outputs_config import StructuredOutputsConfig, structured_outputs_config
 
 BUNDLED_NAME = "jaxpaged-tiny"
 """What the bundled model is called where no other name was asked for."""
@@ -92,6 +93,14 @@ class ServerConfig:
     """Role of the answers in a chat."""
     default_chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables of the chat template, as JSON; those of a request come before them."""
+    enable_auto_tool_choice: bool = False
+    """Let the model choose whether to call a tool; needs tool_call_parser."""
+    tool_call_parser: str | None = None
+    """How the model writes calls of tools, as in hermes or llama3_json."""
+    reasoning_parser: str | None = None
+    """How the model marks what it thinks before it answers, as in deepseek_r1 or qwen3."""
+    exclude_tools_when_tool_choice_none: bool = False
+    """Show the model no tools where a request has them and tool_choice is none."""
     enable_log_requests: bool = False
     """Log a line per request when it ends; never its text."""
     disable_log_stats: bool = False
@@ -108,6 +117,8 @@ class ServerConfig:
     """Folder for profiles that are asked for on the admin socket (default: none can be)."""
     otlp_traces_endpoint: str | None = None
     """URL that takes traces in OTLP over HTTP; extra jaxpaged[otel] (default: none)."""
+    structured_outputs_config: StructuredOutputsConfig | None = None
+    """How answers of a form are made, as JSON, as in {"disable_any_whitespace": true} (default: as requests say)."""
     kv_events_config: KVEventsConfig | None = None
     """KV events over ZMQ, as JSON, as in {"enable_kv_cache_events": true}; extra jaxpaged[fleet] (default: none)."""
     kv_cache_metrics: bool = False
@@ -139,6 +150,7 @@ class ServerConfig:
         check.template_file(self.chat_template)
         check.sockets(self.uds, self.admin_socket)
         check.url("otlp_traces_endpoint", self.otlp_traces_endpoint)
+        check.dialect(self.tool_call_parser, self.reasoning_parser, auto=self.enable_auto_tool_choice)
         check.word("log_level", self.log_level, ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
         check.word("log_format", self.log_format, ("text", "json"))
         check.tls(
@@ -162,6 +174,8 @@ class ServerConfig:
         put(self, "log_level", check.upper("log_level", self.log_level))
         if self.kv_events_config is not None:
             put(self, "kv_events_config", kv_events_config(self.kv_events_config))
+        if self.structured_outputs_config is not None:
+            put(self, "structured_outputs_config", structured_outputs_config(self.structured_outputs_config))
 
     @property
     def log_form(self) -> LogForm:
@@ -195,6 +209,8 @@ class ServerConfig:
 _SWITCHES = (
     "enable_ssl_refresh",
     "trust_request_chat_template",
+    "enable_auto_tool_choice",
+    "exclude_tools_when_tool_choice_none",
     "enable_log_requests",
     "disable_log_stats",
     "kv_cache_metrics",

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from jaxpaged.prompt import check_characters
 from jaxpaged.tokenize import Tokenizer
 from jaxpaged_server.access.keys import Key
+from jaxpaged_server.beside import Beside, Result
 from jaxpaged_server.templating.renderer import TemplateRenderer
-from jaxpaged_server.turns import Turns
 
 _AT_ONCE = 2048
 """Characters that are tokenised on the event loop: about a millisecond at most; longer texts would hold up others."""
-Result = TypeVar("Result")
 
 
 class TextWorker:
@@ -43,8 +39,7 @@ class TextWorker:
         self.renderer = TemplateRenderer(folder, shared=shared)
         self._template = template
         self._most = most_characters
-        self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="tokenise")
-        self._turns = Turns(threads, shared=shared)
+        self._beside = Beside(threads, name="tokenise", shared=shared)
 
     @property
     def template(self) -> str | None:
@@ -75,20 +70,7 @@ class TextWorker:
         """
         if size <= _AT_ONCE:
             return work()
-        loop = asyncio.get_running_loop()
-        await self._turns.take(key, size)
-        try:
-            done = self._threads.submit(work)
-        except BaseException:
-            self._turns.give(key)
-            raise
-
-        def give(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended before the thread did
-                loop.call_soon_threadsafe(self._turns.give, key)
-
-        done.add_done_callback(give)  # not when whoever asked has left: the thread works on
-        return await asyncio.wrap_future(done)
+        return await self._beside.do(key, size, work)
 
     async def render(
         self,
@@ -117,5 +99,5 @@ class TextWorker:
 
     async def close(self) -> None:
         """End threads and processes."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._beside.close()
         await self.renderer.close()

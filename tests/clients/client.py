@@ -58,6 +58,8 @@ CLIENTS = (
     Client(name="openai-npm", limit_s=120),
     Client(name="langchain-openai", limit_s=120),
     Client(name="litellm-sdk", limit_s=180),
+    Client(name="instructor", limit_s=120),
+    Client(name="pydantic-ai", limit_s=120),
     Client(name="lm-eval", limit_s=300),
     Client(name="evalscope-perf", limit_s=180),
 )

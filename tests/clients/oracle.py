@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxpaged import LLM, SamplingParams
+from jaxpaged import LLM, SamplingParams, StructuredOutputsParams
 from jaxpaged.request import Logprob
 
 
@@ -24,6 +24,7 @@ def main(cases_file: Path, folder: Path, out: Path) -> None:
         "max_tokens": cases["max_tokens"],
         "prompts": completions(llm, cases["prompts"], cases["max_tokens"]),
         "chat": chat(llm, cases["messages"], cases["max_tokens"]),
+        "structured": structured(llm, cases["messages"], cases["schema"]),
         "choices": [scores(llm, **doc) for doc in json.loads((folder / "choices.json").read_text())],
         **lines(llm, [doc["context"] for doc in json.loads((folder / "lines.json").read_text())]),
     }
@@ -56,6 +57,18 @@ def chat(llm: LLM, messages: Sequence[Mapping[str, str]], max_tokens: int) -> di
         "answer_ids": list(output.outputs[0].token_ids),
         "finish_reason": output.outputs[0].finish_reason,
     }
+
+
+def structured(llm: LLM, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The greedy answers of a form, and the token of a closing brace."""
+
+    def said(**form: Any) -> str:
+        params = SamplingParams(temperature=0, max_tokens=512, structured_outputs=StructuredOutputsParams(**form))
+        (output,) = llm.chat(messages, params, use_tqdm=False)
+        return output.outputs[0].text
+
+    (brace,) = llm.engine.tokenizer.encode("}", add_special_tokens=False)
+    return {"schema": schema, "json": said(json=schema), "choice": said(choice=["yes", "no"]), "brace": brace}
 
 
 def scores(llm: LLM, *, context: str, choices: Sequence[str], gold: int) -> dict[str, Any]:

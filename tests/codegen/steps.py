@@ -1,4 +1,4 @@
-"""Whole engine steps of well-known models, the copies before and sampler and scorer after, without an array anywhere."""
+"""Whole engine steps of well-known models, copies before and sampler and scorer after, without an array anywhere."""
 
 from __future__ import annotations
 

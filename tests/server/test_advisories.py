@@ -117,6 +117,9 @@ def hostile_bodies(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
     said = [{"role": "assistant", "content": "a", "tool_calls": [call]}, {"role": "tool", "content": url, "name": url}]
     yield CHAT, {"messages": messages + said, "max_tokens": 1}
     tool = {"type": "mcp", "server_url": url, "function": {"name": "a", "parameters": {"$ref": url}}}
+    function = {"type": "function", "function": {"name": "a", "parameters": {"$ref": url}}}
+    for choice in ("required", {"type": "function", "function": {"name": "a"}}):
+        yield CHAT, {"messages": messages, "tools": [function], "tool_choice": choice}
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": url}}}
     for name, value in (
         *(("tools", [tool]), ("documents", [{"url": url}]), ("web_search_options", {"url": url})),
@@ -285,12 +288,24 @@ FINITE: list[dict[str, Any]] = [
     {"repetition_penalty": 100.0, "presence_penalty": 2.0, "frequency_penalty": -2.0, "top_p": 1e-300},
     {"repetition_penalty": 0.01, "min_tokens": 20, "stop_token_ids": list(range(128)), "top_k": 2**31 - 1},
 ]
+HEAVY: list[dict[str, Any]] = [
+    {"structured_outputs": {"regex": "((a|b|c|d){1,40}e?){1,40}"}},
+    {"structured_outputs": {"grammar": 'start: (word " "?)+\nword: "a" word "b" | "ab" | start'}},
+    {"structured_outputs": {"json": {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#"}}}}}},
+    {"structured_outputs": {"choice": [f"{i:05}" * 8 for i in range(4000)]}},
+    {"structured_outputs": {"regex": "(a{1,1000}){1,1000}"}},
+    {"response_format": {"type": "json_object"}},
+]
 REFUSED: list[dict[str, Any]] = [
     *({"prompt": [5, token]} for token in (-1, 4096, 2**31, 2**63, 1.5, True)),
     *({"stop_token_ids": [token]} for token in (-1, 4096, 2**31 - 1)),
     *({"logit_bias": {token: 1}} for token in ("-1", "4096", "9999999999", "a")),
     {"prompt": [5] * 128},
     {"temperature": -1},
+    *({"structured_outputs": {"regex": regex}} for regex in ("(", "(?=a)b", "\\1", "[a-")),
+    *({"structured_outputs": {"grammar": text}} for text in ("start: other", "start: /(/", "{}", "root ::= [")),
+    *({"structured_outputs": {"json": schema}} for schema in ({"not": {}}, {"$ref": "#/a"}, "{", {"pattern": "("})),
+    {"structured_outputs": {"json": {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#/$defs/a"}}}}},
 ]
 
 
@@ -319,9 +334,10 @@ def test_neighbour_a_hostile_request_changes_no_other_and_ends_alone(attacked: A
             for bad in ([POISON], [9, POISON, 9], [9] * 100 + [POISON]):
                 status, reply = hostile.request(COMPLETIONS, {"prompt": bad, "max_tokens": 4})
                 finishes.append((status, reply["error"]["message"]))
-            for fields in FINITE:
+            for fields in FINITE + HEAVY:
                 status, reply = hostile.request(COMPLETIONS, {"prompt": [9, 10], "max_tokens": 20, **fields})
-                assert (status, reply["choices"][0]["finish_reason"]) in ((200, "length"), (200, "stop")), reply
+                assert status == 200, (fields, reply)
+                assert reply["choices"][0]["finish_reason"] in ("length", "stop"), (fields, reply)
             for fields in REFUSED:
                 assert hostile.request(COMPLETIONS, {"prompt": [9, 10], "max_tokens": 4, **fields})[0] == 400, fields
 

@@ -95,7 +95,8 @@ def test_count_each_whole_number_has_both_bounds(kind: type[msgspec.Struct], lea
 
 def test_count_every_list_and_every_object_of_numbers_has_a_most() -> None:
     for name, value in (
-        *(("stop", ["a"] * 10_000), ("stop_token_ids", [1] * 10_000)),
+        *(("stop", ["a"] * 10_000), ("stop_token_ids", [1] * 10_000), ("bad_words", ["a"] * 10_000)),
+        *(("logprob_token_ids", [1] * 10_000), ("allowed_token_ids", [1] * 300_000)),
         *(("logit_bias", {str(i): 1 for i in range(10_000)}), ("messages", HELLO * 10_000)),
         *(("chat_template_kwargs", {f"k{i}": 1 for i in range(10_000)}), ("chat_template", "a" * 70_000)),
     ):
@@ -111,6 +112,9 @@ async def test_ids_are_those_of_the_model_wherever_they_stand(token: Any) -> Non
                 assert (await it.post("/v1/completions", prompt=prompt, max_tokens=1))[0] == 400, prompt
         for path, least in (("/v1/completions", {"prompt": "a"}), ("/v1/chat/completions", {"messages": HELLO})):
             assert (await it.post(path, **least, stop_token_ids=[token]))[0] == 400
+            assert (await it.post(path, **least, allowed_token_ids=[token]))[0] == 400
+            asked = {"logprobs": "chat" in path or 1, "logprob_token_ids": [token]}
+            assert (await it.post(path, **least, **asked))[0] == 400
             assert (await it.post(path, **least, logit_bias={str(token) if token != "1" else "x": 1}))[0] == 400
         assert (await it.post("/detokenize", tokens=[token]))[0] == 400
         assert not it.engine.streams

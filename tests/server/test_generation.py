@@ -31,6 +31,8 @@ async def test_several_answers_are_read_no_faster_than_they_are_taken() -> None:
         salt="",
         deadline=time.monotonic() + 60,
         asked_tokens=200,
+        stream_interval=1,
+        alternatives=None,
     )
     async with served() as it:
         with answering(it.services, job) as answers:

@@ -86,6 +86,15 @@ def test_the_defaults_are_closed() -> None:
         ({"kv_events_config": {"endpoint": "5557"}}, r"kv_events_config\.endpoint is '5557'"),
         ({"kv_events_config": {"hwm": 0}}, r"kv_events_config\.hwm is 0"),
         ({"kv_events_config": "[]"}, "it must be a JSON object"),
+        ({"structured_outputs_config": "[]"}, "it must be a JSON object"),
+        ({"structured_outputs_config": "{"}, "it is not JSON"),
+        (
+            {"structured_outputs_config": {"backend": "regex"}},
+            r"structured_outputs_config\.backend is 'regex': .*guidance",
+        ),
+        ({"structured_outputs_config": {"disable_whitespace": True}}, "Did you mean 'disable_any_whitespace'"),
+        ({"structured_outputs_config": {"disable_any_whitespace": 1}}, "it must be true or false"),
+        ({"structured_outputs_config": {"reasoning_parser": "qwen3"}}, "Use --reasoning-parser"),
     ],
 )
 def test_values_that_cannot_be_are_named(values: dict[str, Any], told: str) -> None:

@@ -89,7 +89,7 @@ async def test_the_time_of_a_request_holds_while_its_text_is_read(
             told = await asyncio.gather(*(ask(it, path, body(LONG), timeout_s=1.0) for _ in range(4)))
             assert time.monotonic() - began < 5
             assert {(status, reply["error"]["code"]) for status, reply in told} == {(504, "deadline_exceeded")}
-            turns = it.services.text._turns
+            turns = it.services.text._beside._turns
             assert turns._free == 0, "the threads are at work still"
         finally:
             gate.set()

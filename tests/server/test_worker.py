@@ -69,7 +69,8 @@ class ScriptedEngine:
     def has_unfinished(self) -> bool:
         return bool(self.steps)
 
-    def check(self, prompt: Sequence[int], params: SamplingParams) -> tuple[int, ...]:
+    def check(self, prompt: Sequence[int], params: SamplingParams, *, vetted: bool) -> tuple[int, ...]:
+        assert vetted, "a form is looked at by the front end, not between two steps"
         if prompt == [99]:
             raise ZeroDivisionError("a mistake of ours")
         if not prompt:

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from jaxpaged_server.api.common import ABSENT, MAX_LOGPROBS, Absent, PromptLogprobs, SamplingFields, Usage
+from jaxpaged_server.api.common import ABSENT, Absent, PromptLogprobs, SamplingFields, Usage
 from jaxpaged_server.api.completions import REFUSED_BY_ALL
 from jaxpaged_server.api.parse import Neutral, never
+from jaxpaged_server.api.tools import ToolCall, ToolCallDelta, ToolChoice, Tools
 
 MAX_MESSAGES = 1024
 MAX_TEMPLATE_VARIABLES = 16
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -48,7 +50,7 @@ class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template: Annotated[str, Meta(max_length=65_536)] | None = None
@@ -56,22 +58,25 @@ class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
         Annotated[dict[str, bool | int | float | str | None], Meta(max_length=MAX_TEMPLATE_VARIABLES)] | None
     ) = None
     echo: bool | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    """False: an answer holds at most one call."""
+    include_reasoning: bool | None = None
+    """False: what the model thought is not told."""
+    reasoning_effort: ReasoningEffort | None = None
+    """A variable of the chat template, as vLLM has it; with none, enable_thinking is false as well."""
 
 
-_TOOLS = "tool calling is not served yet"
+_FUNCTIONS = "this older form is not served: use tools, and tool_choice"
 REFUSED: dict[str, tuple[str, Neutral]] = {
     **REFUSED_BY_ALL,
-    "tools": (_TOOLS, lambda value: value == []),
-    "tool_choice": (_TOOLS, lambda value: value == "none"),
-    "parallel_tool_calls": (_TOOLS, lambda value: isinstance(value, bool)),  # means nothing without tools
-    "functions": (_TOOLS, lambda value: value == []),
-    "function_call": (_TOOLS, lambda value: value == "none"),
+    "functions": (_FUNCTIONS, lambda value: value == []),
+    "function_call": (_FUNCTIONS, lambda value: value == "none"),
     "modalities": ("only text is served", lambda value: value == ["text"]),
     "audio": ("only text is served", never),
     "prediction": ("predicted outputs are not served", never),
     "web_search_options": ("this server makes no connection of its own", never),
-    "reasoning_effort": ("no model here has it; use chat_template_kwargs where its template does", never),
-    "include_reasoning": ("reasoning is not told apart from the answer", lambda value: value is True),
     "verbosity": ("no model here has it", never),
     "documents": ("documents are not served; put them into a message", lambda value: value == []),
     "mm_processor_kwargs": ("only text is served", lambda value: value == {}),
@@ -103,11 +108,15 @@ class ChatLogprobs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model says."""
+    """What the model says. reasoning: what it thought before, under the name that vLLM has for it now, and the one that
+    it had before; content is null where there are only calls, or thoughts."""
 
     content: str | None
     role: str = "assistant"
     refusal: None = None
+    reasoning: str | Absent = ABSENT
+    reasoning_content: str | Absent = ABSENT
+    tool_calls: list[ToolCall] | Absent = ABSENT
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +149,9 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
     role: str | Absent = ABSENT
     content: str | Absent = ABSENT
+    reasoning: str | Absent = ABSENT
+    reasoning_content: str | Absent = ABSENT
+    tool_calls: list[ToolCallDelta] | Absent = ABSENT
 
 
 class ChatEventChoice(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
+
+from jaxpaged_server.api.structured import ResponseFormat, StructuredOutputs
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 32
@@ -14,16 +16,22 @@ MAX_STOP_LENGTH = 256
 MAX_STOP_IDS = 128
 MAX_BIASES = 512
 MAX_LOGPROBS = 20
+MAX_LOGPROB_IDS = 128
+MAX_ALLOWED_IDS = 2**18
+MAX_BAD_WORDS = 512
 MAX_SALT_LENGTH = 128
 MIN_TIMEOUT_S = 1.0
 """Less is a mistake: milliseconds, or a time that no answer keeps."""
 MAX_TIMEOUT_S = 86_400.0
+MAX_ANSWER_SCORES = 2**20
+"""Log probabilities of answers in one reply, where there are more than MAX_LOGPROBS a token."""
 MAX_PROMPT_SCORES = 2**19
 """Log probabilities of prompts in one reply: 32 prompts of 8,192 tokens with one alternative each."""
 
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+BadWord = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
 TokenIdText = Annotated[str, Meta(pattern=r"^[0-9]{1,10}$")]
 Salt = Annotated[str, Meta(min_length=1, max_length=MAX_SALT_LENGTH, pattern=r"^[\x21-\x7e]+$")]
 RequestId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
@@ -36,6 +44,14 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
+
+
+class RepetitionDetection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When an answer is ended because it repeats itself: a pattern of so many tokens, so often in a row."""
+
+    max_pattern_size: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    min_pattern_size: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    min_count: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
 
 
 class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +83,19 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Annotated[dict[TokenIdText, Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=MAX_BIASES)] | None
     ) = None
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprob_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=MAX_LOGPROB_IDS)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=MAX_ALLOWED_IDS)] | None = None
+    bad_words: Annotated[list[BadWord], Meta(max_length=MAX_BAD_WORDS)] | None = None
+    repetition_detection: RepetitionDetection | None = None
+    thinking_token_budget: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    """Longest prompt: what is over is cut off; -1: as long as leaves room for the answer."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where it is cut; left, the beginning, by default."""
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    stream_interval: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    """Tokens that a stream gathers before it sends them, where that is more than the server's own number."""
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     return_tokens_as_token_ids: bool | None = None

@@ -9,7 +9,6 @@ from msgspec import Meta
 
 from jaxpaged_server.api.common import (
     ABSENT,
-    MAX_LOGPROBS,
     Absent,
     PromptLogprobs,
     SamplingFields,
@@ -22,26 +21,29 @@ PromptItem = str | TokenId | list[TokenId]
 
 
 class CompletionRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
-    """prompt: a text, texts, token ids, or lists of token ids. logprobs: alternatives per token, of an echo too."""
+    """prompt: a text, texts, token ids, or lists of token ids. logprobs: alternatives per token,
+    of an echo too; -1: the whole vocabulary, where the server allows it."""
 
     prompt: str | list[PromptItem]
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
 
 
-_STRUCTURED = "structured output is not served yet; ask for the form in the prompt"
+_RENAMED = "vLLM has it no more; ask for structured_outputs: {%s}"
 REFUSED_BY_ALL: dict[str, tuple[str, Neutral]] = {
-    "allowed_token_ids": ("it is not served; use logit_bias", never),
-    "bad_words": ("it is not served; use logit_bias for single tokens", lambda value: value == []),
-    "truncate_prompt_tokens": ("prompts are not cut silently; send fewer tokens", never),
-    "response_format": (_STRUCTURED, lambda value: value == {"type": "text"}),
-    "structured_outputs": (_STRUCTURED, never),
-    "guided_json": (_STRUCTURED, never),
-    "guided_regex": (_STRUCTURED, never),
-    "guided_choice": (_STRUCTURED, never),
-    "guided_grammar": (_STRUCTURED, never),
-    "logits_processors": ("requests may not bring code", lambda value: value == []),
+    "guided_json": (_RENAMED % '"json": ...', never),
+    "guided_regex": (_RENAMED % '"regex": ...', never),
+    "guided_choice": (_RENAMED % '"choice": ...', never),
+    "guided_grammar": (_RENAMED % '"grammar": ...', never),
+    "guided_json_object": (_RENAMED % '"json_object": true', lambda value: value is False),
+    "guided_whitespace_pattern": (_RENAMED % '"whitespace_pattern": ...', never),
+    "guided_decoding_backend": ("there is one, which is not chosen by requests; leave it out", never),
+    "structural_tag": (_RENAMED % '"structural_tag": ...', never),
+    "logits_processors": (
+        "requests may not bring code; use structured_outputs, allowed_token_ids, bad_words or logit_bias",
+        lambda value: value == [],
+    ),
     "kv_transfer_params": ("KV is not handed between servers", never),
     "vllm_xargs": ("it belongs to plugins of another server", lambda value: value == {}),
     "prompt_embeds": ("requests may not bring tensors", never),

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from jaxpaged_server.api.chat import MAX_MESSAGES, MAX_TEMPLATE_VARIABLES, ChatMessage
 from jaxpaged_server.api.common import TokenId
+from jaxpaged_server.api.tools import Tools
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -25,6 +26,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     chat_template_kwargs: (
         Annotated[dict[str, bool | int | float | str | None], Meta(max_length=MAX_TEMPLATE_VARIABLES)] | None
     ) = None
+    tools: Tools | None = None
 
 
 class TokenizeReply(msgspec.Struct, frozen=True, kw_only=True):

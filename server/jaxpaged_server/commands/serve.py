@@ -40,6 +40,7 @@ _STYLE = FlagStyle(
         "max_body_bytes": counted("max_body_bytes"),
         "default_chat_template_kwargs": Json,
         "kv_events_config": Json,
+        "structured_outputs_config": Json,
         **dict.fromkeys(PATHS, _PathText),
         # words that are refused with a reason of ours, not by the parser
         "log_level": Annotated[str, tyro.conf.arg(metavar="LEVEL")],

@@ -6,6 +6,7 @@ from jaxpaged.beams import MAX_BEAMS
 from jaxpaged.errors import ParameterError
 from jaxpaged.request import SamplingParams
 from jaxpaged_server.api.common import SamplingFields
+from jaxpaged_server.api.structured import TextFormat
 
 _NEUTRAL = {
     "temperature": (0.0, 1.0),
@@ -18,13 +19,20 @@ _NEUTRAL = {
     "logit_bias": ({},),
     "min_tokens": (0,),
     "stop": ([],),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "logprob_token_ids": (),
+    "repetition_detection": (),
+    "thinking_token_budget": (-1,),
+    "response_format": (TextFormat(),),
+    "structured_outputs": (),
     "stream": (False,),
 }
 """What a beam search does not do: beams are ranked by the model's own probabilities, and told at the end."""
 
 
 def length_penalty_of(body: SamplingFields) -> float | None:
-    """The length penalty of the beam search that a body asks for; None where it asks for none. Raises ParameterError."""
+    """The length penalty of the beam search that a body asks for; None for none. Raises ParameterError."""
     if body.use_beam_search:
         return 1.0 if body.length_penalty is None else body.length_penalty
     if body.length_penalty not in (None, 1.0):
@@ -64,4 +72,6 @@ def beam_params(
         include_stop_str_in_output=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens is not False,
         logprobs=max(2 * n, logprobs or 0),
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
+        truncation_side=body.truncation_side,
     )

@@ -15,6 +15,7 @@ from jaxpaged.errors import ParameterError, PromptError
 from jaxpaged.prompt import check_tokens
 from jaxpaged.request import CompletionOutput, SamplingParams
 from jaxpaged.sampling_defaults import SamplingDefaults
+from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.api.common import ABSENT, MAX_PROMPTS, StreamOptions, Usage, usage_of
 from jaxpaged_server.api.completions import (
@@ -28,8 +29,18 @@ from jaxpaged_server.body import read_struct
 from jaxpaged_server.generation import Answer, Job, Prompt, answering, gather, outputs_of
 from jaxpaged_server.logprobs import completion_logprobs, prompt_logprobs_reply
 from jaxpaged_server.reply import json_reply
-from jaxpaged_server.routes.sampling import Head, deadline_of, make_head, make_job, num_scores, sampling_params
+from jaxpaged_server.routes.sampling import (
+    Head,
+    cut_prompt,
+    deadline_of,
+    make_head,
+    make_job,
+    num_scores,
+    num_told,
+    sampling_params,
+)
 from jaxpaged_server.routes.streaming import stream_reply
+from jaxpaged_server.routes.structured import asked_form
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.stream import EventStream
 
@@ -43,10 +54,13 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     services.check_open(key_of(request))
     body = await read_struct(request, CompletionRequest, refused=REFUSED)
     head = make_head(services, request, body, "cmpl")
-    params = _params(body, services.info().sampling_defaults)
     deadline = deadline_of(services, request, body.timeout)
     async with services.deadline(deadline):
-        prompts = await _prompts(services, key_of(request), body)
+        form = await asked_form(services, request, body)
+        size = len(body.allowed_token_ids or ())  # a million take long to look through
+        defaults = services.info().sampling_defaults
+        params = await services.text.aside(key_of(request), size, lambda: _params(body, defaults, form))
+        prompts = await _prompts(services, key_of(request), body, params)
     job = make_job(services, request, body, prompts, params, asked_tokens=_asked_tokens(body), deadline=deadline)
     with answering(services, job) as answers:
         writer = _Writer(services, head, body, job, answers)
@@ -107,6 +121,7 @@ class _Writer:
                 prompt_ids=answer.prompt.ids if body.echo and first else (),
                 prompt_logprobs=(answer.prompt_logprobs or ()) if body.echo and first else (),
                 wanted=body.logprobs,
+                named=body.logprob_token_ids or (),
                 start=self._offsets[i],
                 as_ids=bool(body.return_tokens_as_token_ids),
             )
@@ -128,14 +143,15 @@ class _Writer:
 
     async def events(self, events: EventStream) -> None:
         """Send the whole stream but its end."""
-        options, scores = self._options, self._job.prompt_scores // len(self._answers)
+        options, of_prompt = self._options, self._job.prompt_scores // len(self._answers)
         async with aclosing(outputs_of(self._answers)) as outputs:
             async for answer, said in outputs:
                 usage = self.usage() if options.continuous_usage_stats else ABSENT
-                if self._begun[answer.index] or not scores:
-                    choice = self.choice(answer, said)
-                else:
+                scores = num_told(self._job, len(said.token_ids)) + (0 if self._begun[answer.index] else of_prompt)
+                if scores:
                     choice = await self._services.text.aside(self._job.key, scores, partial(self.choice, answer, said))
+                else:
+                    choice = self.choice(answer, said)
                 await events.send(self._event([choice], usage))
         if options.include_usage:
             await events.send(self._event([], self.usage()))
@@ -168,7 +184,9 @@ def _asked_tokens(body: CompletionRequest) -> int:
     return _DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
 
 
-def _params(body: CompletionRequest, defaults: SamplingDefaults) -> SamplingParams:
+def _params(
+    body: CompletionRequest, defaults: SamplingDefaults, form: StructuredOutputsParams | None
+) -> SamplingParams:
     """Raises ParameterError. No answer at all (max_tokens 0) is for scoring an echoed prompt: one token is computed and
     not told."""
     if body.max_tokens == 0 and not body.echo:
@@ -177,21 +195,26 @@ def _params(body: CompletionRequest, defaults: SamplingDefaults) -> SamplingPara
         )
     prompt_logprobs = body.prompt_logprobs
     if body.echo and body.logprobs is not None:
-        prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
+        prompt_logprobs = -1 if body.logprobs == -1 else max(body.logprobs, prompt_logprobs or 0)
     params = sampling_params(
-        body, defaults, max_tokens=_asked_tokens(body), logprobs=body.logprobs, prompt_logprobs=prompt_logprobs
+        body,
+        defaults,
+        max_tokens=_asked_tokens(body),
+        logprobs=body.logprobs,
+        prompt_logprobs=prompt_logprobs,
+        form=form,
     )
     return replace(params, min_tokens=0) if body.max_tokens == 0 else params
 
 
-async def _prompts(services: Services, key: Key, body: CompletionRequest) -> tuple[Prompt, ...]:
+async def _prompts(services: Services, key: Key, body: CompletionRequest, params: SamplingParams) -> tuple[Prompt, ...]:
     """The prompts of a body. Raises PromptError, ContextLengthError, ParameterError, and QueueFullError where too much
     of this key waits."""
-    special = True if body.add_special_tokens is None else body.add_special_tokens
     given, longest = body.prompt, services.info().max_model_len
     if isinstance(given, list) and given and isinstance(given[0], int):
-        check_tokens(len(given), max_model_len=longest)  # at first: to look through a million takes long
-        if all(isinstance(item, int) for item in given):
+        if params.truncate_prompt_tokens is None:
+            check_tokens(len(given), max_model_len=longest)  # at first: to look through a million takes long
+        if await services.text.aside(key, len(given), lambda: set(map(type, given))) == {int}:
             given = [given]  # one prompt of token ids
     items = given if isinstance(given, list) else [given]
     if not items:
@@ -203,14 +226,19 @@ async def _prompts(services: Services, key: Key, body: CompletionRequest) -> tup
     if len(kinds) > 1 or int in kinds:
         limit = "it must be a text, texts, token ids, or lists of token ids, not a mixture"
         raise PromptError(name="prompt", value=given, limit=limit)
+    special = True if body.add_special_tokens is None else body.add_special_tokens
+    whole = params.truncate_prompt_tokens is None
     prompts: list[Prompt] = []
     for item in items:
         if isinstance(item, str):
-            services.text.check_length(len(item), longest)
+            if whole:
+                services.text.check_length(len(item), longest)
             ids = await services.text.encode(key, item, add_special_tokens=special)
-            prompts.append(Prompt(ids=ids, text=item))
+            prompts.append(cut_prompt(Prompt(ids=ids, text=item), params, max_model_len=longest))
         else:
             assert isinstance(item, list)
-            check_tokens(len(item), max_model_len=longest)
-            prompts.append(Prompt(ids=tuple(cast("list[int]", item))))
+            if whole:
+                check_tokens(len(item), max_model_len=longest)
+            ids = tuple(cast("list[int]", item))
+            prompts.append(cut_prompt(Prompt(ids=ids), params, max_model_len=longest))
     return tuple(prompts)

@@ -16,6 +16,7 @@ from jaxpaged_server.body import read_struct
 from jaxpaged_server.reply import json_reply
 from jaxpaged_server.routes.chat import render_chat
 from jaxpaged_server.routes.sampling import deadline_of
+from jaxpaged_server.routes.tools import shown_tools
 from jaxpaged_server.services import key_of, services_of
 
 
@@ -37,6 +38,7 @@ async def tokenize(request: web.Request) -> web.Response:
                 add_generation_prompt=body.add_generation_prompt,
                 continue_final_message=bool(body.continue_final_message),
                 variables=body.chat_template_kwargs,
+                tools=shown_tools(body.tools) if body.tools else None,
             )
             special = bool(body.add_special_tokens)
         else:

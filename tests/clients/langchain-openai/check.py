@@ -6,12 +6,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import TestCase
 
 import openai
 from langchain_openai import ChatOpenAI, OpenAI
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from shapes import Order, check_order
 
 EXPECTED = json.loads(Path(os.environ["CHECK_EXPECTED"]).read_text())
 MODEL = os.environ["CHECK_MODEL"]
@@ -35,6 +40,8 @@ def main() -> None:
     check_stream(model)
     check_batch(model)
     check_logprobs(model)
+    check_structured(ChatOpenAI(**{**OPTIONS, "max_tokens": 512}))
+    check_tools(ChatOpenAI(**{**OPTIONS, "max_tokens": 512}))
     asyncio.run(check_async(model))
     check_completions()
     check_errors()
@@ -81,6 +88,37 @@ def check_logprobs(model: ChatOpenAI) -> None:
     reply = model.bind(logprobs=True, top_logprobs=2).invoke(MESSAGES)
     content = reply.response_metadata["logprobs"]["content"]
     equal("".join(entry["token"] for entry in content), ANSWER)
+
+
+def check_structured(model: ChatOpenAI) -> None:
+    """By `response_format`, for a type and for a schema; whole, and as it comes."""
+    wanted = EXPECTED["structured"]["json"]
+    found: Any = model.with_structured_output(Order, method="json_schema", include_raw=True).invoke(MESSAGES)
+    assert isinstance(found["parsed"], Order), found["parsing_error"]
+    check_order(found["raw"].content, wanted)
+    schema = {"title": "order", **EXPECTED["structured"]["schema"]}
+    plain: Any = model.with_structured_output(schema, method="json_schema")
+    equal(plain.invoke(MESSAGES), json.loads(wanted))
+    *_, last = plain.stream(MESSAGES)
+    equal(last, json.loads(wanted))
+
+
+def check_tools(model: ChatOpenAI) -> None:
+    """A tool that must be called: by its name, or because there is no other; and one that stands for a type."""
+    place = {"name": "place", "description": "Place an order.", "parameters": EXPECTED["structured"]["schema"]}
+    tools = [{"type": "function", "function": place}]
+    for choice in ("place", "any"):
+        bound: Any = model.bind_tools(tools, tool_choice=choice, parallel_tool_calls=False)
+        (call,) = bound.invoke(MESSAGES).tool_calls
+        equal(call["name"], "place")
+        check_order(json.dumps(call["args"]))
+        chunks = list(bound.stream(MESSAGES))
+        whole = chunks[0]
+        for chunk in chunks[1:]:
+            whole = whole + chunk
+        equal([(each["name"], each["args"]) for each in whole.tool_calls], [("place", call["args"])])
+    found = model.with_structured_output(Order, method="function_calling").invoke(MESSAGES)
+    assert isinstance(found, Order)
 
 
 async def check_async(model: ChatOpenAI) -> None:

@@ -6,11 +6,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import TestCase
 
 import litellm
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from shapes import Order, check_order
 
 EXPECTED = json.loads(Path(os.environ["CHECK_EXPECTED"]).read_text())
 MODEL = os.environ["CHECK_MODEL"]
@@ -35,6 +40,7 @@ def main() -> None:
         }
         check_chat(options)
         check_stream(options)
+        check_structured({**options, "max_tokens": 512})
         asyncio.run(check_async(options))
         check_completions(options)
         check_errors(options, f"{prefix}/another")
@@ -65,6 +71,12 @@ def check_stream(options: dict[str, Any]) -> None:
     equal((usage.prompt_tokens, usage.completion_tokens), (EXPECTED["chat"]["prompt_tokens"], MAX_TOKENS))
     whole: Any = litellm.stream_chunk_builder(chunks, messages=MESSAGES)
     equal(whole.choices[0].message.content, ANSWER)
+
+
+def check_structured(options: dict[str, Any]) -> None:
+    """By a type, of which it makes the schema."""
+    reply: Any = litellm.completion(messages=MESSAGES, response_format=Order, **options)
+    check_order(reply.choices[0].message.content, EXPECTED["structured"]["json"])
 
 
 async def check_async(options: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ await checkEcho();
 await checkCompletionStream();
 await checkChat();
 await checkChatStream();
+await checkStructured();
 await checkManyAtOnce();
 await checkErrors();
 await checkRateLimit(process.env.CHECK_LIMITED_KEY);
@@ -99,6 +100,17 @@ async function checkChatStream() {
   // the package's own gathering of a stream
   const gathered = await client.chat.completions.stream({ ...greedy, messages }).finalChatCompletion();
   assert.equal(gathered.choices[0].message.content, expected.chat.answer);
+}
+
+async function checkStructured() {
+  const { schema, json } = expected.structured;
+  const format = { type: "json_schema", json_schema: { name: "order", schema, strict: true } };
+  const asked = { model, temperature: 0, messages, response_format: format };
+  const reply = await client.chat.completions.parse(asked);
+  assert.equal(reply.choices[0].message.content, json);
+  assert.equal(reply.choices[0].finish_reason, "stop");
+  const whole = await client.chat.completions.stream(asked).finalChatCompletion();
+  assert.equal(whole.choices[0].message.content, json);
 }
 
 async function checkManyAtOnce() {

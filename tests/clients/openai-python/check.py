@@ -13,6 +13,8 @@ from unittest import TestCase
 
 import openai
 from openai import AsyncOpenAI, OpenAI
+from structured import check_structured
+from tools import check_tools
 
 EXPECTED = json.loads(Path(os.environ["CHECK_EXPECTED"]).read_text())
 MODEL = os.environ["CHECK_MODEL"]
@@ -32,6 +34,8 @@ def main() -> None:
     check_chat(client)
     check_chat_logprobs(client)
     check_chat_stream(client)
+    check_structured(client, EXPECTED, MODEL)
+    check_tools(client, EXPECTED, MODEL)
     asyncio.run(check_many_at_once())
     check_errors(client)
     check_rate_limit(os.environ["CHECK_LIMITED_KEY"])

@@ -1,0 +1,1 @@
+"""How models write tool calls and reasoning into their text, and the parsers that find them. [host half: no jax]"""

@@ -1,0 +1,117 @@
+"""The forms that answers are asked to have, looked at before anything waits for them; each one once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxpaged.errors import RequestError
+from jaxpaged.structured.params import StructuredOutputsParams
+from jaxpaged_server.access.keys import Key
+from jaxpaged_server.beside import Beside
+from jaxpaged_server.engine_process.error_fields import error_of, fields_of
+from jaxpaged_server.engine_process.wire import ErrorFields
+
+MAX_BYTES = 16 * 2**20
+"""Of forms that are remembered, with what was found out about them."""
+_ENTRY_BYTES = 1024
+"""Of one beside its texts."""
+
+Found = ErrorFields | None
+"""What is wrong with a form, with the part of its texts that an error shows."""
+
+
+class Forms:
+    """Says whether a grammar can be made of a form. What it has found out it remembers, and forgets what was not asked
+    for the longest where that is too much.
+
+    look: raises RequestError for a form of which none can be made; any thread may call it. shared: whether there are
+    several keys.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[StructuredOutputsParams], object],
+        *,
+        threads: int = 2,
+        most_bytes: int = MAX_BYTES,
+        shared: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._look = look
+        self._most_bytes = most_bytes
+        self._beside = Beside(threads, name="grammar", shared=shared)
+        self._found: OrderedDict[StructuredOutputsParams, Found] = OrderedDict()
+        self._at_work: dict[StructuredOutputsParams, _Work] = {}
+        self._num_bytes = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Of what is remembered, at most."""
+        return self._num_bytes
+
+    async def check(self, key: Key, form: StructuredOutputsParams) -> None:
+        """Raise RequestError for a form that answers cannot be held to, QueueFullError where too much of this key waits
+        to be read."""
+        if form in self._found:
+            self._found.move_to_end(form)
+            found = self._found[form]
+        else:
+            found = await self._wait(key, form)
+        if found is not None:
+            raise error_of(found)
+
+    async def _wait(self, key: Key, form: StructuredOutputsParams) -> Found:
+        """For the one look at it that all who ask at the same time wait for; what nobody waits for is not begun."""
+        work = self._at_work.get(form)
+        if work is None:
+            work = self._at_work[form] = _Work(asyncio.create_task(self._check(key, form)))
+        work.waiting += 1
+        try:
+            return await asyncio.shield(work.task)
+        finally:
+            work.waiting -= 1
+            if not work.waiting:
+                work.task.cancel()
+                if self._at_work.get(form) is work:
+                    del self._at_work[form]
+
+    async def _check(self, key: Key, form: StructuredOutputsParams) -> Found:
+        found = await self._beside.do(key, size_of(form), lambda: self._fault(form))
+        self._found[form] = found
+        self._num_bytes += _bytes(form)
+        while self._num_bytes > self._most_bytes:
+            oldest, _ = self._found.popitem(last=False)
+            self._num_bytes -= _bytes(oldest)
+        return found
+
+    def _fault(self, form: StructuredOutputsParams) -> Found:
+        try:
+            self._look(form)
+        except RequestError as error:
+            return fields_of(error)
+        return None
+
+    def close(self) -> None:
+        """End the threads."""
+        self._beside.close()
+
+
+@dataclass(slots=True)
+class _Work:
+    """A look at a form, and how many wait for it."""
+
+    task: asyncio.Task[Found]
+    waiting: int = 0
+
+
+def size_of(form: StructuredOutputsParams) -> int:
+    """Characters of its texts."""
+    texts = (form.json, form.regex, form.grammar, form.structural_tag, form.whitespace_pattern, *(form.choice or ()))
+    return sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _bytes(form: StructuredOutputsParams) -> int:
+    """At most; a character has up to four, and a text of its own a head."""
+    return _ENTRY_BYTES + 4 * size_of(form) + 64 * len(form.choice or ())
