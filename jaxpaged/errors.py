@@ -91,7 +91,7 @@ class ParameterError(RequestError):
 
 
 class GrammarError(RequestError):
-    """A schema, expression or grammar that answers cannot be held to. `name` is the place in it, where that is known."""
+    """A schema, expression or grammar that answers cannot be held to. `name`: the place in it, where that is known."""
 
 
 class PromptError(RequestError):

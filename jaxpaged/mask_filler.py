@@ -53,8 +53,8 @@ class MaskFiller:
     def of(self, plan: StepPlan) -> tuple[np.ndarray | None, list[Ended]]:
         """The masks of a step, i32[S, mask_words], and the requests that end instead of drawing. No row may wait.
 
-        None where every row may draw any token. A row whose request has ended, or ends here, may draw what it likes; one
-        whose constraints leave none draws -1.
+        None where every row may draw any token. A row whose request has ended, or ends here, may draw what it likes;
+        one whose constraints leave none draws -1.
         """
         bound = [(i, row) for i, row in enumerate(plan.rows) if is_bound(row)]
         if not bound:

@@ -35,9 +35,7 @@ def constraint_of(
     tokenizer: Tokenizer, *, width: int | None = None, ends: Collection[int] | None = None, **form: Any
 ) -> GrammarConstraint:
     grammars = Grammars(tokenizer, width=width or tokenizer.vocab_size)
-    params = StructuredOutputsParams(**form)
-    grammars.check(params)
-    return grammars.constraint(params, ends=tokenizer.eos_ids if ends is None else ends)
+    return grammars.constraint(StructuredOutputsParams(**form), ends=tokenizer.eos_ids if ends is None else ends)
 
 
 def mask_after(constraint: GrammarConstraint, output: Sequence[int], width: int) -> np.ndarray:

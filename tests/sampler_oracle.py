@@ -22,7 +22,8 @@ _EDGE = 1e-5  # logits that edits bring so close to a limit may be on either sid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a request asks of the sampler. seed: resolved, a uint32. bad_words: sequences of tokens. think: tags."""
+    """What a request asks of the sampler. seed: resolved, a uint32. bad_words: sequences of tokens. think: tags.
+    form: bool[V], the tokens that have the answer's form, where that is the same everywhere."""
 
     params: SamplingParams
     prompt: Sequence[int]
@@ -30,6 +31,7 @@ class Asked:
     stop_ids: frozenset[int] = frozenset()
     bad_words: Sequence[Sequence[int]] = ()
     think: tuple[Sequence[int], Sequence[int]] = ((), ())
+    form: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,8 @@ def allowed(vocab: int, output: Sequence[int], asked: Asked) -> np.ndarray:
     if p.allowed_token_ids is not None:
         may[:] = False
         may[list(p.allowed_token_ids)] = True
+    if asked.form is not None:
+        may &= asked.form
     for *beginning, last in asked.bad_words:
         if text[len(text) - len(beginning) :] == beginning:
             may[last] = False

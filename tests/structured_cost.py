@@ -71,15 +71,12 @@ def main() -> None:
     for _ in range(pairs):
         before = engine.metrics.mask_s
         plain, held = run(engine, count, None), run(engine, count, form)
-        masks_s = (engine.metrics.mask_s - before) / count
-        ratios.append(held / plain)
+        masks_ms, ratio = 1e3 * (engine.metrics.mask_s - before) / count, held / plain
+        ratios.append(ratio)
         load = os.getloadavg()[0]
-        print(
-            f"{plain:.1f} and {held:.1f} tokens/s, {held / plain:.3f}; masks {1e3 * masks_s:.2f} ms a step; load {load:.1f}"
-        )
-    print(
-        f"median {statistics.median(ratios):.3f} of {pairs} pairs; compiles after ready {engine.metrics.compiles_after_ready}"
-    )
+        print(f"{plain:.1f} and {held:.1f} tokens/s, {ratio:.3f}; masks {masks_ms:.2f} ms a step; load {load:.1f}")
+    compiles = engine.metrics.compiles_after_ready
+    print(f"median {statistics.median(ratios):.3f} of {pairs} pairs; compiles after ready {compiles}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 
 import llguidance
@@ -12,6 +13,8 @@ from jaxpaged.errors import GrammarError
 from jaxpaged.structured.library import one_line
 from jaxpaged.structured.vocabulary import Vocabulary, bits_of
 
+MAX_MASK_S = 0.5
+"""Seconds of a processor for one mask. All requests wait for it; that of a schema takes a thousandth of it."""
 Compiled = tuple[llguidance.LLMatcher, Vocabulary]
 
 
@@ -26,8 +29,8 @@ class GrammarConstraint:
     follows = True
 
     def __init__(self, compiled: Callable[[], Compiled], *, ends: Collection[int]) -> None:
-        """compiled: the grammar, read; called at the first fill and where nothing else helps to go back. It may wait, and
-        raise GrammarError. ends: tokens that end an answer."""
+        """compiled: the grammar, read; called at the first fill and where nothing else helps to go back. It may wait,
+        and raise GrammarError. ends: tokens that end an answer."""
         self._compiled = compiled
         self._ends = frozenset(ends)
         self._matcher: llguidance.LLMatcher | None = None
@@ -104,8 +107,14 @@ class GrammarConstraint:
 
     def _allowed(self) -> np.ndarray:
         assert self._matcher is not None
+        began_s = time.thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._scratch.ctypes.data, self._scratch.nbytes)
         self._check()
+        if (spent_s := time.thread_time() - began_s) > MAX_MASK_S:
+            limit = (
+                f"which tokens may come next took {spent_s:.2f} s to find out, and {MAX_MASK_S:g} s are given to one"
+            )
+            raise GrammarError(name="structured_outputs", value="a grammar", limit=limit, fix="Ask for a simpler form")
         return self._scratch
 
     def _check(self) -> None:

@@ -6,23 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import cast
 
-import llguidance
-
-from jaxpaged.errors import GrammarError
 from jaxpaged.structured.constraint import Compiled, GrammarConstraint
 from jaxpaged.structured.grammar import grammar_of
-from jaxpaged.structured.library import limits, one_line
 from jaxpaged.structured.params import StructuredOutputsParams
+from jaxpaged.structured.process import GrammarProcess
 from jaxpaged.structured.spelling import decoder_types, has_bytes
 from jaxpaged.structured.vocabulary import Vocabulary, no_grammars
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 
 _REMEMBERED = 64
-"""Grammars whose texts are kept: most requests of a service have one of a few."""
+"""Forms that are not checked again: most requests of a service have one of a few."""
 _NUM_THREADS = 2
 
 
@@ -39,7 +36,7 @@ class Grammars:
         self._lock = Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._vocabulary: Future[Vocabulary] | None = None
-        self._text = lru_cache(_REMEMBERED)(self._make_text)
+        self._checked = lru_cache(_REMEMBERED)(lambda params: len(self._process.grammar(params)))
 
     def prepare(self) -> None:
         """Begin to make the trie, if it was not before, and do not wait for it."""
@@ -47,13 +44,14 @@ class Grammars:
             self._begin()
 
     def check(self, params: StructuredOutputsParams) -> None:
-        """Raise what is wrong with a form: ParameterError where this engine has no grammars, GrammarError."""
+        """Raise what is wrong with a form: ParameterError where this engine has no grammars, GrammarError, and
+        ChildError where the process that reads grammars first does not start."""
         if (why_not := self._why_not()) is not None:
             raise no_grammars(why_not)
-        self._text(params)
+        self._checked(params)
 
     def constraint(self, params: StructuredOutputsParams, *, ends: Collection[int]) -> GrammarConstraint:
-        """The constraint of one answer. Its grammar is read meanwhile; what is wrong with it is raised by the first fill.
+        """The constraint of one answer. Its grammar is read meanwhile; what is wrong with it the first fill raises.
 
         ends: tokens that end the answer.
         """
@@ -73,7 +71,7 @@ class Grammars:
             if self._vocabulary is None:
                 backend = cast("Tokenizer", self._tokenizer).backend
                 self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammars")
-                self._vocabulary = self._threads.submit(Vocabulary, backend, width=self._width)
+                self._vocabulary = self._threads.submit(Vocabulary.of, backend, width=self._width)
             return self._vocabulary
 
     def _why_not(self) -> str | None:
@@ -83,17 +81,17 @@ class Grammars:
         kinds = decoder_types(self._tokenizer.backend.decoder)
         return None if has_bytes(kinds) else "this model's tokens have no bytes of their own"
 
-    def _make_text(self, params: StructuredOutputsParams) -> str:
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """The special tokens by their texts."""
         tokenizer = cast("Tokenizer", self._tokenizer)
         ids = sorted(tokenizer.special_ids)
-        return grammar_of(params, special=dict(zip(tokenizer.token_strings(ids), ids, strict=True)))
+        return dict(zip(tokenizer.token_strings(ids), ids, strict=True))
+
+    @cached_property
+    def _process(self) -> GrammarProcess:
+        return GrammarProcess(self._special)
 
     def _compile(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> Compiled:
-        text = self._text(params)
-        matcher = llguidance.LLMatcher(vocabulary.trie, text, log_level=0, limits=limits())
-        if matcher.is_error():
-            said = one_line(matcher.get_error())
-            raise GrammarError(
-                name="structured_outputs", value=params.kind, limit=f"no grammar can be made of it: {said}"
-            )
-        return matcher, vocabulary
+        """Of a form that was checked, here or by who sent it."""
+        return vocabulary.matcher(grammar_of(params, special=self._special), kind=params.kind), vocabulary

@@ -134,7 +134,7 @@ class _Walk:
         return kept
 
     def _matters(self, keyword: str, value: Any, schema: dict[str, Any], path: str) -> bool:
-        """Whether a keyword is one that answers are held to; raises GrammarError where it is one that they cannot be."""
+        """Whether answers are held to a keyword. Raises GrammarError for one that they cannot be held to."""
         place = child(path, keyword)
         if keyword == "format":
             return self._format_matters(value, schema, place)

@@ -26,7 +26,8 @@ def spellings(backend: tokenizers.Tokenizer) -> tuple[list[bytes], list[int]]:
     decoders = decoder_types(backend.decoder)
     added = backend.get_added_tokens_decoder()
     vocab = backend.get_vocab(with_added_tokens=True)
-    byte_of = alphabet()
+    letters = alphabet()
+    known, as_latin = frozenset(letters), {ord(one): chr(byte) for one, byte in letters.items()}
     is_byte_level = "ByteLevel" in decoders
     if not has_bytes(decoders):
         limit = "its tokens have no bytes of their own: its decoder is none of bytes, nor SentencePiece's"
@@ -36,7 +37,7 @@ def spellings(backend: tokenizers.Tokenizer) -> tuple[list[bytes], list[int]]:
         if i in added:
             tokens[i] = added[i].content.encode()
         elif is_byte_level:
-            tokens[i] = bytes(byte_of[one] for one in text) if all(one in byte_of for one in text) else text.encode()
+            tokens[i] = text.translate(as_latin).encode("latin-1") if known.issuperset(text) else text.encode()
         elif _BYTE_TOKEN.fullmatch(text):
             tokens[i] = bytes.fromhex(text[3:5])
         else:

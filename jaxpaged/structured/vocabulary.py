@@ -5,41 +5,75 @@ Owns which bytes a token stands for, and that what is not text, special tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import llguidance
 import numpy as np
 import tokenizers
 
-from jaxpaged.errors import ParameterError, TokenizerError
+from jaxpaged.errors import GrammarError, ParameterError, TokenizerError
 from jaxpaged.panics import is_failure
+from jaxpaged.structured.library import limits, one_line
 from jaxpaged.structured.spelling import spellings
 from jaxpaged.structured.text_encoder import TextEncoder
 
+Encode = Callable[[str], "list[int] | None"]
+
 
 class Vocabulary:
-    """The trie of a tokenizer's tokens, for a model of `width` logits. Immutable; any thread may use it.
+    """The trie of some tokens, for a model of `width` logits. Immutable; any thread may use it.
 
     end: a token of no text, one past all others, which stands for every end of an answer.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, width: int) -> None:
-        """Raises ParameterError for a tokenizer whose tokens have no bytes of their own."""
-        try:
-            tokens, special = spellings(backend)
-        except TokenizerError as error:
-            raise no_grammars(error.limit) from None
-        tokens += [b""] * (width - len(tokens))
+    def __init__(self, tokens: Sequence[bytes], special: Collection[int], *, encode: Encode, width: int) -> None:
+        """tokens: their bytes, by id. encode: the tokens of a text, None where it has none for it.
+
+        Raises ParameterError for tokens that cannot be looked up.
+        """
+        tokens = [*tokens, *[b""] * (width - len(tokens))]
+        self.width = width
         self.end = len(tokens)
-        told = _Tokens([*tokens, b""], special, self.end, TextEncoder(backend, tokens))
+        self.num_words = self.end // 32 + 1  # of llguidance's masks
+        told = _Tokens([*tokens, b""], special, self.end, encode)
         try:
-            self.trie = told.trie = llguidance.LLTokenizer(told)
+            self._trie = told.trie = llguidance.LLTokenizer(told)
         except BaseException as error:
             if not is_failure(error):
                 raise
             raise no_grammars(f"its tokenizer cannot be looked up by bytes: {str(error)[:200]}") from None
-        self.width = width
-        self.num_words = self.end // 32 + 1  # of llguidance's masks
+
+    @classmethod
+    def of(cls, backend: tokenizers.Tokenizer, *, width: int) -> Vocabulary:
+        """A tokenizer's. Raises ParameterError for one whose tokens have no bytes of their own."""
+        try:
+            tokens, special = spellings(backend)
+        except TokenizerError as error:
+            raise no_grammars(error.limit) from None
+        return cls(tokens, special, encode=TextEncoder(backend, tokens), width=width)
+
+    @classmethod
+    def of_bytes(cls, special: Mapping[str, int]) -> Vocabulary:
+        """A token for every byte, and these special ones by their texts: to try grammars with."""
+        tokens = [b""] * (256 + 1 + max(special.values(), default=0))
+        for text, i in special.items():
+            tokens[i] = text.encode()
+        free = (i for i, token in enumerate(tokens) if not token)
+        for byte in range(256):
+            tokens[next(free)] = bytes([byte])
+        return cls(tokens, sorted(special.values()), encode=lambda _: None, width=len(tokens))
+
+    def matcher(self, grammar: str, *, kind: str) -> llguidance.LLMatcher:
+        """What reads answers by a grammar. Raises GrammarError. kind: of form, for the error."""
+        matcher = llguidance.LLMatcher(self._trie, grammar, log_level=0, limits=limits())
+        if matcher.is_error():
+            said = one_line(matcher.get_error())
+            raise GrammarError(name=kind, value="a form", limit=f"no grammar can be made of it: {said}")
+        return matcher
+
+    def empty_mask(self) -> np.ndarray:
+        """uint32[num_words], for a matcher to write into."""
+        return np.zeros(self.num_words, np.uint32)
 
 
 class _Tokens:
@@ -48,7 +82,7 @@ class _Tokens:
     is_tokenizer_wrapper = True
     bos_token_id = None
 
-    def __init__(self, tokens: Sequence[bytes], special: Sequence[int], end: int, encode: TextEncoder) -> None:
+    def __init__(self, tokens: Sequence[bytes], special: Collection[int], end: int, encode: Encode) -> None:
         self.tokens = tokens
         self.special_token_ids = [*special, end]
         self.eos_token_id = end

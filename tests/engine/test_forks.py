@@ -60,7 +60,7 @@ def jobs(text: tuple[int, ...]) -> list[Job]:
             seed=10 * i,
             temperature=0.9,
             top_p=0.95,
-            max_tokens=rng.randint(3, 16),
+            max_tokens=rng.randint(3, 24),
             ignore_eos=True,
             logprobs=1 if i % 2 else None,
             prompt_logprobs=1 if i == 3 else None,
@@ -114,14 +114,14 @@ def alone(engine: LLMEngine, jobs: list[Job]) -> list[list[tuple[int, ...]]]:
 def test_each_answer_is_that_of_a_request_of_its_own(
     engine: LLMEngine, jobs: list[Job], alone: list[list[tuple[int, ...]]]
 ) -> None:
-    preemptions = hits = copies = 0
+    preemptions = hits = 0
     config = engine.config
     for number in range(20):
         rng = random.Random(number)
         shape = {
             "rows": rng.choice([1, 3, 8, 8]),
             "tokens": rng.choice([64, 100, 256]),
-            "blocks": rng.choice([14, 20, 129]),
+            "blocks": rng.choice([11, 12, 129]),
             "prefix": rng.random() < 0.6,
         }
         engine.config = replace(config, async_scheduling=rng.random() < 0.7)
@@ -135,7 +135,7 @@ def test_each_answer_is_that_of_a_request_of_its_own(
     assert preemptions > 5
     assert hits > 100
     assert engine.metrics.compiles_after_ready == 0
-    print(preemptions, hits, copies)
+    print(f"{preemptions} preemptions, {hits} cached tokens")
 
 
 def test_the_prompt_is_computed_and_held_once(engine: LLMEngine, text: tuple[int, ...]) -> None:

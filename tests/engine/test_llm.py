@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxpaged.chat_template import ChatTemplates
 from jaxpaged.errors import CapacityError, ConfigError, ContextLengthError, ParameterError, PromptError
 from jaxpaged.llm import LLM
 from jaxpaged.request import SamplingParams
@@ -138,6 +139,15 @@ def test_chat_uses_the_template(llm: LLM) -> None:
     [output] = llm.chat(begun, GREEDY, use_tqdm=False, add_generation_prompt=False, continue_final_message=True)
     prompt = llm.engine.tokenizer.decode(output.prompt_token_ids, skip_special_tokens=False)
     assert prompt == f"{rendered}so:  "
+
+
+def test_chat_shows_the_template_the_tools(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    shows = ChatTemplates({"default": "none", "tool_use": "{{ tools[0].function.name }}"}, {})
+    monkeypatch.setattr(llm.engine.tokenizer, "_templates", shows)
+    said, tools = [{"role": "user", "content": "hello"}], [{"type": "function", "function": {"name": "weather"}}]
+    for given, prompt in ((tools, "weather"), (None, "none"), ([], "none")):
+        [output] = llm.chat(said, GREEDY, use_tqdm=False, tools=given)
+        assert llm.engine.tokenizer.decode(output.prompt_token_ids) == prompt
 
 
 @pytest.mark.parametrize(

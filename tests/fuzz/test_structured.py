@@ -11,14 +11,14 @@ from typing import Any
 
 import jsonschema
 import pytest
+from fuzz.mutations import documents
+from fuzz.structured_seeds import OTHERS, SEEDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutations import documents
 from real_server import RealServer, real_server
-from structured_seeds import OTHERS, SEEDS
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(1800)]
-CASES = 3000
+CASES = 1200
 PLAIN = {"prompt": "def f", "max_tokens": 8, "temperature": 0}
 LONGEST_REPLY_S = 20.0
 

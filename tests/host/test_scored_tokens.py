@@ -124,7 +124,7 @@ def test_a_preempted_prompt_goes_on_where_its_scores_end(monkeypatch: pytest.Mon
     launch, seen = scheduler.launch, []
 
     def spy(plan: StepPlan) -> None:
-        for i, (request, start, length, _) in enumerate(plan.rows):
+        for i, (request, start, length, *_) in enumerate(plan.rows):
             if request is young:
                 scored = ScoredTokens.of(plan)
                 seen.append((start, length, scored.counts[i] if scored else 0))

@@ -145,6 +145,8 @@ async def test_the_prompt_may_begin_the_reasoning_or_end_it() -> None:
     begun = "{{ messages[0].content }}<think>\n"
     message = (await answer("A city?</think>Yes.", settings, chat_template=begun))["message"]
     assert (message["reasoning"], message["content"]) == ("A city?", "Yes.")
+    cut = (await answer("A city?</think>Yes.", settings, chat_template=begun, truncate_prompt_tokens=6))["message"]
+    assert cut == message
     message = (await answer("Yes.", settings, chat_template=f"{begun}</think>"))["message"]
     assert message == {"role": "assistant", "content": "Yes.", "refusal": None}
 

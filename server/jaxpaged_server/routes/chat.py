@@ -36,6 +36,9 @@ from jaxpaged_server.routes.tools import ToolPlan, plan_tools
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.templating.variables import is_free
 
+_LAST = 64
+"""Tokens of a prompt's end in which it is seen whether the answer begins with reasoning."""
+
 
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """Answer a conversation."""
@@ -51,7 +54,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
         defaults = services.info().sampling_defaults
         params = await services.text.aside(key_of(request), size, lambda: _params(body, defaults, form))
         prompt = await _prompt(services, key_of(request), body, params, plan)
-        calls = await call_form(services, key_of(request), plan, prompt.text or "", asked=form)
+        calls = await call_form(services, key_of(request), plan, _end(services, prompt), asked=form)
         params = replace(params, structured_outputs=calls.form)
     new_parser = _new_parser(services, plan, prompt, calls)
     job = make_job(
@@ -102,7 +105,14 @@ def _new_parser(
     dialect = services.dialect
     if not plan.schemas and dialect.reasoning is None:
         return None
-    return partial(dialect.parser, plan.schemas, prompt=prompt.text or "", calls=calls.calls)
+    return partial(dialect.parser, plan.schemas, prompt=_end(services, prompt), calls=calls.calls)
+
+
+def _end(services: Services, prompt: Prompt) -> str:
+    """A prompt's text, or the end of it: of one that was cut there are tokens alone."""
+    if prompt.text is not None:
+        return prompt.text
+    return services.text.tokenizer.decode(prompt.ids[-_LAST:], skip_special_tokens=False)
 
 
 def _asked_tokens(body: ChatRequest) -> int | None:

@@ -1,0 +1,74 @@
+"""What the process of grammars is told and says: frames of msgpack, each after its length. [host half: no jax]"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import msgspec
+
+from jaxpaged.errors import GrammarError
+from jaxpaged.structured.params import StructuredOutputsParams
+
+LENGTH_BYTES = 4
+"""Of a frame's length, little-endian, before its body."""
+COMMAND = ("-m", "jaxpaged.structured.worker")
+"""The process, behind `children.PYTHON`."""
+_SHOWN = 200
+"""Characters of a value that an error shows."""
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """The first frame: the special tokens by their texts. An empty frame answers it; from there on time counts."""
+
+    special: dict[str, int]
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """A form to make a grammar of."""
+
+    params: StructuredOutputsParams
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The grammar, or the fields of a GrammarError; value: as it is shown."""
+
+    grammar: str | None = None
+    name: str = ""
+    value: str = ""
+    limit: str = ""
+    fix: str = ""
+
+
+class Shown(str):
+    """A value that is known only as it was shown, and is shown so again."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def frame(told: Setup | Ask | Answer | None) -> bytes:
+    """The bytes of a message; None: of an empty frame."""
+    body = b"" if told is None else msgspec.msgpack.encode(told)
+    return len(body).to_bytes(LENGTH_BYTES, "little") + body
+
+
+def next_frame(stream: BinaryIO) -> bytes | None:
+    """The body of the next frame, None at the end."""
+    header = stream.read(LENGTH_BYTES)
+    length = int.from_bytes(header, "little")
+    body = stream.read(length) if len(header) == LENGTH_BYTES else b""
+    return body if len(header) == LENGTH_BYTES and len(body) == length else None
+
+
+def answer_of(error: GrammarError) -> Answer:
+    """An error taken apart."""
+    return Answer(name=error.name, value=repr(error.value)[:_SHOWN], limit=error.limit, fix=error.fix)
+
+
+def grammar_in(answer: Answer) -> str:
+    """The grammar. Raises GrammarError where there is none."""
+    if answer.grammar is None:
+        raise GrammarError(name=answer.name, value=Shown(answer.value), limit=answer.limit, fix=answer.fix)
+    return answer.grammar

@@ -1,0 +1,83 @@
+"""The child: makes grammars, one at a time, and reads each once, until its input ends. [host half: no jax]
+
+Its memory is capped; its time is the parent's affair, who kills it. It reads with a fourth of the stack that threads
+have elsewhere, so that what it got through recurses nowhere too deep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from jaxpaged.errors import GrammarError
+from jaxpaged.parent import end_with_parent
+from jaxpaged.structured.grammar import grammar_of
+from jaxpaged.structured.vocabulary import Vocabulary
+from jaxpaged.structured.wire import Answer, Ask, Setup, answer_of, frame, next_frame
+
+MEMORY_CAP = 512 * 1024 * 1024
+"""Bytes of address space beyond what the process has when it is ready."""
+_STACK_BYTES = 2 * 1024 * 1024
+
+
+def main() -> int:
+    """Serve stdin until its end."""
+    end_with_parent()  # a grammar need not be read by itself
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write between the frames
+    if (told := next_frame(sys.stdin.buffer)) is None:
+        return 0
+    special = msgspec.msgpack.decode(told, type=Setup).special
+    vocabulary = Vocabulary.of_bytes(special)
+    decode = msgspec.msgpack.Decoder(Ask).decode
+    threading.stack_size(_STACK_BYTES)
+    _cap_memory()
+    output.write(frame(None))
+    output.flush()
+    while (told := next_frame(sys.stdin.buffer)) is not None:
+        asked = decode(told)
+        output.write(frame(_in_thread(lambda asked=asked: _made(asked, special, vocabulary))))
+        output.flush()
+    return 0
+
+
+def _made(asked: Ask, special: dict[str, int], vocabulary: Vocabulary) -> Answer:
+    params = asked.params
+    try:
+        grammar = grammar_of(params, special=special)
+        matcher = vocabulary.matcher(grammar, kind=params.kind)
+        mask = vocabulary.empty_mask()
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)  # what is made at the first token
+    except GrammarError as error:
+        return answer_of(error)
+    except MemoryError:
+        return answer_of(GrammarError(name=params.kind, value=params.kind, limit="it takes too much memory"))
+    return Answer(grammar=grammar)
+
+
+def _in_thread(work: Callable[[], Answer]) -> Answer:
+    """Do it where the stack is small."""
+    done: list[Answer] = []
+    thread = threading.Thread(target=lambda: done.append(work()))
+    thread.start()
+    thread.join()
+    return done[0]
+
+
+def _cap_memory() -> None:
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not a Unix, or no such figure there
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        cap = pages * resource.getpagesize() + MEMORY_CAP
+        resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
