@@ -180,7 +180,9 @@ class Scheduler:
         self._plan = None
         rows = self._planner.rows()
         if not rows:
-            assert self._in_flight or not self.roster.requests, "work is left, none in flight, and nothing is scheduled"
+            chosen = not any(request.paused for request in self.roster.running)  # else it is on `choose`
+            in_flight = self._in_flight or not (chosen and self.roster.requests)
+            assert in_flight, "work is left, none in flight, and nothing is scheduled"
             return None
         if self._drafting is not None:
             rows = self._drafting.add(rows, self.buckets)
@@ -256,7 +258,7 @@ class Scheduler:
             request, end = row.request.last_heir, row.start + row.length
             if prompt_logprobs is not None:
                 request.prompt_logprobs += prompt_logprobs[i]  # of one that has ended, too: its forks are told the same
-            if request.state is RequestState.FINISHED or (row.draft and not self._accept(row)):
+            if request.state is RequestState.FINISHED or (row.draft and not self._accept(row, tokens[i])):
                 continue
             spoilt = finite is not None and not finite[i]
             if spoilt or (row.samples and tokens[i] < 0):
@@ -293,12 +295,17 @@ class Scheduler:
         for request, _, _ in picks:
             request.paused = False
 
-    def _accept(self, row: RowPlan) -> bool:
-        """Whether a drafted row's guess is what the row before it drew; its request then goes on by one token."""
+    def _accept(self, row: RowPlan, token: int) -> bool:
+        """Whether a drafted row's guess is what the row before it drew; its request then goes on by one token.
+
+        token: what it drew itself. Where its constraints leave none, which may mean that the answer is whole, the guess
+        is computed once more as what it is by then, the request's last token.
+        """
         request = row.request
         assert request.state is RequestState.RUNNING, "nothing is planned while guesses are in flight"
         assert self.speculator is not None
-        accepted = request.num_tokens == row.start + 1 and request.tokens[row.start] == row.draft[-1]
+        right = request.num_tokens == row.start + 1 and request.tokens[row.start] == row.draft[-1]
+        accepted = right and token >= 0
         self.speculator.verified(len(row.draft) - 1, accepted=accepted)
         if accepted:
             request.num_computed = row.start + 1

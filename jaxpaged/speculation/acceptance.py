@@ -5,7 +5,8 @@ from __future__ import annotations
 _FIRST = (0.3, 0.45, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)  # rates before there is any evidence
 _BOUNDS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # the longest match of each class but the last
 _CLASSES = tuple(sum(match > bound for bound in _BOUNDS) for match in range(_BOUNDS[-1] + 2))
-_LEARNING = 1 / 32  # weight of the latest guess in a rate
+_HELD = 6  # guesses that a first rate counts for
+_LEARNING = 1 / 32  # least weight of the latest guess in a rate
 _MEMORY = 0.9  # of a request: how much of the evidence is left after one more guess
 _PRIOR = 2.0  # guesses that a request's evidence must outweigh
 _MOST_TRUST = 1.6
@@ -17,6 +18,7 @@ class Acceptance:
 
     def __init__(self) -> None:
         self._rates = list(_FIRST)
+        self._seen = [_HELD] * len(_FIRST)
 
     def rate(self, match: int) -> float:
         """Of guesses from a match of so many tokens."""
@@ -25,7 +27,8 @@ class Acceptance:
     def note(self, match: int, *, hit: bool) -> None:
         """Take in what became of one guess."""
         place = _CLASSES[min(match, len(_CLASSES) - 1)]
-        self._rates[place] += _LEARNING * (hit - self._rates[place])
+        self._seen[place] += 1
+        self._rates[place] += max(_LEARNING, 1 / self._seen[place]) * (hit - self._rates[place])
 
 
 class Trust:

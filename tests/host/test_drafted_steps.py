@@ -248,6 +248,18 @@ def test_what_is_packed_of_a_drafted_row_is_as_if_its_guesses_were_there() -> No
         [1, 2, 3, 7, 8, 9, 10],
     ]
     scheduler.launch(plan)  # masks are made afterwards
-    masks, _ = MaskFiller(vocab=100).of(plan)
+    masks, ended = MaskFiller(vocab=100).of(plan)
     assert masks is not None
+    assert not ended
     assert outputs == [[7], [7, 8], [7, 8, 9], [7, 8, 9, 10]]  # what constraints are asked about
+
+
+def test_a_guess_that_leaves_no_next_token_is_computed_again_as_the_last_token() -> None:
+    """Whether the answer is whole then or at a dead end is found where no guess is in play."""
+    scheduler = make((7, 8, 9, 10))
+    request = make_request("a", [1, 2, 3], max_tokens=9)
+    scheduler.submit(request)
+    scheduler.commit(launch(scheduler), [7])
+    assert told(scheduler.commit(launch(scheduler), [8, -1, 10, 11])) == [("a", 8)]
+    assert (request.tokens, request.num_computed) == ([1, 2, 3, 7, 8], 4)
+    assert rows(launch(scheduler))[0] == ("a", 4, 1, ())

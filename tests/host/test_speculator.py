@@ -169,7 +169,7 @@ def test_guesses_stop_where_they_never_come_true_and_begin_again_where_they_do()
 
     assert drafted(10, as_before) >= 30
     drafted(800, any_of_ten)
-    assert drafted(100, any_of_ten) < 20
+    assert drafted(100, any_of_ten) < 50  # of 400 that there could be
     drafted(20, as_before)
     assert drafted(50, as_before) >= 150
 
