@@ -1,48 +1,17 @@
-"""Sampling parameters through a whole engine: every pair of values of two, each token against the oracle."""
+"""Sampling parameters through a whole engine, one by one; all of them together: `test_matrix.py`."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pytest
-from all_pairs import all_pairs
-from logits_recorder import Logits, recorded_logits
-from sampler_oracle import Asked, choose, logprobs
 
 from jaxpaged import LLM
-from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError, ParameterError
-from jaxpaged.outputs import OutputKind
 from jaxpaged.repetition import RepetitionDetectionParams
-from jaxpaged.request import RequestOutput
 from jaxpaged.sampling_params import SamplingParams
 from jaxpaged.tiny.corpus import read_corpus
 
 TEXT = "".join(read_corpus().held_out)[:20_000]
 TAGS = {"reasoning_start_str": " the", "reasoning_end_str": " of a"}
-WORDS = (" the", "and", "of a", " to", "in the")
-OPTIONS: Mapping[str, Sequence[Any]] = {
-    "temperature": (0.0, 0.8),
-    "top_k": (0, 20),
-    "top_p": (1.0, 0.9),
-    "min_p": (0.0, 0.05),
-    "seed": (3, 2**40),
-    "presence_penalty": (0.0, 0.6),
-    "frequency_penalty": (0.0, 0.4),
-    "repetition_penalty": (1.0, 1.2),
-    "logit_bias": (None, "some"),
-    "allowed_token_ids": (None, "half"),
-    "bad_words": (None, WORDS),
-    "min_tokens": (0, 5),
-    "stop": (None, (". ",)),
-    "thinking_token_budget": (None, 1),
-    "logprobs": (None, 0, 3, 50, -1),
-    "logprob_token_ids": (None, (5, 900, 17)),
-    "prompt_logprobs": (None, 2),
-    "skip_reading_prefix_cache": (None, True),
-}
 
 
 @pytest.fixture(scope="module")
@@ -59,99 +28,6 @@ def llm() -> LLM:
         max_logprobs=-1,
         reasoning_config=TAGS,
     )
-
-
-@pytest.fixture(scope="module")
-def engine(llm: LLM) -> LLMEngine:
-    return llm.engine
-
-
-def params_of(options: Mapping[str, Any], vocab: int, rng: random.Random) -> SamplingParams:
-    chosen = dict(options)
-    if chosen["logit_bias"]:
-        chosen["logit_bias"] = {token: rng.choice([-100.0, -2.0, 2.0]) for token in rng.sample(range(vocab), 40)}
-    if chosen["allowed_token_ids"]:
-        chosen["allowed_token_ids"] = rng.sample(range(vocab), vocab // 2)
-    if chosen["logprob_token_ids"]:
-        chosen["logprobs"] = None
-    return SamplingParams(max_tokens=20, **chosen)
-
-
-def asked_of(engine: LLMEngine, params: SamplingParams, prompt: Sequence[int], seed: int) -> Asked:
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(engine.tokenizer.encode(text, add_special_tokens=False))
-
-    words: list[tuple[int, ...]] = []
-    for word in params.bad_words or ():
-        alone, within = encode(word.lstrip()), encode(f" {word.lstrip()}")
-        words += [alone, within] if len(alone) == len(within) and alone[0] != within[0] else [alone]
-    return Asked(
-        params=params,
-        prompt=prompt,
-        seed=seed,
-        stop_ids=frozenset(engine.tokenizer.eos_ids),
-        bad_words=words,
-        think=(encode(TAGS["reasoning_start_str"]), encode(TAGS["reasoning_end_str"])),
-    )
-
-
-def run(engine: LLMEngine, work: Sequence[tuple[Sequence[int], SamplingParams]]) -> tuple[list[RequestOutput], Logits]:
-    with recorded_logits(engine) as seen:
-        ids = [
-            engine.submit(prompt, params, output_kind=OutputKind.FINAL_ONLY, request_id=f"r{i}")
-            for i, (prompt, params) in enumerate(work)
-        ]
-        done: dict[str, RequestOutput] = {}
-        while engine.has_unfinished:
-            done |= {output.request_id: output for output in engine.step()}
-    return [done[name] for name in ids], seen
-
-
-def test_pairs_of_options_equal_the_oracle(engine: LLMEngine) -> None:
-    rng = random.Random(11)
-    vocab = engine.model_config.vocab
-    text = engine.tokenizer.encode(TEXT)
-    work: list[tuple[tuple[int, ...], SamplingParams]] = []
-    for options in all_pairs(OPTIONS, seed=1) * 2:
-        start = rng.randrange(len(text) - 80)
-        prompt = text[:32] if rng.random() < 0.75 else []  # a prefix that others have as well
-        work.append(((*prompt, *text[start : start + rng.randint(1, 40)]), params_of(options, vocab, rng)))
-    compiles = engine.metrics.compiles_after_ready
-    outputs, seen = run(engine, work)
-    places = unsure = 0
-    for i, ((prompt, params), output) in enumerate(zip(work, outputs, strict=True)):
-        asked = asked_of(engine, params, prompt, (params.seed or 0) & 0xFFFFFFFF)
-        tokens = output.outputs[0].token_ids
-        for place, token in enumerate(tokens):
-            logits = seen[f"r{i}", len(prompt) + place]
-            expected = choose(logits, tokens[:place], asked)
-            places += 1
-            unsure += not expected.sure
-            if expected.sure:
-                assert token == expected.token, (params, place)
-            check_logprobs(output, place, token, logits)
-        if output.outputs[0].finish_reason == "error":
-            assert choose(seen[f"r{i}", len(prompt) + len(tokens)], tokens, asked).token == -1, output.error
-            assert output.error is not None
-            assert "leave no token" in output.error
-    assert places > 5 * len(work)
-    assert unsure < 0.03 * places
-    assert engine.metrics.preemptions > 0
-    assert engine.metrics.cached_tokens > 0
-    assert engine.metrics.compiles_after_ready == compiles == 0
-
-
-def check_logprobs(output: RequestOutput, place: int, token: int, logits: Any) -> None:
-    told = output.outputs[0].logprobs
-    if told is None:
-        return
-    own = logprobs(logits)
-    assert token in told[place]
-    for other, one in told[place].items():
-        assert abs(one.logprob - own[other]) < 1e-4
-        assert one.rank is None or one.rank == 1 + int(
-            (logits > logits[other]).sum() + (logits[:other] == logits[other]).sum()
-        )
 
 
 def test_named_logprobs_and_all_of_them(llm: LLM) -> None:

@@ -19,9 +19,11 @@ from jaxpaged_server.engine_process.watchdog import WatchLimits
 from jaxpaged_server.engine_process.wire import Item, PoolMap
 from long_runs import numbers_of
 
+from jaxpaged.beams import BeamSearchParams
 from jaxpaged.config import EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ContextLengthError, EngineError, ModelError, ParameterError, PromptError, RequestError
+from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
 
 CONFIG = EngineConfig(max_model_len=256, max_num_seqs=4, max_num_batched_tokens=128, num_gpu_blocks_override=100)
@@ -142,6 +144,34 @@ def test_tokens_are_the_engine_s_own(served: Served, expected: list[Any]) -> Non
         assert len(info.fingerprint) == 16
         assert dict(info.table)["blocks"].startswith("100 of")
         await reads_right(served.supervisor, expected)
+
+    served.run(body())
+
+
+def test_forks_are_told_what_each_is_told_alone_and_beams_what_a_search_finds(served: Served) -> None:
+    prompt, engine = PROMPTS[0], served.supervisor
+    seeded = [SamplingParams(seed=7 + i, max_tokens=5, ignore_eos=True) for i in range(3)]
+    beams = BeamSearchParams(beam_width=3, max_tokens=5, ignore_eos=True)
+    local = LLMEngine(CONFIG)
+    local.submit(prompt, beams, output_kind=OutputKind.FINAL_ONLY)
+    (found,) = [output for _ in iter(lambda: local.has_unfinished, False) for output in local.step()]
+
+    async def body() -> None:
+        alone = [await read(engine.submit(prompt, params)) for params in seeded]
+        forks = await asyncio.gather(*map(read, engine.submit_forks(prompt, seeded)))
+        assert list(map(seen, forks)) == list(map(seen, alone))
+        searched = engine.submit_forks(prompt, [beams.sampling()] * 3, length_penalty=1.0)
+        items = await asyncio.gather(*map(read, searched))
+        assert [tuple(item.token for item in each) for each in items] == [said.token_ids for said in found.outputs]
+        await settled(engine)
+        searched = engine.submit_forks(prompt, [beams.sampling()] * 3, length_penalty=1.0)
+        for stream in searched:
+            stream.close()
+        refused = engine.submit_forks([1] * 250, [beams.sampling()] * 3, length_penalty=100.0)
+        for stream in refused:
+            with pytest.raises(ParameterError, match="length_penalty"):
+                await read(stream)
+        await settled(engine)
 
     served.run(body())
 
