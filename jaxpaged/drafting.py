@@ -78,8 +78,8 @@ class Drafting:
         self._committed_s = now
 
     def add(self, rows: Sequence[RowPlan], buckets: BucketTable) -> list[RowPlan]:
-        """The rows of a step, with drafted ones behind those that they follow; none beside rows without a token, which draw
-        where others do."""
+        """The rows of a step, with drafted ones behind those that they follow; none beside rows without a token, which
+        draw where others do."""
         if self._in_flight or len(rows) >= self._config.max_rows or not all(row.length for row in rows):
             return list(rows)
         single = [row for row in rows if row.length == 1 and row.samples and _goes_on_alone(row.request)]
