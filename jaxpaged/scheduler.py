@@ -176,7 +176,7 @@ class Scheduler:
 
     def plan(self) -> StepPlan | None:
         """Choose the next step's tokens, at least one; None where there is nothing to compute before a commit."""
-        assert not any(plan.num_drafted for plan in self._in_flight), "guesses are in flight: see needs_commit"
+        assert self._drafting is None or not self._drafting.verifies, "guesses are in flight: see needs_commit"
         self._plan = None
         rows = self._planner.rows()
         if not rows:
@@ -198,7 +198,7 @@ class Scheduler:
         assert plan is self._plan, "only the latest plan can be launched, and once"
         self._plan = None
         if self._drafting is not None:
-            self._drafting.launched()
+            self._drafting.launched(plan)
         self._in_flight.append(plan)
         self._cache.copied()
         void: set[int] = set()
