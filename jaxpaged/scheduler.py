@@ -180,7 +180,9 @@ class Scheduler:
         self._plan = None
         rows = self._planner.rows()
         if not rows:
-            assert self._in_flight or not self.roster.requests, "work is left, none in flight, and nothing is scheduled"
+            chosen = not any(request.paused for request in self.roster.running)  # else it is on `choose`
+            in_flight = self._in_flight or not (chosen and self.roster.requests)
+            assert in_flight, "work is left, none in flight, and nothing is scheduled"
             return None
         if self._drafting is not None:
             rows = self._drafting.add(rows, self.buckets)

@@ -247,6 +247,7 @@ def test_what_is_packed_of_a_drafted_row_is_as_if_its_guesses_were_there() -> No
         [1, 2, 3, 7, 8, 9],
         [1, 2, 3, 7, 8, 9, 10],
     ]
+    scheduler.launch(plan)  # masks are made afterwards
     masks, ended = MaskFiller(vocab=100).of(plan)
     assert masks is not None
     assert not ended
