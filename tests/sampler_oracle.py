@@ -43,9 +43,21 @@ class Expected:
     sure: bool
 
 
-def choose(logits: np.ndarray, output: Sequence[int], asked: Asked) -> Expected:
-    """The token after `output`. logits: f32[V], the model's own."""
+def choose(
+    logits: np.ndarray,
+    output: Sequence[int],
+    asked: Asked,
+    *,
+    within: np.ndarray | None = None,
+    margin: float = MARGIN,
+) -> Expected:
+    """The token after `output`. logits: f32[V], the model's own. within: bool[V], what a form of the answer leaves.
+
+    margin: how far other logits may carry what a draw depends on.
+    """
     may = allowed(len(logits), output, asked)
+    if within is not None:
+        may &= within
     if not may.any():
         return Expected(kept=may, token=-1, sure=True)
     x = np.where(may, edited(logits, output, asked), -np.inf)
@@ -55,7 +67,8 @@ def choose(logits: np.ndarray, output: Sequence[int], asked: Asked) -> Expected:
         others = np.delete(x, best)
         return Expected(kept=x == x[best], token=best, sure=bool(x[best] - others.max(initial=-np.inf) > TIE))
     u = uniform(asked.seed, len(asked.prompt) + len(output))
-    return draw(x, u, temperature=p.temperature, top_k=p.top_k, top_p=p.top_p, min_p=p.min_p)
+    filters = {"temperature": p.temperature, "top_k": p.top_k, "top_p": p.top_p, "min_p": p.min_p}
+    return draw(x, u, **filters, margin=margin)
 
 
 def logprobs(logits: np.ndarray) -> np.ndarray:
@@ -120,7 +133,9 @@ def edited(logits: np.ndarray, output: Sequence[int], asked: Asked) -> np.ndarra
     return x
 
 
-def draw(x: np.ndarray, u: float, *, temperature: float, top_k: int, top_p: float, min_p: float) -> Expected:
+def draw(
+    x: np.ndarray, u: float, *, temperature: float, top_k: int, top_p: float, min_p: float, margin: float = MARGIN
+) -> Expected:
     """Filters and inverse CDF of one row, by likelihood where the kept set is narrow, else by id. x: [V]."""
     x = x.astype(np.float64)
     order = np.argsort(-x, kind="stable")
@@ -128,18 +143,18 @@ def draw(x: np.ndarray, u: float, *, temperature: float, top_k: int, top_p: floa
     p /= p.sum()
     ratio = p / p.max()
     kept = ratio >= min_p
-    sure = bool(min_p in (0, 1) or np.all(np.abs(ratio / min_p - 1) > 1e-5))
+    sure = bool(min_p in (0, 1) or np.all(np.abs(ratio / min_p - 1) > max(margin, 1e-5)))
     limits_k = 0 < top_k < len(x)
     if limits_k:
         inside, outside = x[order[top_k - 1]], x[order[top_k]]
-        sure &= bool(inside == outside or inside - outside > _EDGE)
+        sure &= bool(inside == outside or inside - outside > max(margin, _EDGE))
         kept &= x >= inside
     edge = x[order[min(NARROW, len(x)) - 1]]
     known = len(x) <= NARROW or not limits_k or top_k <= NARROW or x[kept].min() > edge
     if top_p < 1:
         mass = np.where(kept, p, 0) / p[kept].sum()
         cumulative = np.cumsum(mass[order])
-        sure &= bool(np.all(np.abs(cumulative - top_p) > MARGIN))
+        sure &= bool(np.all(np.abs(cumulative - top_p) > margin))
         kept &= x >= x[order[np.argmax(cumulative >= top_p)]]
     filtered = limits_k or top_p < 1 or min_p > 0
     narrow = filtered and known and (len(x) <= NARROW or x[kept].min() > edge)
@@ -148,7 +163,11 @@ def draw(x: np.ndarray, u: float, *, temperature: float, top_k: int, top_p: floa
     cdf /= cdf[-1]
     place = int(np.argmax((cdf > u) & kept[sequence]))
     edges = np.array([cdf[place], cdf[place - 1] if place else -1.0])
-    return Expected(kept=kept, token=int(sequence[place]), sure=sure and bool(np.all(np.abs(edges - u) > MARGIN)))
+    sure &= bool(np.all(np.abs(edges - u) > margin))
+    if narrow:  # tokens of about the same likelihood may change places
+        near = x[order[max(place - 1, 0) : place + 2]]
+        sure &= bool(np.sum(np.abs(near - x[order[place]]) <= margin) == 1)
+    return Expected(kept=kept, token=int(sequence[place]), sure=sure)
 
 
 def uniform(seed: int, position: int) -> float:

@@ -86,7 +86,7 @@ def work_of(engine: LLMEngine, rng: random.Random) -> list[Work]:
     text = engine.tokenizer.encode("".join(read_corpus().held_out)[:20_000])
     vocab = engine.model_config.vocab
     work: list[Work] = []
-    for options in all_pairs(OPTIONS, seed=1):
+    for options in all_pairs(OPTIONS, seed=1) + all_pairs(OPTIONS, seed=2):
         chosen = dict(options)
         if chosen["logit_bias"]:
             chosen["logit_bias"] = {token: rng.choice([-100.0, -2.0, 2.0]) for token in rng.sample(range(vocab), 40)}
