@@ -196,7 +196,7 @@ def test_each_case_is_the_same_in_any_two_pieces(case: Case) -> None:
 
 @pytest.mark.parametrize("half", ["\\ud800", "\\udfff", "\\ude00\\ud83d"])
 def test_half_a_character_stays_escaped_in_arguments_that_are_text(half: str) -> None:
-    inner = json.dumps('{"a":"%s"}' % half).replace("\\\\", "\\")
-    (call,) = read(parser("hermes"), '<tool_call>{"name":"now","arguments":%s}</tool_call>' % inner).calls
+    inner = f'"{{\\"a\\":\\"{half}\\"}}"'
+    (call,) = read(parser("hermes"), f'<tool_call>{{"name":"now","arguments":{inner}}}</tool_call>').calls
     assert call.arguments.encode()
     assert json.loads(call.arguments) == {"a": json.loads(f'"{half}"')}
