@@ -201,8 +201,12 @@ class AnswerOracle:
 
     def _logits(self, ids: Sequence[int]) -> np.ndarray:
         """f32[n, V]."""
+        threads = self._torch.get_num_threads()
+        self._torch.set_num_threads(1)  # several wait for each other far longer than this takes
         with self._torch.inference_mode():
-            return self._model(input_ids=self._torch.tensor([list(ids)])).logits[0].numpy()
+            logits = self._model(input_ids=self._torch.tensor([list(ids)])).logits[0].numpy()
+        self._torch.set_num_threads(threads)
+        return logits
 
 
 def _grammar(asked: StructuredOutputsParams) -> str:

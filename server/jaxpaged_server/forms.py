@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxpaged.errors import RequestError
-from jaxpaged.structured.params import StructuredOutputsParams
+from jaxpaged.structured.params import StructuredOutputsParams, size_of
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.beside import Beside
 from jaxpaged_server.engine_process.error_fields import error_of, fields_of
@@ -107,12 +107,6 @@ class _Work:
 
     task: asyncio.Task[Found]
     waiting: int = 0
-
-
-def size_of(form: StructuredOutputsParams) -> int:
-    """Characters of its texts."""
-    texts = (form.json, form.regex, form.grammar, form.structural_tag, form.whitespace_pattern, *(form.choice or ()))
-    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _bytes(form: StructuredOutputsParams) -> int:

@@ -57,7 +57,7 @@ OPTIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     ),
     "logit_bias": ({}, {"logit_bias": {0: 4.0, 300: 3.0, 310: -100.0, 320: 4.0}}),  # 0 ends an answer
     "bad_words": ({}, {"bad_words": ["self", "the", "def __", " in", ", a"]}),
-    "allowed": ({}, {"allowed_token_ids": [i for i in range(4096) if i < 270 or i % 7]}),
+    "allowed": ({}, {"allowed_token_ids": [i for i in range(4096) if i < 270 or i % 5 != 3]}),
     "logprobs": ({}, {"logprobs": 0}, {"logprobs": 3}, {"logprobs": 30}),
     "prompt_logprobs": ({}, {"prompt_logprobs": 0}, {"prompt_logprobs": 2}),
     "stop": ({}, {"stop": ["):", "nd"]}, {"stop": ["er", "self."], "include_stop_str_in_output": True}),
@@ -143,7 +143,9 @@ def new_scheduler(engine: LLMEngine, speculator: Speculator | None, *, blocks: i
     """Give the engine a fresh scheduler over the same programs and pool; returns the requests that have guesses
     verified from then on. doomed: who loses its blocks once it has two tokens, if it did not before."""
     engine.steps.in_flight.clear()  # a step that computes for nobody any more
-    config = SchedulerConfig(max_rows=ROWS, max_step_tokens=256, max_model_len=LONGEST, chunk_align=CHUNK_ALIGN)
+    config = SchedulerConfig(
+        max_rows=ROWS, max_step_tokens=256, max_model_len=LONGEST, chunk_align=CHUNK_ALIGN, max_preemptions=99
+    )
     pool = KVPoolSpec(block_size=BLOCK, num_blocks=blocks)
     engine.scheduler = scheduler = Scheduler(config, pool, engine.buckets, speculator=speculator)
     guessed: set[str] = set()
