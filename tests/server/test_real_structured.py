@@ -128,3 +128,12 @@ def test_examples_of_the_pages_run(server: RealServer, page: str) -> None:
         if "response_format" in body:
             content = json.loads(reply["choices"][0]["message"]["content"])
             jsonschema.validate(content, body["response_format"]["json_schema"]["schema"])
+
+
+def test_what_leaves_no_token_together_is_the_callers_fault(server: RealServer) -> None:
+    body = {"prompt": "a", "structured_outputs": {"regex": "[0-9]{3}"}, "allowed_token_ids": [300, 301]}
+    for stream in (False, True):
+        status, reply = server.request(COMPLETIONS, {**body, "stream": stream})
+        assert status == 400, reply
+        assert "leave no token at position" in reply["error"]["message"]
+    assert server.request(COMPLETIONS, {"prompt": "a", "max_tokens": 2})[0] == 200
