@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from jaxpaged.repetition import repeats
 from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, TokenEvent
 
+NO_TOKEN = "the request's constraints leave no token"
+"""How the error of a request begins whose constraints, together, cannot be kept."""
+
 
 def token_event(request: Request, place: int, logprobs: Mapping[int, Logprob] | None) -> TokenEvent:
     """What the token at `place` means: the request's end, where it is the last one."""
@@ -36,7 +39,7 @@ def failure(request: Request, position: int) -> TokenEvent:
 
 def dead_end(request: Request, position: int) -> TokenEvent:
     """The end of a request that may draw no token at `position`: its constraints leave none."""
-    error = f"the request's constraints leave no token at position {position}; it was ended, others go on"
+    error = f"{NO_TOKEN} at position {position}; it was ended, others go on"
     return TokenEvent(request_id=request.id, token=None, finish=FinishReason.ERROR, error=error)
 
 
