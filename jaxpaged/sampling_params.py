@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -253,6 +254,20 @@ class SamplingParams:
             limit = f"a request may have at most {MAX_BAD_WORDS}"
             raise ParameterError(name="bad_words", value=len(words), limit=limit, fix="Give fewer")
         self._set("bad_words", words)
+
+    def with_seed(self, seed: int) -> SamplingParams:
+        """The same with another seed; nothing else is looked at again. Raises ParameterError."""
+        return self._with("seed", whole_number("seed", seed, -(2**63), 2**64 - 1))
+
+    def with_form(self, form: StructuredOutputsParams | None) -> SamplingParams:
+        """The same of an answer of another form; nothing else is looked at again."""
+        return self._with("structured_outputs", form)
+
+    def _with(self, name: str, value: object) -> SamplingParams:
+        """A copy whose lists are shared: to check a whole vocabulary again takes milliseconds."""
+        made = copy(self)
+        made._set(name, value)
+        return made
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -184,11 +184,13 @@ class Scheduler:
 
     def plan(self) -> StepPlan | None:
         """Choose the next step's tokens, at least one; None where there is nothing to compute before a commit."""
-        assert not any(plan.num_drafted for plan in self._in_flight), "guesses are in flight: see needs_commit"
+        assert self._drafting is None or not self._drafting.verifies, "guesses are in flight: see needs_commit"
         self._plan = None
         rows = self._planner.rows()
         if not rows:
-            assert self._in_flight or not self.roster.requests, "work is left, none in flight, and nothing is scheduled"
+            chosen = not any(request.paused for request in self.roster.running)  # else it is on `choose`
+            in_flight = self._in_flight or not (chosen and self.roster.requests)
+            assert in_flight, "work is left, none in flight, and nothing is scheduled"
             return None
         if self._drafting is not None:
             rows = self._drafting.add(rows, self.buckets)
@@ -204,7 +206,7 @@ class Scheduler:
         assert plan is self._plan, "only the latest plan can be launched, and once"
         self._plan = None
         if self._drafting is not None:
-            self._drafting.launched()
+            self._drafting.launched(plan)
         self._in_flight.append(plan)
         self._cache.copied()
         void: set[int] = set()

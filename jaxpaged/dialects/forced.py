@@ -48,15 +48,7 @@ def forced_calls(dialect: Dialect, schemas: Schemas, *, prompt: str, one: bool, 
     if writing is None:
         writing = _LISTED
         reading = CallFormat(bare=("[",), bodies=(ObjectBody(arguments=("parameters",), strict=True),))
-    calls = {
-        "type": "tags_with_separator",
-        "tags": [_tag(writing, name, schema) for name, schema in schemas.items()],
-        "separator": writing.separator,
-        "at_least_one": True,
-        "stop_after_first": one or writing.single,
-    }
-    around = [part for part in (_text(writing.first), calls, _text(writing.last)) if part is not None]
-    return Forced(tag=_sequence([*thoughts, *around]), calls=reading)
+    return Forced(tag=_sequence([*thoughts, *_calls(writing, schemas, one=one)]), calls=reading)
 
 
 def strict_calls(
@@ -67,11 +59,10 @@ def strict_calls(
     writing = dialect.calls.writing if dialect.calls is not None else None
     if writing is None or not writing.trigger:
         return None
-    some = {"type": "object"}
     calls = {
         "type": "triggered_tags",
         "triggers": [writing.trigger],
-        "tags": [_tag(writing, name, schema if name in strict else some) for name, schema in schemas.items()],
+        "tags": [_tag(writing, name, schema) for name, schema in _loosened(schemas, strict).items()],
     }
     return _sequence([*_thoughts(dialect.reasoning, prompt, channels=False), calls])
 
@@ -83,23 +74,75 @@ def after_thoughts(dialect: Dialect, form: StructuredOutputsParams, *, prompt: s
     if reasoning is None:
         return form
     thoughts = _thoughts(reasoning, prompt, channels=reasoning.channels)
-    match form.kind:
-        case "json":
-            asked = _json(json.loads(str(form.json)))
-        case "json_object":
-            asked = _json({"type": "object"})
-        case "regex":
-            asked = {"type": "regex", "pattern": form.regex}
-        case "choice":
-            asked = {"type": "or", "elements": [{"type": "const_string", "value": text} for text in form.choice or ()]}
-        case _:
-            return form
-    if not thoughts:
+    if not thoughts or (asked := _asked(form)) is None:
         return form
     if reasoning.channels:
         thoughts.append({"type": "const_string", "value": FINAL_BEGIN})
-    tag = _sequence([*thoughts, asked])
-    return replace(form, **{**dict.fromkeys(KINDS), "structural_tag": tag})
+    return _tagged(form, [*thoughts, asked])
+
+
+def form_or_calls(
+    dialect: Dialect,
+    form: StructuredOutputsParams,
+    schemas: Schemas,
+    strict: Collection[str],
+    *,
+    prompt: str,
+    one: bool,
+) -> StructuredOutputsParams | None:
+    """The form, or in its place calls and nothing else, whichever the model chooses, after the reasoning that its
+    format has; None where its way to write calls has no JSON in it. A grammar or a structural tag is that of the whole
+    answer as it is.
+
+    strict, one: as in `strict_calls` and `forced_calls`.
+    """
+    if (asked := _asked(form)) is None:
+        return form
+    if dialect.calls is None or dialect.calls.writing is None:
+        return None
+    channels = dialect.reasoning is not None and dialect.reasoning.channels
+    thoughts = _thoughts(dialect.reasoning, prompt, channels=channels)
+    if thoughts and channels:
+        asked = _sequence([{"type": "const_string", "value": FINAL_BEGIN}, asked])["format"]
+    calls = _sequence(_calls(dialect.calls.writing, _loosened(schemas, strict), one=one))["format"]
+    return _tagged(form, [*thoughts, {"type": "or", "elements": [calls, asked]}])
+
+
+def _asked(form: StructuredOutputsParams) -> Mapping[str, Any] | None:
+    """The form as a part of a tree; None for a grammar or a tree of its own."""
+    match form.kind:
+        case "json":
+            return _json(json.loads(str(form.json)))
+        case "json_object":
+            return _json({"type": "object"})
+        case "regex":
+            return {"type": "regex", "pattern": form.regex}
+        case "choice":
+            return {"type": "or", "elements": [{"type": "const_string", "value": text} for text in form.choice or ()]}
+        case _:
+            return None
+
+
+def _tagged(form: StructuredOutputsParams, parts: list[Mapping[str, Any]]) -> StructuredOutputsParams:
+    """These parts in the form's place, JSON in them laid out as it says."""
+    return replace(form, **{**dict.fromkeys(KINDS), "structural_tag": _sequence(parts)})
+
+
+def _calls(writing: Writing, schemas: Schemas, *, one: bool) -> list[Mapping[str, Any]]:
+    """The parts of calls and nothing else, of which there is one at least."""
+    calls = {
+        "type": "tags_with_separator",
+        "tags": [_tag(writing, name, schema) for name, schema in schemas.items()],
+        "separator": writing.separator,
+        "at_least_one": True,
+        "stop_after_first": one or writing.single,
+    }
+    return [part for part in (_text(writing.first), calls, _text(writing.last)) if part is not None]
+
+
+def _loosened(schemas: Schemas, strict: Collection[str]) -> Schemas:
+    """The schemas, but that of some object for a function that is not in `strict`."""
+    return {name: schema if name in strict else {"type": "object"} for name, schema in schemas.items()}
 
 
 def _thoughts(form: ReasoningFormat | None, prompt: str, *, channels: bool) -> list[Mapping[str, Any]]:

@@ -9,6 +9,8 @@ from jaxpaged.dialects.cursor import NAME, WHITE, Cursor, MalformedError, Readin
 from jaxpaged.dialects.draft import Draft
 from jaxpaged.dialects.json_text import json_string, json_value, loads
 
+_LONE = re.compile(r"[\ud800-\udfff]")
+"""Halves of characters, which no reply can hold but as they are escaped."""
 _PATH = re.compile(r"(?:functions\.)?(?P<name>[\w.-]+?)(?::\d+)?")
 
 
@@ -93,5 +95,9 @@ def _arguments(cursor: Cursor, draft: Draft, name: str) -> Reading[str]:
     text = "".join(parts)
     value = None if is_object else loads(text)
     if isinstance(value, str) and isinstance(loads(value), dict):
-        return value  # an object, written as the text of one
+        return _LONE.sub(_escape, value)  # an object, written as the text of one
     return "{}" if text == "null" else text
+
+
+def _escape(half: re.Match[str]) -> str:
+    return f"\\u{ord(half[0]):04x}"

@@ -66,6 +66,11 @@ class Grammars:
         reading = self._readings.of(params, self._threads, lambda: self._read(params, vocabulary.result()))
         return GrammarConstraint(reading, ends={*ends, *self._tokenizer.eos_ids})
 
+    def close(self) -> None:
+        """End the process, if there is one, once what it reads now is read; the next form starts another."""
+        if "_process" in self.__dict__:
+            self._process.close()
+
     def _begin(self) -> Future[Vocabulary]:
         with self._lock:
             if self._vocabulary is None:

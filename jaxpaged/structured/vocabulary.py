@@ -40,7 +40,7 @@ class Vocabulary:
         self.num_words = self.end // 32 + 1  # of llguidance's masks
         told = _Tokens([*tokens, _END_NAME], special, self.end, encode)
         try:
-            self._trie = told.trie = llguidance.LLTokenizer(told)
+            self._trie = told.trie = llguidance.LLTokenizer(told)  # pyright: ignore[reportArgumentType]
         except BaseException as error:
             if not is_failure(error):
                 raise

@@ -30,19 +30,21 @@ class Forms:
     """Says whether a grammar can be made of a form. What it has found out it remembers; where that is too much, it
     forgets of the key that has most what was not asked for the longest.
 
-    look: raises RequestError for a form of which none can be made; any thread may call it. shared: whether there are
-    several keys.
+    look: raises RequestError for a form of which none can be made; any thread may call it. close: ends what it needs.
+    shared: whether there are several keys.
     """
 
     def __init__(
         self,
         look: Callable[[StructuredOutputsParams], object],
         *,
+        close: Callable[[], object] = lambda: None,
         threads: int = 2,
         most_bytes: int = MAX_BYTES,
         shared: Callable[[], bool] = lambda: False,
     ) -> None:
         self._look = look
+        self._close = close
         self._most_bytes = most_bytes
         self._beside = Beside(threads, name="grammar", shared=shared)
         self._shares: dict[str, _Share] = {}  # by the names of keys
@@ -99,9 +101,10 @@ class Forms:
             return fields_of(error)
         return None
 
-    def close(self) -> None:
-        """End the threads."""
+    async def close(self) -> None:
+        """End the threads, and what `look` needs."""
         self._beside.close()
+        await asyncio.to_thread(self._close)  # a form may be looked at to its end
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxpaged.answers import mean_logprob
 from jaxpaged.errors import ContextLengthError, GrammarError, ParameterError, RequestError
@@ -157,7 +157,7 @@ class Answer:
         self._job = job
         params = job.params
         if params.seed is not None and index % job.n:
-            params = replace(params, seed=params.seed + index % job.n)  # equal answers are of no use
+            params = params.with_seed(params.seed + index % job.n)  # equal answers are of no use
         self._params = params
         longest = info.max_model_len - len(self.prompt.ids)
         eos = () if params.ignore_eos else services.text.tokenizer.eos_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -41,6 +42,7 @@ PLAIN = (
     ),
     *('{"name": "now", "arguments": {', '"name"', '"parameters": ', "now", "weather", "now()", "weather(city=", "é😀"),
     *("```", "```json", "functions.now:0", "to=functions.now", "True"),
+    *("\\ud800", '"\\ud800"', '"arguments": "{\\"a\\": \\"\\ud800\\"}"'),
 )
 NAMES = sorted(CALL_FORMATS)
 
@@ -80,6 +82,12 @@ def test_the_answer_does_not_depend_on_the_pieces(answer: tuple[str, str | None,
     whole = read(parser(name, reasoning), text)
     assert read(parser(name, reasoning), *cut(text, places)) == whole
     assert read(parser(name, reasoning), *text) == whole
+    for part in (
+        whole.content,
+        whole.reasoning,
+        *(piece for call in whole.calls for piece in (call.name, call.arguments)),
+    ):
+        part.encode()
 
 
 @given(answers())
@@ -184,3 +192,11 @@ def test_each_case_is_the_same_in_any_two_pieces(case: Case) -> None:
     whole = read(made(), case.text)
     for place in range(len(case.text)):
         assert read(made(), case.text[:place], case.text[place:]) == whole
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\udfff", "\\ude00\\ud83d"])
+def test_half_a_character_stays_escaped_in_arguments_that_are_text(half: str) -> None:
+    inner = f'"{{\\"a\\":\\"{half}\\"}}"'
+    (call,) = read(parser("hermes"), f'<tool_call>{{"name":"now","arguments":{inner}}}</tool_call>').calls
+    assert call.arguments.encode()
+    assert json.loads(call.arguments) == {"a": json.loads(f'"{half}"')}

@@ -13,7 +13,7 @@ from grammar_walk import constraint_of, mask_after, small_tokenizer, text_of, wa
 
 from jaxpaged.answer_end import AnswerEnd
 from jaxpaged.dialects.dialect import Dialect, dialect_of
-from jaxpaged.dialects.forced import Forced, after_thoughts, forced_calls, strict_calls
+from jaxpaged.dialects.forced import Forced, after_thoughts, forced_calls, form_or_calls, strict_calls
 from jaxpaged.structured.params import StructuredOutputsParams
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -179,3 +179,43 @@ def test_a_form_is_as_it_is_where_no_reasoning_is_read() -> None:
     assert after_thoughts(think, asked, prompt=OPEN).disable_any_whitespace
     whole = StructuredOutputsParams(grammar='start: "a"')
     assert after_thoughts(think, whole, prompt=OPEN) is whole
+
+
+@pytest.mark.parametrize(("form", "right", "wrong"), FORMS)
+def test_a_form_leaves_the_model_the_choice_to_call(form: dict[str, Any], right: str, wrong: str) -> None:
+    asked = StructuredOutputsParams(**form)
+
+    def held(name: str, reasoning: str | None, prompt: str = "", *, one: bool = False) -> Any:
+        dialect = dialect_of(tool_call_parser=name, reasoning_parser=reasoning)
+        both = form_or_calls(dialect, asked, SCHEMAS, {"weather"}, prompt=prompt, one=one)
+        assert both is not None
+        return both.structural_tag
+
+    call = CALL["hermes"]
+    tag = held("hermes", None)
+    assert allows(tag, right)
+    assert allows(tag, call)
+    assert allows(tag, f"{call}\n{call}")
+    assert not allows(held("hermes", None, one=True), f"{call}\n{call}")
+    for text in (wrong, f"{right}{call}", call.replace("now", "other"), call.replace("now", "weather")):
+        assert not allows(tag, text)
+    tag = held("hermes", "qwen3", OPEN)
+    for text in (right, call):
+        assert allows(tag, f"Why?</think>\n\n{text}")
+        assert not allows(tag, text)
+    tag = held("openai", "openai_gptoss")
+    thought = "<|channel|>analysis<|message|>Why?<|end|><|start|>assistant"
+    for text in (f"<|channel|>final<|message|>{right}", CALL["openai"]):
+        assert allows(tag, text)
+        assert allows(tag, thought + text)
+
+
+def test_no_form_leaves_the_choice_where_calls_have_no_grammar() -> None:
+    asked = StructuredOutputsParams(json_object=True, disable_any_whitespace=True)
+    whole = StructuredOutputsParams(grammar='start: "a"')
+    for name, free in (("hermes", True), ("llama3_json", True), ("glm45", False), (None, False)):
+        dialect = dialect_of(tool_call_parser=name, reasoning_parser=None)
+        both = form_or_calls(dialect, asked, SCHEMAS, (), prompt="", one=False)
+        assert (both is not None) == free
+        assert both is None or both.disable_any_whitespace
+        assert form_or_calls(dialect, whole, SCHEMAS, (), prompt="", one=False) is whole

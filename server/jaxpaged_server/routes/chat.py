@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxpaged.sampling_defaults import SamplingDefaults
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.api.chat import REFUSED, ChatMessage, ChatRequest
+from jaxpaged_server.api.parse import BodyError
 from jaxpaged_server.body import read_struct
 from jaxpaged_server.generation import Prompt, answering, gather
 from jaxpaged_server.reply import json_reply
@@ -31,7 +31,7 @@ from jaxpaged_server.routes.sampling import (
     sampling_params,
 )
 from jaxpaged_server.routes.streaming import stream_reply
-from jaxpaged_server.routes.structured import asked_form
+from jaxpaged_server.routes.structured import asked_form, place_of
 from jaxpaged_server.routes.tools import ToolPlan, plan_tools
 from jaxpaged_server.services import Services, key_of, services_of
 from jaxpaged_server.templating.variables import is_free
@@ -46,16 +46,18 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     services.check_open(key_of(request))
     body = await read_struct(request, ChatRequest, refused=REFUSED)
     head = make_head(services, request, body, "chatcmpl")
-    plan = _plan(services, body)
     deadline = deadline_of(services, request, body.timeout)
     async with services.deadline(deadline):
         form = await asked_form(services, request, body)
+        length = len(await request.read()) if body.tools or form is not None else 0  # schemas take as long as they are
+        plan = await services.text.aside(key_of(request), length, lambda: _plan(services, body))
         size = len(body.allowed_token_ids or ())  # a million take long to look through
         defaults = services.info().sampling_defaults
         params = await services.text.aside(key_of(request), size, lambda: _params(body, defaults, form))
         prompt = await _prompt(services, key_of(request), body, params, plan)
-        calls = await call_form(services, key_of(request), plan, _end(services, prompt), asked=form)
-        params = replace(params, structured_outputs=calls.form)
+        end, place = _end(services, prompt), "" if form is None else place_of(body, form)
+        calls = await call_form(services, key_of(request), plan, end, size=length, asked=form, place=place)
+        params = params.with_form(calls.form)
     new_parser = _new_parser(services, plan, prompt, calls)
     job = make_job(
         services,
@@ -88,14 +90,19 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
 
 
 def _plan(services: Services, body: ChatRequest) -> ToolPlan:
-    """Raises BodyError."""
-    return plan_tools(
+    """Raises BodyError; also for calls that a beam search would have to be held to."""
+    plan = plan_tools(
         body.tools,
         body.tool_choice,
         parallel=body.parallel_tool_calls,
         settings=services.settings,
         dialect=services.dialect,
     )
+    if body.use_beam_search and (plan.is_forced or plan.strict):
+        name, value = ("tool_choice", plan.choice) if plan.is_forced else ("tools", f"strict: {sorted(plan.strict)}")
+        fix = "Set use_beam_search to false, or let the model choose among tools that are not strict"
+        raise BodyError(name=name, value=value, limit="a beam search is held to no form", fix=fix, param=name)
+    return plan
 
 
 def _new_parser(

@@ -40,6 +40,12 @@ async def asked_form(services: Services, request: web.Request, body: SamplingFie
     return form
 
 
+def place_of(body: SamplingFields, form: StructuredOutputsParams) -> str:
+    """Where in a body the form stands that it asks for."""
+    path, _ = _asked(body)
+    return f"{path}.{form.kind}" if path == _OUTPUTS else path
+
+
 def _asked(body: SamplingFields) -> tuple[str, dict[str, Any]]:
     """The path of what asks for a form, and the fields of `StructuredOutputsParams` that it means; none for any text.
 
