@@ -41,14 +41,15 @@ class Drafting:
         self._cache = cache
         self._in_flight = in_flight
         self._clock = clock
-        self._waits: deque[bool] = deque()  # of each step in flight, whether none was before it
+        # of each step in flight, whether none was before it, and whether it has guesses
+        self._noted: deque[tuple[bool, bool]] = deque()
         self._committed_s = clock()  # the latest step
 
     def needs_commit(self, buckets: BucketTable) -> bool:
         """Whether the steps in flight must be committed before the next one is planned, or had better be."""
         if not self._in_flight:
             return False
-        if any(plan.num_drafted for plan in self._in_flight):
+        if self.verifies:
             return True  # how far their requests are is not known
         if self._roster.waiting:
             return False  # who is admitted next has the rows
@@ -59,21 +60,27 @@ class Drafting:
         room = min(self._config.max_rows, self._config.max_step_tokens) - self._roster.num_claims
         return self.speculator.worth_waiting(requests, room, self._charge(buckets, len(requests)))
 
-    def launched(self) -> None:
+    @property
+    def verifies(self) -> bool:
+        """Whether a step in flight has guesses."""
+        return any(guesses for _, guesses in self._noted)
+
+    def launched(self, plan: StepPlan) -> None:
         """Note that a step is about to be on its way."""
-        self._waits.append(not self._in_flight)
+        self._noted.append((not self._in_flight, plan.num_drafted > 0))
 
     def committed(self, plan: StepPlan) -> None:
         """Note that the results of the oldest step are there: what a step takes goes from those of the one before."""
-        waited, now = self._waits.popleft(), self._clock()
+        (waited, _), now = self._noted.popleft(), self._clock()
         if plan.bucket.is_decode:
             rows = plan.bucket.rows if self.speculator.pads else len(plan.rows)
             self.speculator.costs.note(rows, now - self._committed_s, waited=waited)
         self._committed_s = now
 
     def add(self, rows: Sequence[RowPlan], buckets: BucketTable) -> list[RowPlan]:
-        """The rows of a step, with drafted ones behind those that they follow."""
-        if self._in_flight or not all(row.length for row in rows):  # rows without a token draw where others do
+        """The rows of a step, with drafted ones behind those that they follow; none beside rows without a token, which
+        draw where others do."""
+        if self._in_flight or len(rows) >= self._config.max_rows or not all(row.length for row in rows):
             return list(rows)
         single = [row for row in rows if row.length == 1 and row.samples and _goes_on_alone(row.request)]
         if not single:

@@ -49,6 +49,7 @@ from jaxpaged.start_table import start_table
 from jaxpaged.steps import Steps
 from jaxpaged.submissions import Submissions
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
+from jaxpaged.unready import Unready
 from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 from jaxpaged.weights.source import localised
@@ -155,6 +156,7 @@ class LLMEngine:
         self.steps = Steps(self.runner, packer, masks, metrics=self.metrics, clock=self._clock, count=self._count)
         self._searches = BeamSearches()
         self._submissions = Submissions()
+        self._unready = Unready(clock=self._clock)
         self._number = 0  # of requests so far
 
     def submit(
@@ -228,6 +230,12 @@ class LLMEngine:
             check_length_penalty(length_penalty)
             for request in requests:
                 request.held = True
+        for name in request_ids:
+            if name in self._unready:
+                raise RequestError(name="request id", value=name, limit="a request with this id is in flight")
+        self.scheduler.vet(requests[0], requests[1:])
+        if length_penalty is None and self._unready.add(requests):
+            return requests
         self.scheduler.submit(requests[0], requests[1:])
         if length_penalty is not None:
             self._searches.add(requests, length_penalty=length_penalty)
@@ -268,17 +276,20 @@ class LLMEngine:
         return any(found)
 
     def _abort(self, name: str) -> bool:
+        if self._unready.leave(name, FinishReason.ABORT):
+            return True
         found = self._searches.leave(name, self.scheduler)
         return self.scheduler.abort(name) if found is None else found
 
     def finish(self, request_id: str) -> None:
         """End a request whose text has met a stop string; nothing is done where it is not in flight."""
-        if self.scheduler.finish(request_id, FinishReason.STOP) is not None:
+        reason = FinishReason.STOP
+        if self._unready.leave(request_id, reason) or self.scheduler.finish(request_id, reason) is not None:
             self.metrics.finished += 1
 
     @property
     def has_unfinished(self) -> bool:
-        return self.scheduler.has_work
+        return self.scheduler.has_work or bool(self._unready)
 
     def step(self) -> list[RequestOutput]:
         """Compute one step; returns the outputs of the requests that moved (as their output kind says), one each. Where
@@ -294,6 +305,9 @@ class LLMEngine:
         """
         if self._early is not None:
             self._take_programs(self._early)
+        if self._unready:
+            for leader, *followers in self._unready.take(idle=not self.scheduler.has_work):
+                self.scheduler.submit(leader, followers)
         return self._told(self.steps.advance(self.scheduler, overlapped=self.config.async_scheduling))
 
     def _told(self, events: list[TokenEvent]) -> list[TokenEvent]:
@@ -352,7 +366,7 @@ class LLMEngine:
     def _free_id(self, number: int) -> str:
         """A name for the request of this number; users may have given such names themselves."""
         names = itertools.chain([f"request-{number}"], (f"request-{number}-{i}" for i in itertools.count(1)))
-        return next(name for name in names if name not in self.scheduler)
+        return next(name for name in names if name not in self.scheduler and name not in self._unready)
 
     def _count(self, plan: StepPlan, events: Sequence[TokenEvent]) -> None:
         metrics = self.metrics
@@ -370,7 +384,7 @@ class LLMEngine:
         if self.has_unfinished:
             raise EngineError(
                 name=action,
-                value=self.scheduler.num_running + self.scheduler.num_waiting,
+                value=self.scheduler.num_running + self.scheduler.num_waiting + len(self._unready),
                 limit="it needs an engine with no request in flight",
             )
 

@@ -117,8 +117,18 @@ class Scheduler:
         """Put a request at the end of the queue. followers: more requests of its prompt, which is computed and held
         once for all of them; those for which a step has no row are requests of their own behind it.
 
-        Raises RequestError for an id in flight, and what `check_request` raises; nothing changes then.
+        Raises what `vet` raises; nothing changes then.
         """
+        self.vet(request, followers)
+        # a fork has no room for its whole life when it begins, as one has that may never be preempted
+        most = self.config.max_rows - 1 if self.config.max_preemptions else 0
+        self.roster.queue(request, followers[:most])
+        for other in followers[most:]:
+            self.roster.queue(other)
+
+    def vet(self, request: Request, followers: Sequence[Request] = ()) -> None:
+        """Raise what `submit` would: RequestError for an id in flight, and what `check_request` raises. What passes can
+        be submitted later, too, as long as nobody else takes its ids."""
         cache, longest, ids = self._cache, self.config.max_model_len, set(self.roster.requests)
         for new in (request, *followers):
             if new.id in ids:
@@ -127,14 +137,12 @@ class Scheduler:
             check_request(new, max_model_len=longest, demand=cache.demand, max_blocks=cache.max_blocks)
         if request.held:
             self._check_beams(request, 1 + len(followers))
-        # a fork has no room for its whole life when it begins, as one has that may never be preempted
-        most = self.config.max_rows - 1 if self.config.max_preemptions else 0
-        self.roster.queue(request, followers[:most])
-        for other in followers[most:]:
-            self.roster.queue(other)
 
     def _check_beams(self, request: Request, count: int) -> None:
         """Raise what is wrong with held requests, which wait for each other: all of them must fit at once."""
+        if request.params.structured_outputs is not None:
+            limit = "a beam search goes by likelihood alone, and keeps to no form"
+            raise ParameterError(name="structured_outputs", value="a form", limit=limit, fix="Leave out one of the two")
         if count > self.config.max_rows:
             raise ParameterError(name="beam_width", value=count, limit=f"a step has {self.config.max_rows} rows")
         needed, most = count * self._cache.demand.blocks(longest_life(request)), self._cache.max_blocks
@@ -176,11 +184,13 @@ class Scheduler:
 
     def plan(self) -> StepPlan | None:
         """Choose the next step's tokens, at least one; None where there is nothing to compute before a commit."""
-        assert not any(plan.num_drafted for plan in self._in_flight), "guesses are in flight: see needs_commit"
+        assert self._drafting is None or not self._drafting.verifies, "guesses are in flight: see needs_commit"
         self._plan = None
         rows = self._planner.rows()
         if not rows:
-            assert self._in_flight or not self.roster.requests, "work is left, none in flight, and nothing is scheduled"
+            chosen = not any(request.paused for request in self.roster.running)  # else it is on `choose`
+            in_flight = self._in_flight or not (chosen and self.roster.requests)
+            assert in_flight, "work is left, none in flight, and nothing is scheduled"
             return None
         if self._drafting is not None:
             rows = self._drafting.add(rows, self.buckets)
@@ -196,7 +206,7 @@ class Scheduler:
         assert plan is self._plan, "only the latest plan can be launched, and once"
         self._plan = None
         if self._drafting is not None:
-            self._drafting.launched()
+            self._drafting.launched(plan)
         self._in_flight.append(plan)
         self._cache.copied()
         void: set[int] = set()

@@ -82,12 +82,12 @@ class AnswerOracle:
         forms = self._forms(params.structured_outputs, tokens)
         end: End | None = None
         for i, token in enumerate(tokens):
-            where = f"{name}, token {i} of {self._text(tokens)!r}: {params}"
-            assert end is None, f"it went on: {where}"
+            where = f"{name}, token {i} of {tokens}"
+            assert end is None, f"it went on: {where}, {params}"
             form = forms[i] if forms else None
             expected = choose(logits[i], tokens[:i], asked, within=form.may if form else None, margin=TIE)
             if token != expected.token:
-                assert not expected.sure, f"{token} in place of {expected.token}: {where}"
+                assert not expected.sure, f"{token} in place of {expected.token}: {where}, {params}"
                 assert allowed(self._vocab, tokens[:i], asked)[token], where
                 assert form is None or form.may[token], where
                 self.ties.append(f"{name}, token {i}")
@@ -201,8 +201,12 @@ class AnswerOracle:
 
     def _logits(self, ids: Sequence[int]) -> np.ndarray:
         """f32[n, V]."""
+        threads = self._torch.get_num_threads()
+        self._torch.set_num_threads(1)  # several wait for each other far longer than this takes
         with self._torch.inference_mode():
-            return self._model(input_ids=self._torch.tensor([list(ids)])).logits[0].numpy()
+            logits = self._model(input_ids=self._torch.tensor([list(ids)])).logits[0].numpy()
+        self._torch.set_num_threads(threads)
+        return logits
 
 
 def _grammar(asked: StructuredOutputsParams) -> str:

@@ -31,10 +31,15 @@ def small_tokenizer() -> Tokenizer:
     )
 
 
+@cache
+def grammars_of(tokenizer: Tokenizer, width: int) -> Grammars:
+    return Grammars(tokenizer, width=width)
+
+
 def constraint_of(
     tokenizer: Tokenizer, *, width: int | None = None, ends: Collection[int] | None = None, **form: Any
 ) -> GrammarConstraint:
-    grammars = Grammars(tokenizer, width=width or tokenizer.vocab_size)
+    grammars = grammars_of(tokenizer, width or tokenizer.vocab_size)
     return grammars.constraint(StructuredOutputsParams(**form), ends=tokenizer.eos_ids if ends is None else ends)
 
 

@@ -14,7 +14,7 @@ from aiohttp import ClientSession
 from jaxpaged_server.access.keys import Keys
 from jaxpaged_server.admission.admission import Admission
 from jaxpaged_server.app import make_app
-from jaxpaged_server.assembly import admission_sizes, form_check
+from jaxpaged_server.assembly import admission_sizes, make_forms
 from jaxpaged_server.connections import Connections
 from jaxpaged_server.flights import Flights
 from jaxpaged_server.forms import Forms
@@ -78,7 +78,7 @@ async def served(
         engine=cast("Any", engine),
         keys=keys,
         text=text,
-        forms=Forms(look or form_check(text.tokenizer), shared=shared),
+        forms=Forms(look, shared=shared) if look else make_forms(text.tokenizer, shared),
         metrics=ServerMetrics("tiny", keys=[key.name for key in keys.keys], queue=admission.waiting_by_reason),
         flights=Flights(),
         admission=admission,

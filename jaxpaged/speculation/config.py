@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -140,6 +139,6 @@ def _number(value: Mapping[str, Any], key: str, default: float, low: float, high
     given = value.get(key)
     if given is None:
         return default
-    if isinstance(given, bool) or not isinstance(given, Real) or not low <= given <= high:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not low <= given <= high:
         raise ConfigError(name=f"{OPTION}.{key}", value=given, limit=f"it must be a number from {low:g} to {high:g}")
     return float(given)

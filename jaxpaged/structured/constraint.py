@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
 
 import llguidance
 import numpy as np
@@ -11,11 +12,11 @@ import numpy as np
 from jaxpaged.answer_end import AnswerEnd
 from jaxpaged.errors import GrammarError
 from jaxpaged.structured.library import one_line
-from jaxpaged.structured.vocabulary import Vocabulary, bits_of
+from jaxpaged.structured.readings import Compiled, Reading
+from jaxpaged.structured.vocabulary import bits_of
 
 MAX_MASK_S = 0.5
 """Seconds of a processor for one mask. All requests wait for it; that of a schema takes a thousandth of it."""
-Compiled = tuple[llguidance.LLMatcher, Vocabulary]
 
 
 class GrammarConstraint:
@@ -28,14 +29,30 @@ class GrammarConstraint:
 
     follows = True
 
-    def __init__(self, compiled: Callable[[], Compiled], *, ends: Collection[int]) -> None:
-        """compiled: the grammar, read; called at the first fill and where nothing else helps to go back. It may wait,
-        and raise GrammarError. ends: tokens that end an answer."""
-        self._compiled = compiled
+    def __init__(self, reading: Reading, *, ends: Collection[int]) -> None:
+        """reading: of the grammar. The first fill waits for it, and raises what is wrong with it. ends: tokens that end
+        an answer."""
+        self._reading = reading
+        self.made: Future[Compiled] = reading.made
         self._ends = frozenset(ends)
         self._matcher: llguidance.LLMatcher | None = None
         self._read: list[int] = []  # what the matcher has read
         self._is_dead = False  # whether a token came that the grammar does not allow there
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a fill does not wait for the grammar."""
+        return self.made.done()
+
+    def drop(self) -> None:
+        """There will be no fill."""
+        self._reading.drop()
+
+    def give_up(self, error: GrammarError) -> None:
+        """Wait no longer: the next fill raises this."""
+        self._reading.drop()
+        self.made = Future()
+        self.made.set_exception(error)
 
     def fill(self, output: Sequence[int], mask: np.ndarray) -> None:
         """Raises AnswerEnd where the answer is whole and nothing may follow on it; GrammarError for a grammar that
@@ -75,7 +92,8 @@ class GrammarConstraint:
         return mask if int(np.bitwise_count(mask).sum()) == 1 else None
 
     def _start(self) -> llguidance.LLMatcher:
-        matcher, vocabulary = self._compiled()
+        matcher, vocabulary = self.made.result()
+        matcher = matcher.deep_copy()  # takes microseconds
         self._end = vocabulary.end
         self._scratch = np.zeros(vocabulary.num_words, np.uint32)
         num_words = -(-vocabulary.width // 32)
@@ -122,6 +140,7 @@ class GrammarConstraint:
         assert self._matcher is not None
         if self._matcher.is_error():
             said = one_line(self._matcher.get_error())
+            self._reading.forget()  # copies have one lexer, which may be what is full or broken
             raise GrammarError(
                 name="structured_outputs", value="a grammar", limit=f"the answer cannot be held to it: {said}"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -22,40 +22,50 @@ _WHITESPACE = r" |\r?\n[ \t]{0,20}"
 it for ever."""
 _NONE: Mapping[str, int] = MappingProxyType({})
 
+Fault = Callable[[str], str | None]
+"""What is wrong with a grammar, None where nothing is."""
 
-def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = _NONE) -> str:
-    """The grammar, checked. Any thread may call it; most take a millisecond, the worst that passes some hundred.
 
-    special: the special tokens by their texts, which a structural tag may begin or end with.
+def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = _NONE, vetted: bool = False) -> str:
+    """The grammar, checked. Any thread may call it; most take a millisecond, the worst that passes a second.
+
+    special: the special tokens by their texts, which a structural tag may begin or end with. vetted: it was checked
+    before, or is by who makes a matcher of it: not here, which takes as long as that.
     Raises GrammarError: for a schema it names the JSON path of what is wrong.
     """
+    fault = _no_fault if vetted else fault_of
     match params.kind:
         case "json":
             assert isinstance(params.json, str)
-            return _schema_grammar(params.json, params)
+            return _schema_grammar(params.json, params, fault)
         case "json_object":
-            return _schema_grammar(_ANY_OBJECT, params)
+            return _schema_grammar(_ANY_OBJECT, params, fault)
         case "regex":
             assert params.regex is not None
-            return _checked(_lark(f"start: {expression(params.regex)}"), name="regex", value=params.regex)
+            return _checked(_lark(f"start: {expression(params.regex)}"), fault, name="regex", value=params.regex)
         case "choice":
             assert params.choice is not None
             options = " | ".join(json.dumps(text, ensure_ascii=False) for text in params.choice)
             # one terminal: as alternatives of a rule, thousands of texts are followed one by one
-            return _checked(_lark(f"start: CHOICE\nCHOICE: {options}"), name="choice", value=params.choice)
+            return _checked(_lark(f"start: CHOICE\nCHOICE: {options}"), fault, name="choice", value=params.choice)
         case "grammar":
             assert params.grammar is not None
-            return _checked(_lark(_as_lark(params.grammar)), name="grammar", value=params.grammar)
+            return _checked(_lark(_as_lark(params.grammar)), fault, name="grammar", value=params.grammar)
         case _:
             assert isinstance(params.structural_tag, str)
             grammar = _lark(tags_grammar(params.structural_tag, partial(_normal, params), special))
-            return _checked(grammar, name="structural_tag", value=params.structural_tag)
+            return _checked(grammar, fault, name="structural_tag", value=params.structural_tag)
 
 
-def _schema_grammar(text: str, params: StructuredOutputsParams) -> str:
+def _no_fault(grammar: str) -> str | None:
+    del grammar
+    return None
+
+
+def _schema_grammar(text: str, params: StructuredOutputsParams, fault: Fault) -> str:
     normal = normalised(read_schema(text), closed=_closed(params))
     grammar = _of_schema(_laid_out(normal, params))
-    if said := fault_of(grammar):
+    if said := fault(grammar):
         raise blamed(normal, said, lambda schema: fault_of(_of_schema(schema)))
     return grammar
 
@@ -100,7 +110,7 @@ def _as_lark(text: str) -> str:
         raise GrammarError(name="grammar", value=text, limit=limit) from None
 
 
-def _checked(grammar: str, *, name: str, value: object) -> str:
-    if said := fault_of(grammar):
+def _checked(grammar: str, fault: Fault, *, name: str, value: object) -> str:
+    if said := fault(grammar):
         raise GrammarError(name=name, value=value, limit=f"no grammar can be made of it: {said}")
     return grammar

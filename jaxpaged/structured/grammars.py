@@ -10,10 +10,11 @@ from functools import cached_property, lru_cache
 from threading import Lock
 from typing import cast
 
-from jaxpaged.structured.constraint import Compiled, GrammarConstraint
+from jaxpaged.structured.constraint import GrammarConstraint
 from jaxpaged.structured.grammar import grammar_of
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.structured.process import GrammarProcess
+from jaxpaged.structured.readings import Compiled, Readings
 from jaxpaged.structured.spelling import decoder_types, has_bytes
 from jaxpaged.structured.vocabulary import Vocabulary, no_grammars
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
@@ -36,6 +37,7 @@ class Grammars:
         self._lock = Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._vocabulary: Future[Vocabulary] | None = None
+        self._readings = Readings()
         self._checked = lru_cache(_REMEMBERED)(lambda params: len(self._process.grammar(params)))
 
     def prepare(self) -> None:
@@ -51,20 +53,21 @@ class Grammars:
         self._checked(params)
 
     def constraint(self, params: StructuredOutputsParams, *, ends: Collection[int]) -> GrammarConstraint:
-        """The constraint of one answer. Its grammar is read meanwhile; what is wrong with it the first fill raises.
+        """The constraint of one answer. Its grammar is read meanwhile, once for all answers that ask for the same; what
+        is wrong with it the first fill raises.
 
         ends: tokens that end the answer.
         """
         assert isinstance(self._tokenizer, Tokenizer), "a form is checked before a constraint is made of it"
         vocabulary = self._begin()
         assert self._threads is not None
-        compiling = self._threads.submit(lambda: self._compile(params, vocabulary.result()))
+        reading = self._readings.of(params, self._threads, lambda: self._read(params, vocabulary.result()))
+        return GrammarConstraint(reading, ends={*ends, *self._tokenizer.eos_ids})
 
-        def compiled() -> Compiled:
-            matcher, vocabulary = compiling.result()
-            return matcher.deep_copy(), vocabulary
-
-        return GrammarConstraint(compiled, ends={*ends, *self._tokenizer.eos_ids})
+    def close(self) -> None:
+        """End the process, if there is one, once what it reads now is read; the next form starts another."""
+        if "_process" in self.__dict__:
+            self._process.close()
 
     def _begin(self) -> Future[Vocabulary]:
         with self._lock:
@@ -92,6 +95,9 @@ class Grammars:
     def _process(self) -> GrammarProcess:
         return GrammarProcess(self._special)
 
-    def _compile(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> Compiled:
+    def _read(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> Compiled:
         """Of a form that was checked, here or by who sent it."""
-        return vocabulary.matcher(grammar_of(params, special=self._special), kind=params.kind), vocabulary
+        grammar = grammar_of(params, special=self._special, vetted=True)
+        matcher = vocabulary.matcher(grammar, kind=params.kind)
+        vocabulary.first_mask(matcher)  # what takes long the first time, not within a step
+        return matcher, vocabulary

@@ -90,6 +90,12 @@ class StructuredOutputsParams:
         return next(name for name in KINDS if getattr(self, name) is not None)
 
 
+def size_of(params: StructuredOutputsParams) -> int:
+    """Characters of its texts."""
+    texts = [getattr(params, name) for name in ("json", "regex", "grammar", "structural_tag", "whitespace_pattern")]
+    return sum(len(text) for text in (*texts, *(params.choice or ())) if text is not None)
+
+
 def _object_text(name: str, value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value

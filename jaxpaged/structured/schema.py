@@ -27,6 +27,8 @@ MAX_COUNT = 10_000
 EXACT = 1 << 53
 """Whole numbers up to here are exact as floats, which is what limits of numbers are read as."""
 _NAME = re.compile(r"[A-Za-z_$][\w$-]{0,63}")
+_SINGLE = re.compile(r"\^(\w+)\$")
+"""Patterns that one name alone matches."""
 _SHOWN = 64
 """Characters of a name that a path shows."""
 _MAX_PATH = 500
@@ -128,6 +130,7 @@ class _Walk:
             if self._matters(keyword, value, schema, path):
                 check = self._checks[keyword]
                 kept[keyword] = check(value, child(path, keyword))
+        _name_single(kept)
         if self._closed and ("properties" in kept or "patternProperties" in kept):
             kept.setdefault("additionalProperties", False)
         _check_least_properties(kept, path)
@@ -223,7 +226,8 @@ class _Walk:
         return f"#/{DEFINITIONS}/{self._names[pointer]}"
 
     def _find(self, pointer: str, path: str, value: str) -> tuple[Any, str]:
-        found, place = self._root, "$"
+        found: Any = self._root
+        place = "$"
         for part in pointer[2:].split("/"):
             key = unquote(part).replace("~1", "/").replace("~0", "~")
             if isinstance(found, list) and key.isascii() and key.isdigit() and int(key[:9]) < len(found):
@@ -238,6 +242,22 @@ class _Walk:
         self._num_parts += 1
         if self._num_parts > MAX_PARTS:
             raise GrammarError(name=path, value="a schema", limit=f"it has more than {MAX_PARTS} parts")
+
+
+def _name_single(schema: dict[str, Any]) -> None:
+    """Make properties of patterns that one name alone matches: where it has come, none would be left to match, and what
+    makes grammars would go on to where nothing can follow."""
+    patterns = schema.get("patternProperties", {})
+    named = {pattern: found[1] for pattern in patterns if (found := _SINGLE.fullmatch(pattern))}
+    if not named:
+        return
+    properties = schema["properties"] = dict(schema.get("properties", {}))
+    for pattern, name in named.items():
+        other = properties.get(name)
+        properties[name] = patterns[pattern] if other is None else {"allOf": [other, patterns[pattern]]}
+    schema["patternProperties"] = {pattern: value for pattern, value in patterns.items() if pattern not in named}
+    if not schema["patternProperties"]:
+        del schema["patternProperties"]
 
 
 def _check_least_properties(schema: Mapping[str, Any], path: str) -> None:

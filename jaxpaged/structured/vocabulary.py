@@ -37,7 +37,7 @@ class Vocabulary:
         self.num_words = self.end // 32 + 1  # of llguidance's masks
         told = _Tokens([*tokens, b""], special, self.end, encode)
         try:
-            self._trie = told.trie = llguidance.LLTokenizer(told)
+            self._trie = told.trie = llguidance.LLTokenizer(told)  # pyright: ignore[reportArgumentType]
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -71,9 +71,10 @@ class Vocabulary:
             raise GrammarError(name=kind, value="a form", limit=f"no grammar can be made of it: {said}")
         return matcher
 
-    def empty_mask(self) -> np.ndarray:
-        """uint32[num_words], for a matcher to write into."""
-        return np.zeros(self.num_words, np.uint32)
+    def first_mask(self, matcher: llguidance.LLMatcher) -> None:
+        """Let a fresh matcher find out what it needs for its first mask; its copies know it as well."""
+        mask = np.zeros(self.num_words, np.uint32)
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
 
 
 class _Tokens:

@@ -52,8 +52,7 @@ def _made(asked: Ask, special: dict[str, int], vocabulary: Vocabulary) -> Answer
     try:
         grammar = grammar_of(params, special=special)
         matcher = vocabulary.matcher(grammar, kind=params.kind)
-        mask = vocabulary.empty_mask()
-        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)  # what is made at the first token
+        vocabulary.first_mask(matcher)
     except GrammarError as error:
         return answer_of(error)
     except MemoryError:

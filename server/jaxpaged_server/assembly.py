@@ -10,7 +10,6 @@ from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
 from jaxpaged.sampling_defaults import sampling_defaults
 from jaxpaged.structured.grammars import Grammars
-from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.tokenize import Tokenizer
 from jaxpaged.weights.folder import model_folder
 from jaxpaged_server.access.keys import Keys
@@ -72,7 +71,7 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
         ),
         keys=keys,
         text=text,
-        forms=Forms(form_check(text.tokenizer), shared=shared),
+        forms=make_forms(text.tokenizer, shared),
         metrics=ServerMetrics(
             names[0],
             keys=[key.name for key in keys.keys],
@@ -95,9 +94,10 @@ def make_services(engine_config: EngineConfig, settings: ServerConfig) -> Servic
     return services
 
 
-def form_check(tokenizer: Tokenizer) -> Callable[[StructuredOutputsParams], None]:
-    """What says whether a grammar can be made of a form, for this tokenizer."""
-    return Grammars(tokenizer, width=tokenizer.vocab_size).check
+def make_forms(tokenizer: Tokenizer, shared: Callable[[], bool]) -> Forms:
+    """What looks at forms of answers, for this tokenizer."""
+    grammars = Grammars(tokenizer, width=tokenizer.vocab_size)
+    return Forms(grammars.check, close=grammars.close, shared=shared)
 
 
 def _on_beat(services: Services, beat: Beat) -> None:

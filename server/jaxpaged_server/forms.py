@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxpaged.errors import RequestError
-from jaxpaged.structured.params import StructuredOutputsParams
+from jaxpaged.structured.params import StructuredOutputsParams, size_of
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.beside import Beside
 from jaxpaged_server.engine_process.error_fields import error_of, fields_of
@@ -27,19 +27,21 @@ class Forms:
     """Says whether a grammar can be made of a form. What it has found out it remembers, and forgets what was not asked
     for the longest where that is too much.
 
-    look: raises RequestError for a form of which none can be made; any thread may call it. shared: whether there are
-    several keys.
+    look: raises RequestError for a form of which none can be made; any thread may call it. close: ends what it needs.
+    shared: whether there are several keys.
     """
 
     def __init__(
         self,
         look: Callable[[StructuredOutputsParams], object],
         *,
+        close: Callable[[], object] = lambda: None,
         threads: int = 2,
         most_bytes: int = MAX_BYTES,
         shared: Callable[[], bool] = lambda: False,
     ) -> None:
         self._look = look
+        self._close = close
         self._most_bytes = most_bytes
         self._beside = Beside(threads, name="grammar", shared=shared)
         self._found: OrderedDict[StructuredOutputsParams, Found] = OrderedDict()
@@ -93,9 +95,10 @@ class Forms:
             return fields_of(error)
         return None
 
-    def close(self) -> None:
-        """End the threads."""
+    async def close(self) -> None:
+        """End the threads, and what `look` needs."""
         self._beside.close()
+        await asyncio.to_thread(self._close)  # a form may be looked at to its end
 
 
 @dataclass(slots=True)
@@ -104,12 +107,6 @@ class _Work:
 
     task: asyncio.Task[Found]
     waiting: int = 0
-
-
-def size_of(form: StructuredOutputsParams) -> int:
-    """Characters of its texts."""
-    texts = (form.json, form.regex, form.grammar, form.structural_tag, form.whitespace_pattern, *(form.choice or ()))
-    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _bytes(form: StructuredOutputsParams) -> int:

@@ -67,7 +67,7 @@ class Services:
     async def close(self) -> None:
         """End what has threads and processes, the engine excepted; what is still to be told is told."""
         await self.text.close()
-        self.forms.close()
+        await self.forms.close()
         for one in (self.publisher, self.traces):
             if one is not None:
                 await asyncio.to_thread(one.close)

@@ -19,7 +19,7 @@ SHOWN_AS_THEY_ARE = {"jaxpaged:compiles_total", "jaxpaged:engine_restarts_total"
 def families() -> list[Metric]:
     """What a server with API keys, one engine and one reply exports, with what must be asked for."""
     metrics = ServerMetrics("tiny", keys=("team-a",), residency=True, estimates=True)
-    metrics.on_beat(beat(), engine_info())
+    metrics.on_beat(beat(accepted_at=(2, 1)), engine_info())
     metrics.on_reply("/v1/completions", 200)
     return list(text_string_to_metric_families(metrics.render(None)[0].decode()))
 

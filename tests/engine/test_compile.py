@@ -38,6 +38,7 @@ def engine(request: pytest.FixtureRequest) -> LLMEngine:
 
 def random_params(rng: random.Random, vocab: int) -> SamplingParams:
     return SamplingParams(
+        n=rng.choice([1, 1, 1, 1, 1, 1, 2, 5]),
         temperature=rng.choice([0.0, 0.7, 1.3]),
         top_k=rng.choice([0, 1, 40, 2000]),
         top_p=rng.choice([1.0, 0.9, 0.1]),

@@ -1,93 +1,60 @@
-"""Every two things that a request can ask for, and that can happen to it, together: answered as the oracle says.
+"""Every two values of two things a request can ask, through a whole engine: each token against the oracle.
 
-Cases are combinations in which all pairs of values meet; many run at once. That a prefix was cached, a request preempted
-and a guess verified is seen, not believed: a pair counts where it happened.
+Small pools, so that requests are preempted; common beginnings, so that prefixes are cached; with and without guesses.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-from all_pairs import Pair, all_pairs, pairs_of
-from answer_oracle import AnswerOracle
+from all_pairs import all_pairs
 from drafters import OracleDrafter, eager_speculator
+from logits_recorder import Logits, recorded_logits
+from sampler_oracle import Asked, choose, logprobs
 
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig
 from jaxpaged.engine import LLMEngine
 from jaxpaged.outputs import OutputKind
-from jaxpaged.plan import StepPlan
-from jaxpaged.request import Request, RequestOutput, SamplingParams
+from jaxpaged.request import CompletionOutput, Request, RequestOutput
+from jaxpaged.sampling_params import SamplingParams
 from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
+from jaxpaged.speculation.drafter import Drafter
 from jaxpaged.speculation.speculator import Speculator
 from jaxpaged.structured.params import StructuredOutputsParams
-from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tiny.corpus import read_corpus
 
-BLOCK, ROWS, LONGEST, OUTPUT = 16, 12, 256, 28
-AMPLE, SCARCE = 513, 24  # blocks
-BEGINNING = 80  # tokens of the text, which prompts may begin with
-PERSON = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 9}, "old": {"type": "boolean"}, "age": {"type": "integer"}},
-    "required": ["name", "old", "age"],
-    "additionalProperties": False,
+Work = tuple[tuple[int, ...], SamplingParams]
+BLOCK, BLOCKS, ROWS, LONGEST, ANSWER = 16, 25, 8, 128, 20
+TAGS = {"reasoning_start_str": " the", "reasoning_end_str": " of a"}
+LETTERS = "abcdefghijklmnopqrstuvwxyz ,.()=_\n"
+FORM = StructuredOutputsParams(regex=r"[a-z ,.()=_\n]*")
+"""A form that each token has or has not, whatever stands before it, so that the oracle needs no grammar."""
+OPTIONS: Mapping[str, Sequence[Any]] = {
+    "n": (1, 3),
+    "temperature": (0.0, 0.8),
+    "top_k": (0, 20),
+    "top_p": (1.0, 0.9),
+    "min_p": (0.0, 0.05),
+    "seed": (3, 2**40),
+    "presence_penalty": (0.0, 0.6),
+    "frequency_penalty": (0.0, 0.4),
+    "repetition_penalty": (1.0, 1.2),
+    "logit_bias": (None, "some"),
+    "allowed_token_ids": (None, "half"),
+    "bad_words": (None, (" the", "and", "of a", " to", "in the", "self.")),
+    "min_tokens": (0, 5),
+    "stop": (None, (". ",)),
+    "thinking_token_budget": (None, 1),
+    "logprobs": (None, 0, 3, 50, -1),
+    "logprob_token_ids": (None, (5, 900, 17)),
+    "prompt_logprobs": (None, 2),
+    "skip_reading_prefix_cache": (None, True),
+    "structured_outputs": (None, FORM),
 }
-CHOICE = ["the first one of these answers", "the first and the second of them", "none of these answers at all"]
-FORMS = {
-    "regex": StructuredOutputsParams(regex=r"[a-z]{2,8}(, [a-z]{2,8}){5,12}\."),
-    "choice": StructuredOutputsParams(choice=CHOICE),
-    "json": StructuredOutputsParams(json=PERSON, disable_any_whitespace=True),
-}
-OPTIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "n": ({}, {"n": 3}),
-    "seed": (
-        {"temperature": 0.0},
-        {"temperature": 0.9, "top_p": 0.95, "seed": 7},
-        {"temperature": 1.1, "min_p": 0.01, "seed": 2**32 - 1},
-    ),
-    "penalties": (
-        {},
-        {"repetition_penalty": 1.3, "frequency_penalty": 0.4},
-        {"repetition_penalty": 0.9, "presence_penalty": 0.8},
-    ),
-    "logit_bias": ({}, {"logit_bias": {0: 9.0, 300: 3.0, 310: -100.0, 320: 4.0}}),  # 0 ends an answer
-    "bad_words": ({}, {"bad_words": ["self", "the", "def __", " in", "e", ", a"]}),
-    "allowed": ({}, {"allowed_token_ids": [i for i in range(4096) if i < 270 or i % 7]}),
-    "logprobs": ({}, {"logprobs": 0}, {"logprobs": 3}, {"logprobs": 30}),
-    "prompt_logprobs": ({}, {"prompt_logprobs": 0}, {"prompt_logprobs": 2}),
-    "stop": ({}, {"stop": ["):", "nd", "\n\n"]}, {"stop": ["er", "e"], "include_stop_str_in_output": True}),
-    "min_tokens": ({}, {"min_tokens": 10}),
-    "structured": ({}, *({"structured_outputs": form} for form in FORMS.values())),
-    "speculation": ({}, {"guess": True}),
-    "prefix": ({}, {"cached": True}),
-    "preemption": ({}, {"preempted": True}),
-}
-HAPPENS = ("guess", "cached", "preempted")
-
-
-@dataclass(slots=True, kw_only=True)
-class Case:
-    """One request. happened: which of the things that it is here for were seen, of those that can be."""
-
-    name: str
-    values: Mapping[str, Mapping[str, Any]]
-    prompt: tuple[int, ...]
-    params: SamplingParams
-    wanted: frozenset[str]
-    happened: set[str] = field(default_factory=set[str])
-
-    @property
-    def met(self) -> set[Pair]:
-        """The pairs of values that it shows."""
-        if not self.wanted <= self.happened:
-            return set()
-        places = [(name, OPTIONS[name].index(value)) for name, value in self.values.items()]
-        return {frozenset(pair) for pair in itertools.combinations(places, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -97,154 +64,143 @@ def engine() -> LLMEngine:
             dtype="float32",
             max_model_len=LONGEST,
             max_num_seqs=ROWS,
-            max_num_batched_tokens=256,
-            num_gpu_blocks_override=AMPLE,
+            max_num_batched_tokens=128,
+            num_gpu_blocks_override=BLOCKS,
             block_size=BLOCK,
-            max_logprobs=40,
             compile_cache="off",
+            max_logprobs=-1,
+            reasoning_config=TAGS,
         )
     )
 
 
-@pytest.fixture(scope="module")
-def text(engine: LLMEngine) -> tuple[int, ...]:
-    return tuple(engine.tokenizer.encode("".join(read_corpus().held_out)[:60_000]))
+def new_scheduler(engine: LLMEngine, speculator: Speculator | None) -> None:
+    config = SchedulerConfig(
+        max_rows=ROWS, max_step_tokens=128, max_model_len=LONGEST, chunk_align=CHUNK_ALIGN, max_preemptions=4
+    )
+    pool = KVPoolSpec(block_size=BLOCK, num_blocks=BLOCKS)
+    engine.scheduler = Scheduler(config, pool, engine.buckets, speculator=speculator)
 
 
-@pytest.fixture(scope="module")
-def oracle() -> AnswerOracle:
-    pytest.importorskip("transformers")
-    return AnswerOracle(TINY_MODEL)
+def work_of(engine: LLMEngine, rng: random.Random) -> list[Work]:
+    text = engine.tokenizer.encode("".join(read_corpus().held_out)[:20_000])
+    vocab = engine.model_config.vocab
+    work: list[Work] = []
+    for options in all_pairs(OPTIONS, seed=1) + all_pairs(OPTIONS, seed=2):
+        chosen = dict(options)
+        if chosen["logit_bias"]:
+            chosen["logit_bias"] = {token: rng.choice([-100.0, -2.0, 2.0]) for token in rng.sample(range(vocab), 40)}
+        if chosen["allowed_token_ids"]:
+            chosen["allowed_token_ids"] = rng.sample(range(vocab), vocab // 2)
+        if chosen["logprob_token_ids"]:
+            chosen["logprobs"] = None
+        start = rng.randrange(len(text) - 80)
+        prompt = text[:32] if rng.random() < 0.75 else []  # a beginning that others have as well
+        params = SamplingParams(max_tokens=ANSWER, **chosen)
+        work.append(((*prompt, *text[start : start + rng.randint(1, 40)]), params))
+    return work
 
 
-def cases_of(text: Sequence[int], seed: int) -> list[Case]:
-    """A covering array of its own for each seed."""
-    rng = random.Random(seed)
-    made: list[Case] = []
-    for values in all_pairs(OPTIONS, seed=seed):
-        asked: dict[str, Any] = {"max_tokens": OUTPUT}
-        for value in values.values():
-            asked |= value
-        wanted = {name for name in HAPPENS if asked.pop(name, False)}
-        start, length = rng.randrange(BEGINNING, len(text) - 100), rng.randint(20, 70)
-        prompt = tuple(text[start : start + length])
-        if "cached" in wanted:
-            prompt = (*text[: rng.choice([17, 32, 48, 70])], *prompt[:30])
-        if asked.get("prompt_logprobs") is not None:
-            wanted -= {"cached"}  # what is to be scored has to be computed
-        params = SamplingParams(**asked)
-        made.append(
-            Case(name=f"{seed}-{len(made)}", values=values, prompt=prompt, params=params, wanted=frozenset(wanted))
-        )
-    return made
-
-
-def new_scheduler(engine: LLMEngine, speculator: Speculator | None, *, blocks: int) -> set[str]:
-    """Give the engine a fresh scheduler over the same programs and pool; returns the requests that have guesses
-    verified from then on."""
-    engine.steps.in_flight.clear()  # a step that computes for nobody any more
-    config = SchedulerConfig(max_rows=ROWS, max_step_tokens=256, max_model_len=LONGEST, chunk_align=CHUNK_ALIGN)
-    pool = KVPoolSpec(block_size=BLOCK, num_blocks=blocks)
-    engine.scheduler = scheduler = Scheduler(config, pool, engine.buckets, speculator=speculator)
-    guessed: set[str] = set()
-    plan = scheduler.plan
-
-    def watched() -> StepPlan | None:
-        made = plan()
-        guessed.update(row.request.id for row in (made.rows if made else ()) if row.draft)
-        return made
-
-    scheduler.plan = watched
-    return guessed
-
-
-def run(engine: LLMEngine, jobs: Mapping[str, tuple[Sequence[int], SamplingParams]]) -> dict[str, RequestOutput]:
-    for name, (prompt, params) in jobs.items():
-        engine.submit(prompt, params, request_id=name, output_kind=OutputKind.FINAL_ONLY)
+def run(engine: LLMEngine, work: Sequence[Work], at_once: int) -> tuple[list[RequestOutput], Logits]:
+    coming = [(f"r{i}", *one) for i, one in enumerate(work)][::-1]
     done: dict[str, RequestOutput] = {}
-    while engine.has_unfinished:
-        done |= {output.request_id: output for output in engine.step()}
+    with recorded_logits(engine) as seen:
+        while len(done) < len(work):
+            while coming and len(work) - len(coming) - len(done) < at_once:
+                name, prompt, params = coming.pop()
+                engine.submit(prompt, params, output_kind=OutputKind.FINAL_ONLY, request_id=name)
+            done |= {output.request_id: output for output in engine.step()}
     engine.scheduler.check()
-    return done
+    return [done[f"r{i}"] for i in range(len(work))], seen
 
 
-def served(
-    engine: LLMEngine, text: Sequence[int], cases: Sequence[Case], speculator: Speculator | None, *, blocks: int
-) -> dict[str, RequestOutput]:
-    """All at once, behind two requests that go on for long; notes what happened."""
-    guessed = new_scheduler(engine, speculator, blocks=blocks)
-    long = SamplingParams(temperature=0.0, max_tokens=70, ignore_eos=True)
-    run(engine, {"beginning": (text[:BEGINNING], replace(long, max_tokens=1))})
-    neighbours = {f"long {i}": (text[:40], long) for i in range(2)}
-    found = run(engine, neighbours | {case.name: (case.prompt, case.params) for case in cases})
-    for case in cases:
-        output = found[case.name]
-        assert output.metrics is not None
-        seen = {
-            "guess": any(name.split("/")[0] == case.name for name in guessed),
-            "cached": output.num_cached_tokens > 0,
-            "preempted": output.metrics.num_preemptions > 0,
-        }
-        case.happened = {name for name, so in seen.items() if so}
-        if "cached" not in case.wanted:
-            assert not seen["cached"], case
-    return found
+class Reader:
+    """What requests ask of the sampler, in the oracle's words."""
+
+    def __init__(self, engine: LLMEngine) -> None:
+        self._tokenizer = engine.tokenizer
+        self._stop_ids = frozenset(engine.tokenizer.eos_ids)
+        spelled = [engine.tokenizer.spell(token) or b"" for token in range(engine.model_config.vocab)]
+        letters = set(LETTERS.encode())
+        fits = [bool(text) and letters.issuperset(text) for text in spelled]
+        self._has_form = np.array(fits) & ~np.isin(range(len(fits)), list(engine.tokenizer.special_ids))
+        self._has_form[list(self._stop_ids)] = True
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def asked(self, params: SamplingParams, prompt: Sequence[int], place: int) -> Asked:
+        """By the answer at this place among the request's."""
+        words: list[tuple[int, ...]] = []
+        for word in params.bad_words or ():
+            alone, within = self.encode(word.lstrip()), self.encode(f" {word.lstrip()}")
+            words += [alone, within] if len(alone) == len(within) and alone[0] != within[0] else [alone]
+        return Asked(
+            params=params,
+            prompt=prompt,
+            seed=((params.seed or 0) + place) & 0xFFFFFFFF,
+            stop_ids=self._stop_ids,
+            bad_words=words,
+            think=(self.encode(TAGS["reasoning_start_str"]), self.encode(TAGS["reasoning_end_str"])),
+            form=self._has_form if params.structured_outputs else None,
+        )
 
 
-def told(answers: Mapping[str, RequestOutput], rng: random.Random) -> Speculator:
-    """Guesses what is answered without guesses, one time in six something else."""
+def test_pairs_of_what_can_be_asked_equal_the_oracle(engine: LLMEngine) -> None:
+    work = work_of(engine, random.Random(11))
+    new_scheduler(engine, None)
+    outputs = checked(engine, work, at_once=len(work))
+    assert engine.scheduler.num_preemptions > 0
+    assert engine.scheduler.num_cached_tokens > 0
+    answers = {
+        f"r{i}/{place}" if place else f"r{i}": said.token_ids
+        for i, output in enumerate(outputs)
+        for place, said in enumerate(output.outputs)
+    }
+    rng, vocab = random.Random(5), engine.model_config.vocab
 
-    def make(request: Request) -> OracleDrafter:
-        name, _, number = request.id.partition("/")
-        said = answers[name].outputs[int(number or 0)].token_ids if name in answers else ()
-        return OracleDrafter(request, said, length=6, share=0.83, vocab=4096, rng=rng)
+    def guessing(request: Request) -> Drafter:
+        return OracleDrafter(request, answers[request.id], length=3, share=0.7, vocab=vocab, rng=rng)
 
-    return eager_speculator(make, most=4)
-
-
-def outcomes(engine: LLMEngine, text: Sequence[int], cases: list[Case]) -> Iterator[tuple[Case, RequestOutput]]:
-    """Each case as it is to be served: with guesses or not, in a pool that is ample or scarce. In the latter the youngest
-    are preempted, so those that were not come again, in another order."""
-    rng = random.Random(len(cases))
-    for guess, preempted in itertools.product((False, True), repeat=2):
-        left = [case for case in cases if (guess, preempted) == tuple(n in case.wanted for n in ("guess", "preempted"))]
-        for attempt in range(8 if preempted else 1):
-            rng.shuffle(left)
-            left.sort(key=lambda case: "cached" not in case.wanted)  # while the beginning is there
-            plain = served(engine, text, left, None, blocks=AMPLE) if guess else {}
-            speculator = told(plain, rng) if guess else None
-            found = served(engine, text, left, speculator, blocks=SCARCE if preempted else AMPLE)
-            last = attempt == (7 if preempted else 0)
-            for case in left:
-                if case.wanted <= case.happened or last:
-                    yield case, found[case.name]
-            left = [case for case in left if not case.wanted <= case.happened]
-            if not left:
-                break
-
-
-def check(engine: LLMEngine, text: Sequence[int], oracle: AnswerOracle, seeds: Sequence[int]) -> None:
-    cases = [case for seed in seeds for case in cases_of(text, seed)]
-    before = oracle.places, len(oracle.ties)
-    for case, output in outcomes(engine, text, cases):
-        oracle.check(case.name, case.params, output)
-    places, ties = oracle.places - before[0], oracle.ties[before[1] :]
-    missed = [case for case in cases if not case.wanted <= case.happened]
-    print(
-        f"{len(cases)} cases, {places} tokens, ties: {ties}, missed: {[(c.name, c.wanted - c.happened) for c in missed]}"
-    )
-    every = pairs_of({name: range(len(values)) for name, values in OPTIONS.items()})
-    assert set[Pair]().union(*(case.met for case in cases)) == every
-    assert len(ties) <= places // 1000, ties
+    speculator = eager_speculator(guessing, most=3)
+    new_scheduler(engine, speculator)
+    checked(engine, work, at_once=2)  # guesses take the rows that are left
+    assert speculator.counts.draft_tokens > 1.2 * speculator.counts.accepted_tokens > 100
     assert engine.metrics.compiles_after_ready == 0
 
 
-def test_every_pair_is_answered_as_the_oracle_says(
-    engine: LLMEngine, text: tuple[int, ...], oracle: AnswerOracle
-) -> None:
-    check(engine, text, oracle, range(3))
+def checked(engine: LLMEngine, work: Sequence[Work], *, at_once: int) -> list[RequestOutput]:
+    """What the engine answers, each token and logprob of it compared with the oracle's."""
+    outputs, seen = run(engine, work, at_once)
+    reader = Reader(engine)
+    places = unsure = 0
+    for i, ((prompt, params), output) in enumerate(zip(work, outputs, strict=True)):
+        assert len(output.outputs) == params.n
+        for place, said in enumerate(output.outputs):
+            asked = reader.asked(params, prompt, place)
+            name = f"r{i}" if place == 0 else f"r{i}/{place}"
+            for at, token in enumerate(said.token_ids):
+                logits = seen[name, len(prompt) + at]
+                expected = choose(logits, said.token_ids[:at], asked)
+                places += 1
+                unsure += not expected.sure
+                if expected.sure:
+                    assert token == expected.token, (params, place, at)
+                check_logprobs(said, at, logits)
+            if said.finish_reason == "error":
+                end = len(said.token_ids)
+                assert choose(seen[name, len(prompt) + end], said.token_ids, asked).token == -1
+    assert places > 10 * len(work)
+    assert unsure < 0.03 * places
+    return outputs
 
 
-@pytest.mark.long
-def test_more_combinations(engine: LLMEngine, text: tuple[int, ...], oracle: AnswerOracle) -> None:
-    check(engine, text, oracle, range(3, 15))
+def check_logprobs(said: CompletionOutput, at: int, logits: np.ndarray) -> None:
+    if said.logprobs is None:
+        return
+    own, told = logprobs(logits), said.logprobs[at]
+    assert said.token_ids[at] in told
+    for other, one in told.items():
+        assert abs(one.logprob - own[other]) < 1e-4
+        before = (logits > logits[other]).sum() + (logits[:other] == logits[other]).sum()
+        assert one.rank in (None, 1 + before)

@@ -136,6 +136,7 @@ def test_two_beams_by_hand() -> None:
         assert scheduler.plan() is None, "what they go on with is not known yet"
         assert [event.finish for event in scheduler.commit(plan, [0] * len(plan.rows))] == [None] * len(plan.rows)
         assert [request.paused for request in made] == [True, True]
+        assert scheduler.plan() is None, "nor is it chosen yet"
         scheduler.check()
         return plan
 

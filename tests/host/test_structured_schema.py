@@ -79,6 +79,8 @@ def test_what_is_kept_is_enforced_and_all_that_is(case: Any) -> None:
                 left += value.values()
             elif name in (*keywords.LISTS, *keywords.SCHEMAS):
                 left += value if isinstance(value, list) else [value]
+    if '"^id$"' in json.dumps(case.schema):
+        seen.add("patternProperties")  # which became a property
     expected = {name for name in keywords.ENFORCED if f'"{name}":' in json.dumps(case.schema)}
     literal = json.dumps([case.schema.get("const"), case.schema.get("enum")])
     assert expected - seen <= {"format", "additionalItems", "items"} | {n for n in expected if f'"{n}"' in literal}
@@ -156,3 +158,14 @@ def test_least_properties_beyond_those_that_cannot_be_equal() -> None:
     assert kept({"minProperties": 3, "required": ["a", "b"]})["minProperties"] == 3
     with pytest.raises(GrammarError, match="minProperties: an answer cannot be held to more than 3"):
         kept({"minProperties": 4, "required": ["a", "b", "a"]})
+
+
+def test_a_pattern_of_one_name_is_a_property() -> None:
+    schema = {
+        "patternProperties": {"^id$": {"const": 0}, "^a$": {"minimum": 1}, "^b": True},
+        "properties": {"a": {"maximum": 2}},
+    }
+    made = kept(schema, closed=True)
+    assert made["properties"] == {"a": {"allOf": [{"maximum": 2}, {"minimum": 1}]}, "id": {"const": 0}}
+    assert made["patternProperties"] == {"^b": True}
+    assert "patternProperties" not in kept({"patternProperties": {"^id$": True}})

@@ -93,8 +93,9 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     more = ("--trust-request-chat-template", "--num-gpu-blocks-override", "60", "--served-model-name", "tiny")
     with real_server(str(folder / "model"), *flags, *FLAGS, *more, key="k-a", environ=environ) as server:
         server.wait_ready()
-        chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
-        assert server.request(CHAT, chat)[0] == 200  # the template's process runs from now on
+        form = {"type": "json_object"}
+        chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1, "response_format": form}
+        assert server.request(CHAT, chat)[0] == 200  # the processes of templates and grammars run from now on
         yield Attacked(server=server, folder=folder, canary=canary)
     canary.close()
 

@@ -250,11 +250,11 @@ async def test_what_is_remembered_is_bounded_in_bytes_and_the_oldest_goes_first(
         await forms.check(ANONYMOUS, StructuredOutputsParams(regex="c" * 10_000))  # larger than all of it
         assert forms.num_bytes == 0
     finally:
-        forms.close()
+        await forms.close()
 
 
 async def test_what_the_server_says_of_all_json_is_for_requests_that_say_nothing_of_it() -> None:
-    config = {"disable_any_whitespace": True, "disable_additional_properties": True}
+    config: dict[str, Any] = {"disable_any_whitespace": True, "disable_additional_properties": True}
     cases: list[tuple[dict[str, Any], StructuredOutputsParams]] = [
         (by_schema(SCHEMA), StructuredOutputsParams(json=SCHEMA, **config)),
         (

@@ -24,7 +24,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "Of a city.", "parameters": SCHEMA}}
 NOW = {"type": "function", "function": {"name": "now"}}
-HERMES = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+HERMES: dict[str, Any] = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
 TWO = f'I look.\n{CALL}\n<tool_call>\n{{"name": "now", "arguments": {{}}}}\n</tool_call>'
 THOUGHT = "<think>\nA city?\n</think>\n\nIt is warm."
@@ -258,7 +258,8 @@ async def test_what_is_ill_formed_is_refused_by_its_place(body: dict[str, Any], 
 
 
 async def test_the_model_chooses_only_where_the_server_knows_how_it_writes() -> None:
-    for settings in ({}, {"tool_call_parser": "hermes"}):
+    cases: tuple[dict[str, Any], ...] = ({}, {"tool_call_parser": "hermes"})
+    for settings in cases:
         async with served(**settings) as it:
             for body in ({}, {"tool_choice": "auto"}):
                 status, reply = await it.post(PATH, messages=HELLO, tools=[NOW], **body)
@@ -309,7 +310,7 @@ async def form_of(it: Served, **body: Any) -> Any:
     status, reply = await it.post(PATH, messages=HELLO, max_tokens=1, **body)
     assert status == 200, reply
     form = it.engine.streams[-1].params.structured_outputs
-    return None if form is None else json.loads(form.structural_tag or form.json)
+    return None if form is None else json.loads(form.structural_tag or form.json)  # pyright: ignore[reportArgumentType]
 
 
 async def test_answers_are_held_to_the_schemas() -> None:
