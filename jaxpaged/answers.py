@@ -16,7 +16,7 @@ def params_of_answers(params: SamplingParams) -> list[SamplingParams]:
     if count == 1:
         return [params]
     # the best are found by them
-    logprobs = 0 if count > params.n and params.logprobs is None else params.logprobs
+    logprobs = 0 if count > params.n and not params.wants_logprobs else params.logprobs
     alone = replace(params, n=1, best_of=None, logprobs=logprobs)
     if params.seed is None:
         return [alone] * count
@@ -40,7 +40,8 @@ def check_output_kind(params: SamplingParams, kind: OutputKind, *, searches: boo
 
 
 def mean_logprob(said: CompletionOutput) -> float:
-    """The log probability per token, by which best_of chooses; below all others for an answer that failed."""
+    """The log probability per token, by which best_of chooses; below all others for an answer that failed, or that was
+    ended because it repeats itself, which makes its tokens likely and no better."""
     if said.cumulative_logprob is None or not said.token_ids or said.finish_reason not in ("stop", "length"):
         return float("-inf")
     return said.cumulative_logprob / len(said.token_ids)
@@ -64,6 +65,10 @@ class Answers:
     @property
     def finished(self) -> bool:
         return all(completion.finished for completion in self._completions)
+
+    def has_ended(self, request_id: str) -> bool:
+        """Whether the answer of this request has ended, of which there may be tokens on their way."""
+        return self._completions[self._places[request_id]].finished
 
     def push(self, event: TokenEvent) -> bool:
         """Take one event. True when a stop string ended that answer: its request must then be finished below."""
@@ -98,7 +103,7 @@ class Answers:
         params = self._params
         if len(said) > params.n:
             said = sorted(said, key=mean_logprob, reverse=True)[: params.n]  # stable
-        if params.logprobs is None:
+        if not params.wants_logprobs:
             said = [replace(one, cumulative_logprob=None, logprobs=None) for one in said]
         return replace(
             told[0],

@@ -102,6 +102,8 @@ class AsyncEngine:
                 if isinstance(event, BaseException):
                     ended = True
                     raise event
+                if answers.has_ended(event.request_id):
+                    continue
                 if answers.push(event):  # its text has met a stop string; tokens on their way are not waited for
                     with contextlib.suppress(EngineError):  # an engine that closes ends its requests itself
                         self._send(partial(self._stop, stream, event.request_id))

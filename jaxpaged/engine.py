@@ -270,8 +270,8 @@ class LLMEngine:
         return self._intake.ids_of(prompt, params or self.default_params, vetted=vetted)
 
     def abort(self, request_id: str) -> bool:
-        """End a request now, in any state, with all its answers; their blocks are free at return. False if it was not
-        in flight."""
+        """End a request now, in any state, with all its answers, of which this may be any one's id; their blocks are
+        free at return. False if it was not in flight."""
         found = [self._abort(name) for name in self._submissions.leave(request_id)]
         return any(found)
 

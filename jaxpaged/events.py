@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jaxpaged.repetition_search import RepetitionSearch
 from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, TokenEvent
 
 NO_TOKEN = "the request's constraints leave no token"
@@ -14,6 +15,8 @@ def token_event(request: Request, place: int, logprobs: Mapping[int, Logprob] | 
     """What the token at `place` means: the request's end, where it is the last one. To be asked once of each token of
     an answer, in their order."""
     token, params = request.tokens[place], request.params
+    if params.repetition_detection is not None and request.repetition is None:
+        request.repetition = RepetitionSearch(params.repetition_detection)
     goes_round = request.repetition is not None and request.repetition.read(token)
     num_output = place + 1 - len(request.prompt)
     finish: FinishReason | None = None

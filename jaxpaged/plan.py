@@ -48,11 +48,6 @@ class RowPlan(NamedTuple):
         """All tokens of the request, as this row has them."""
         return [*self.request.tokens, *self.draft] if self.draft else self.request.tokens
 
-    @property
-    def num_output(self) -> int:
-        """Tokens of the answer so far, as this row has them."""
-        return self.request.num_output + len(self.draft)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:

@@ -44,20 +44,20 @@ def truncated(ids: tuple[int, ...], params: SamplingParams, *, max_model_len: in
 
 
 def check_params(params: SamplingParams, *, vocab: int, max_logprobs: int = MAX_LOGPROBS) -> None:
-    """Raise ParameterError for parameters that name token ids which the model lacks, or ask for more logprobs a token
-    than max_logprobs; -1: of the whole vocabulary."""
+    """Raise ParameterError for parameters that name token ids which the model lacks, or ask for more logprobs a token,
+    of the answer or the prompt, than max_logprobs; -1: of the whole vocabulary."""
     for name in ("logit_bias", "stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
         worst = max(getattr(params, name) or (), default=0)
         if worst >= vocab:
             raise ParameterError(name=name, value=worst, limit=f"the model's token ids go from 0 to {vocab - 1}")
     most = vocab if max_logprobs == -1 else max_logprobs
+    limit, fix = f"a request may ask for {most} a token at most", "raise the engine's max_logprobs"
     if params.logprob_token_ids is None and (params.logprobs or 0) not in range(-1 if most >= vocab else 0, most + 1):
-        raise ParameterError(
-            name="logprobs",
-            value=params.logprobs,
-            limit=f"a request may ask for {most} a token at most",
-            fix="Name tokens in logprob_token_ids, or raise the engine's max_logprobs (-1: the whole vocabulary)",
-        )
+        fix = f"Name tokens in logprob_token_ids, or {fix} (-1: the whole vocabulary)"
+        raise ParameterError(name="logprobs", value=params.logprobs, limit=limit, fix=fix)
+    if (params.prompt_logprobs or 0) > most:
+        fix = f"Ask for fewer, or {fix}"
+        raise ParameterError(name="prompt_logprobs", value=params.prompt_logprobs, limit=limit, fix=fix)
 
 
 def context_limit(max_model_len: int) -> str:

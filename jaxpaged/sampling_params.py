@@ -52,7 +52,7 @@ _REFUSED: Mapping[str, tuple[Collection[Any], str, str]] = MappingProxyType(
         "use_beam_search": ((False, None), "beams are no kind of sampling", "Use LLM.beam_search"),
         "length_penalty": ((1.0,), "it belongs to beam search", "Use BeamSearchParams"),
         "early_stopping": ((False, None), "it belongs to beam search", "Use BeamSearchParams"),
-        "skip_clone": ((False, True), "", ""),
+        "skip_clone": ((False, True), "parameters are never changed, so none are copied", "Leave it out"),
     }
 )
 Params = TypeVar("Params")

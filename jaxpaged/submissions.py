@@ -9,24 +9,23 @@ from jaxpaged.request import RequestOutput, TokenEvent
 
 
 class Submissions:
-    """The answers of an engine that go on, by the id that they were submitted with."""
+    """The answers of an engine that go on, by the ids of their requests."""
 
     def __init__(self) -> None:
-        self._submitted: dict[str, Answers] = {}
-        self._answers: dict[str, Answers] = {}  # by the id of each request
+        self._answers: dict[str, Answers] = {}
 
     def __contains__(self, request_id: object) -> bool:
-        return request_id in self._submitted
+        """Whether it is the id of one of these answers, ended or not."""
+        return request_id in self._answers
 
     def add(self, answers: Answers) -> None:
         """Make outputs of these from now on."""
-        self._submitted[answers.id] = answers
         self._answers.update(dict.fromkeys(answers.ids, answers))
 
     def leave(self, request_id: str) -> tuple[str, ...]:
-        """Make no more outputs of what was submitted with this id; returns the ids of its requests: it alone, where
-        nothing was."""
-        answers = self._submitted.get(request_id)
+        """Make no more outputs of what was submitted with this id, or has an answer of this id; returns the ids of its
+        requests: it alone, where nothing was."""
+        answers = self._answers.get(request_id)
         if answers is None:
             return (request_id,)
         self._remove(answers)
@@ -48,6 +47,5 @@ class Submissions:
         return [output for output in outputs if output is not None]
 
     def _remove(self, answers: Answers) -> None:
-        del self._submitted[answers.id]
         for name in answers.ids:
             del self._answers[name]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
 from jaxpaged.bounded_json import parse_json
-from jaxpaged.errors import ConfigError
+from jaxpaged.checked_numbers import number, whole_number
+from jaxpaged.errors import ConfigError, ParameterError
 
 OPTION = "speculative_config"
 METHODS = ("ngram", "suffix")
@@ -129,16 +131,22 @@ def _integer(value: Mapping[str, Any], key: str, default: int | None, low: int, 
     given = value.get(key)
     if given is None:
         return default
-    if isinstance(given, bool) or not isinstance(given, int) or not low <= given <= high:
-        limit = f"it must be a whole number from {low} to {high}"
-        raise ConfigError(name=f"{OPTION}.{key}", value=given, limit=limit)
-    return given
+    with _as_option():
+        return whole_number(f"{OPTION}.{key}", given, low, high)
 
 
 def _number(value: Mapping[str, Any], key: str, default: float, low: float, high: float) -> float:
     given = value.get(key)
     if given is None:
         return default
-    if isinstance(given, bool) or not isinstance(given, int | float) or not low <= given <= high:
-        raise ConfigError(name=f"{OPTION}.{key}", value=given, limit=f"it must be a number from {low:g} to {high:g}")
-    return float(given)
+    with _as_option():
+        return number(f"{OPTION}.{key}", given, low, high)
+
+
+@contextmanager
+def _as_option() -> Generator[None, None, None]:
+    """What is refused within is the engine's option, not a request's."""
+    try:
+        yield
+    except ParameterError as error:
+        raise ConfigError(name=error.name, value=error.value, limit=error.limit, fix=error.fix) from None

@@ -10,6 +10,7 @@ _MEMORY = 0.98  # how much of the evidence is left after one more step
 _SOLVED_EVERY = 8  # steps
 _MOST_TIMES = 4.0  # a step that takes more times what was expected was held up by something else
 _WEIGHT = 4.0  # of what is held before any step was seen, in steps
+_LEAST = 1e-9  # seconds: a coarse clock may see steps that take none, and ratios are asked for
 ROW_SHARE = 0.02
 """What a further row adds, as a share of a step without rows, before any step was seen."""
 WAIT_SHARE = 0.15
@@ -66,4 +67,4 @@ class StepCosts:
             row, wait = max(0.0, row), max(0.0, wait)
             mean_rows, share = self._products[0, 1] / self._products[0, 0], self._products[0, 2] / self._products[0, 0]
             base = max(mean * 0.05, mean - row * float(mean_rows) - wait * float(share))
-        self._terms = base, row, wait
+        self._terms = max(base, _LEAST), row, wait

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxpaged.errors import PromptError
-from jaxpaged.prompt import prompt_ids
+from jaxpaged.errors import ParameterError, PromptError
+from jaxpaged.prompt import check_params, prompt_ids
+from jaxpaged.sampling_params import SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,11 @@ def test_texts_and_ids(prompt: object, ids: tuple[int, ...]) -> None:
 def test_everything_else_is_refused(prompt: object) -> None:
     with pytest.raises(PromptError, match="prompt"):
         prompt_ids(prompt, lambda _: [])
+
+
+@pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
+def test_max_logprobs_binds_the_logprobs_of_answer_and_prompt(name: str) -> None:
+    for most, asked in ((3, 3), (0, 0), (-1, 20)):
+        check_params(SamplingParams(**{name: asked}), vocab=50, max_logprobs=most)
+    with pytest.raises(ParameterError, match=f"^{name} is 4: a request may ask for 3 a token at most.*max_logprobs"):
+        check_params(SamplingParams(**{name: 4}), vocab=50, max_logprobs=3)

@@ -231,7 +231,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             end = row.start + row.length
             assert row.samples == (end == len(row.tokens))
             assert row.samples or end % config.chunk_align == 0
-            assert row.num_output < row.request.max_tokens, "a row for a request that has all its tokens"
+            num_output = len(row.tokens) - len(row.request.prompt)
+            assert num_output < row.request.max_tokens, "a row for a request that has all its tokens"
         return plan
 
     def launch(self, *, spoil: int | None = None) -> bool:

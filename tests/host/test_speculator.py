@@ -288,3 +288,9 @@ def test_a_step_that_was_held_up_moves_little() -> None:
     for _ in range(8):
         costs.note(4, 0.01, waited=False)
     assert costs.of(4, waited=False) < 0.012
+
+
+def test_steps_that_a_coarse_clock_does_not_see_take_something() -> None:
+    costs = fit([(4, False), (2, True)], lambda count, waited: 0.0)
+    assert 0 < costs.of(4, waited=False) < 1e-6
+    assert costs.of(4, waited=True) / costs.of(4, waited=False) >= 1
