@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from jaxpaged.answers import mean_logprob
 from jaxpaged.errors import ContextLengthError, GrammarError, ParameterError, RequestError
+from jaxpaged.events import NO_TOKEN
 from jaxpaged.mask_filler import UNKEPT
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.prompt import check_params, check_prompt, context_limit
@@ -350,11 +351,14 @@ def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
 
 def _failure(error: str | None) -> RequestError | FailedError:
     """What became of a request that the engine has ended: its own fault, or not."""
-    if error is not None and error.startswith(UNKEPT):
-        return GrammarError(
-            name="structured_outputs", value="the answer so far", limit=error, fix="Ask for a simpler form"
-        )
-    return FailedError(name="request", value="ended", limit=error or "the engine could not go on with it")
+    said = error or "the engine could not go on with it"
+    if said.startswith(UNKEPT):
+        fix = "Ask for a simpler form"
+        return GrammarError(name="structured_outputs", value="the answer so far", limit=said, fix=fix)
+    if said.startswith(NO_TOKEN):
+        names = "allowed_token_ids, bad_words and the form of the answer"
+        return ParameterError(name=names, value="together", limit=said, fix="Allow more tokens")
+    return FailedError(name="request", value="ended", limit=said)
 
 
 def _event(item: Item, request_id: str) -> TokenEvent:

@@ -135,7 +135,7 @@ async def test_the_template_is_shown_the_tools() -> None:
         assert json.loads(await prompt_of(it, chat_template=shows, tools=[known, NOW])) == [WEATHER, NOW]
         assert json.loads(await prompt_of(it, chat_template=shows, tools=[NOW], tool_choice="none")) == [NOW]
         assert await prompt_of(it, chat_template=shows, tools=[]) == "none"
-    hides = {"exclude_tools_when_tool_choice_none": True}
+    hides: dict[str, Any] = {"exclude_tools_when_tool_choice_none": True}
     async with served(trust_request_chat_template=True, **HERMES, **hides) as it:
         assert await prompt_of(it, chat_template=shows, tools=[NOW], tool_choice="none") == "none"
         assert json.loads(await prompt_of(it, chat_template=shows, tools=[NOW])) == [NOW]

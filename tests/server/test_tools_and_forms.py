@@ -122,5 +122,5 @@ async def test_parameters_are_checked_once_however_many_answers_there_are(monkey
             status, reply = await it.post(PATH, messages=HELLO, n=n, seed=5, allowed_token_ids=[1, 2], max_tokens=1)
             assert status == 200, reply
             counts.append(len(checked))
-        assert sorted(stream.params.seed for stream in it.engine.streams[-8:]) == list(range(5, 13))
+        assert {stream.params.seed for stream in it.engine.streams[-8:]} == {*range(5, 13)}
     assert counts[0] == counts[1]
