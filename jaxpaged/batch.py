@@ -92,13 +92,15 @@ def unpack(ints: Any, layout: StepLayout, as_floats: Callable[[Any], Any]) -> St
     options = [ints[at + i * rows : at + (i + 1) * rows] for i in range(_NUM_OPTIONS)]
     at += _NUM_OPTIONS * rows
     tables = ints[at:].reshape(layout.num_groups, rows, width)
-    return StepFields(
-        ints[:tokens],
-        ints[tokens : tokens + rows + 1],
-        *of_rows,
-        tuple(tables[group] for group in range(layout.num_groups)),
-        *options[: len(_INT_OPTIONS)],
-        *map(as_floats, options[len(_INT_OPTIONS) :]),
+    return StepFields._make(
+        (
+            ints[:tokens],
+            ints[tokens : tokens + rows + 1],
+            *of_rows,
+            tuple(tables[group] for group in range(layout.num_groups)),
+            *options[: len(_INT_OPTIONS)],
+            *map(as_floats, options[len(_INT_OPTIONS) :]),
+        )
     )
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jaxpaged.repetition_search import RepetitionSearch
 from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, TokenEvent
+
+NO_TOKEN = "the request's constraints leave no token"
+"""How the error of a request begins whose constraints, together, cannot be kept."""
 
 
 def token_event(request: Request, place: int, logprobs: Mapping[int, Logprob] | None) -> TokenEvent:
     """What the token at `place` means: the request's end, where it is the last one. To be asked once of each token of
     an answer, in their order."""
     token, params = request.tokens[place], request.params
+    if params.repetition_detection is not None and request.repetition is None:
+        request.repetition = RepetitionSearch(params.repetition_detection)
     goes_round = request.repetition is not None and request.repetition.read(token)
     num_output = place + 1 - len(request.prompt)
     finish: FinishReason | None = None
@@ -35,7 +41,7 @@ def failure(request: Request, position: int) -> TokenEvent:
 
 def dead_end(request: Request, position: int) -> TokenEvent:
     """The end of a request that may draw no token at `position`: its constraints leave none."""
-    error = f"the request's constraints leave no token at position {position}; it was ended, others go on"
+    error = f"{NO_TOKEN} at position {position}; it was ended, others go on"
     return TokenEvent(request_id=request.id, token=None, finish=FinishReason.ERROR, error=error)
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from jaxpaged.repetition import RepetitionSearch
 from jaxpaged.sampling_params import SamplingParams as SamplingParams
 
 if TYPE_CHECKING:
     from jaxpaged.constraints import Constraint
+    from jaxpaged.repetition_search import RepetitionSearch
 
 PENDING = -1
 """Stands in `Request.tokens` for a token that a step in flight draws: only the device knows it yet."""
@@ -77,14 +77,12 @@ class Request:
     followers: list[Request] = field(default_factory=list)  # of the same prompt, until its first token is drawn
     leader: Request | None = None  # while following: whose followers it is among
     heir: Request | None = None  # which of its followers goes on with what it had computed when it ended
-    repetition: RepetitionSearch | None = None  # of its answer, where it was asked for
+    repetition: RepetitionSearch | None = None  # of its answer, from the first token on, where it was asked for
 
     def __post_init__(self) -> None:
         assert self.prompt, "an empty prompt is refused before a Request is made"
         if not self.tokens:
             self.tokens = list(self.prompt)
-        if self.params.repetition_detection is not None and self.repetition is None:
-            self.repetition = RepetitionSearch(self.params.repetition_detection)
 
     @property
     def last_heir(self) -> Request:

@@ -73,7 +73,7 @@ class SuffixAutomaton:
 
     def _connect(self, last: int, token: int) -> int:
         """Lead the suffixes of the sequence without its new token to its newest state; returns that state's link."""
-        newest, state = self._last, last
+        newest, state, there = self._last, last, _NOBODY
         while state != _NOBODY and (there := self.step(state, token)) == _NOBODY:
             self._lead(state, token, newest)
             state = self.link[state]

@@ -10,7 +10,7 @@ from jaxpaged.errors import GrammarError
 from jaxpaged.structured import keywords
 from jaxpaged.structured.schema import DEFINITIONS, Normal, child
 
-_LIMIT_S = 1.0
+_LIMIT_S = 0.5
 """Seconds that the search may take; what was found by then is named."""
 
 Fault = Callable[[Mapping[str, Any]], str | None]

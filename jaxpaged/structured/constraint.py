@@ -131,10 +131,7 @@ class GrammarConstraint:
         self._matcher.unsafe_compute_mask_ptr(self._scratch.ctypes.data, self._scratch.nbytes)
         self._check()
         if (spent_s := time.thread_time() - began_s) > MAX_MASK_S:
-            limit = (
-                f"which tokens may come next took {spent_s:.2f} s to find out, and {MAX_MASK_S:g} s are given to one"
-            )
-            raise GrammarError(name="structured_outputs", value="a grammar", limit=limit, fix="Ask for a simpler form")
+            raise too_slow("structured_outputs", spent_s)
         return self._scratch
 
     def _check(self) -> None:
@@ -146,3 +143,9 @@ class GrammarConstraint:
             raise GrammarError(
                 name="structured_outputs", value="a grammar", limit=f"the answer cannot be held to it: {said}"
             )
+
+
+def too_slow(name: str, spent_s: float) -> GrammarError:
+    """The error of a form one mask of which took so many seconds of a processor."""
+    limit = f"which tokens may come next took {spent_s:.2f} s to find out, and {MAX_MASK_S:g} s are given to one"
+    return GrammarError(name=name, value="a grammar", limit=limit, fix="Ask for a simpler form")

@@ -6,12 +6,17 @@ from collections.abc import Iterator
 
 import llguidance
 
+from jaxpaged.errors import GrammarError
 
-def expression(pattern: str) -> str:
-    """A regular expression as a terminal in Lark's way of writing.
+
+def expression(pattern: str, *, name: str) -> str:
+    """A regular expression as a terminal in Lark's way of writing. Raises GrammarError, by this name, for one that ends
+    within an escape: what stands behind it would be taken for a part of it.
 
     \\d and \\w are of ASCII, as in a schema's `pattern`, and as in vLLM's other libraries.
     """
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+        raise GrammarError(name=name, value=pattern, limit="it ends in a backslash that has nothing behind it")
     bare = unanchored(pattern)
     return f"/{llguidance.regex_to_lark(bare, 'dw')}/" if bare else '""'
 

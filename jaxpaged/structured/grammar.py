@@ -42,7 +42,9 @@ def grammar_of(params: StructuredOutputsParams, *, special: Mapping[str, int] = 
             return _schema_grammar(_ANY_OBJECT, params, fault)
         case "regex":
             assert params.regex is not None
-            return _checked(_lark(f"start: {expression(params.regex)}"), fault, name="regex", value=params.regex)
+            return _checked(
+                _lark(f"start: {expression(params.regex, name='regex')}"), fault, name="regex", value=params.regex
+            )
         case "choice":
             assert params.choice is not None
             options = " | ".join(json.dumps(text, ensure_ascii=False) for text in params.choice)

@@ -13,10 +13,11 @@ from typing import cast
 from jaxpaged.structured.constraint import GrammarConstraint
 from jaxpaged.structured.grammar import grammar_of
 from jaxpaged.structured.params import StructuredOutputsParams
-from jaxpaged.structured.process import GrammarProcess
+from jaxpaged.structured.processes import GrammarProcesses
 from jaxpaged.structured.readings import Compiled, Readings
-from jaxpaged.structured.spelling import decoder_types, has_bytes
+from jaxpaged.structured.spelling import decoder_types, has_bytes, spellings
 from jaxpaged.structured.vocabulary import Vocabulary, no_grammars
+from jaxpaged.structured.wire import Setup
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 
 _REMEMBERED = 64
@@ -38,7 +39,8 @@ class Grammars:
         self._threads: ThreadPoolExecutor | None = None
         self._vocabulary: Future[Vocabulary] | None = None
         self._readings = Readings()
-        self._checked = lru_cache(_REMEMBERED)(lambda params: len(self._process.grammar(params)))
+        self._children: GrammarProcesses | None = None  # made when a form is first checked
+        self._checked = lru_cache(_REMEMBERED)(lambda params: len(self._processes().grammar(params)))
 
     def prepare(self) -> None:
         """Begin to make the trie, if it was not before, and do not wait for it."""
@@ -91,9 +93,12 @@ class Grammars:
         ids = sorted(tokenizer.special_ids)
         return dict(zip(tokenizer.token_strings(ids), ids, strict=True))
 
-    @cached_property
-    def _process(self) -> GrammarProcess:
-        return GrammarProcess(self._special)
+    def _processes(self) -> GrammarProcesses:
+        with self._lock:
+            if self._children is None:
+                tokens, no_text = spellings(cast("Tokenizer", self._tokenizer).backend)
+                self._children = GrammarProcesses(Setup(special=self._special, tokens=tokens, no_text=no_text))
+            return self._children
 
     def _read(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> Compiled:
         """Of a form that was checked, here or by who sent it."""

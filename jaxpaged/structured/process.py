@@ -1,4 +1,4 @@
-"""The parent's end of the process that reads grammars first: one child, started when it is first needed.
+"""The parent's end of a process that reads grammars first: one child, started when it is first needed.
 [host half: no jax]
 """
 
@@ -7,11 +7,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ import msgspec
 from jaxpaged.children import PYTHON, environment_of, start_from_own_thread
 from jaxpaged.errors import ChildError, GrammarError
 from jaxpaged.structured.params import StructuredOutputsParams
-from jaxpaged.structured.wire import COMMAND, LENGTH_BYTES, Answer, Ask, Setup, frame, grammar_in
+from jaxpaged.structured.wire import COMMAND, CPU_S, LENGTH_BYTES, Answer, Ask, Setup, frame, grammar_in
 
 _START_S = 20.0
 """Seconds that the process may take until it is ready."""
@@ -30,11 +31,11 @@ class GrammarProcess:
     """`grammar_of`, where what a grammar costs or breaks is a child's: one that takes too long is killed, and the next
     form gets another one. Calls may come from several threads; one is served at a time.
 
-    special: as in `grammar_of`. limit_s: seconds of one form.
+    limit_s: seconds of one form by the clock, whatever else the machine does; of a processor it is given `CPU_S`.
     """
 
-    def __init__(self, special: Mapping[str, int], *, limit_s: float = 4.0) -> None:
-        self._setup = Setup(special=dict(special))
+    def __init__(self, setup: Setup, *, limit_s: float = 4.0) -> None:
+        self._setup = frame(setup)
         self._limit_s = limit_s
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
@@ -64,8 +65,10 @@ class GrammarProcess:
             limit = f"to make a grammar of it takes more than {self._limit_s:g} s"
             raise GrammarError(name=params.kind, value=_beginning(params), limit=limit, fix="Ask for less") from None
         except (EOFError, ConnectionError, msgspec.DecodeError):
-            self._drop()
-            limit = "to make a grammar of it breaks its process, by the memory it takes or by its depth"
+            if _ran_out_of_time(self._drop()):
+                limit = f"to make a grammar of it takes more than {CPU_S:g} s of a processor"
+            else:
+                limit = "to make a grammar of it breaks its process, by the memory it takes or by its depth"
             raise GrammarError(name=params.kind, value=_beginning(params), limit=limit, fix="Ask for less") from None
         except BaseException:  # ctrl-C: what the child says to this must not be read by the next one
             self._drop()
@@ -78,7 +81,7 @@ class GrammarProcess:
         self._drop()
         try:
             child = self._child = self._start()
-            self._write(child, frame(self._setup))
+            self._write(child, self._setup)
             self._read(child, LENGTH_BYTES, time.monotonic() + _START_S)
         except (EOFError, OSError) as error:  # of these is TimeoutError
             raise ChildError(
@@ -95,10 +98,13 @@ class GrammarProcess:
         self._end = weakref.finalize(self, _end, child, let_go)
         return child
 
-    def _drop(self) -> None:
-        if self._child is not None:
-            self._end()
-            self._child = None
+    def _drop(self) -> int | None:
+        """End the child; returns how it ended, which may have been before."""
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        self._end()
+        return child.returncode
 
     def _write(self, child: subprocess.Popen[bytes], told: bytes) -> None:
         assert child.stdin is not None
@@ -118,6 +124,10 @@ class GrammarProcess:
                 raise EOFError
             said += data
         return bytes(said)
+
+
+def _ran_out_of_time(code: int | None) -> bool:
+    return hasattr(signal, "SIGPROF") and code == -signal.SIGPROF
 
 
 def _beginning(params: StructuredOutputsParams) -> object:

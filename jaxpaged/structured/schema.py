@@ -226,7 +226,8 @@ class _Walk:
         return f"#/{DEFINITIONS}/{self._names[pointer]}"
 
     def _find(self, pointer: str, path: str, value: str) -> tuple[Any, str]:
-        found, place = self._root, "$"
+        found: Any = self._root
+        place = "$"
         for part in pointer[2:].split("/"):
             key = unquote(part).replace("~1", "/").replace("~0", "~")
             if isinstance(found, list) and key.isascii() and key.isdigit() and int(key[:9]) < len(found):

@@ -50,11 +50,11 @@ class _Rules:
     special: Mapping[str, int]
     lines: list[str] = field(default_factory=list)
 
-    def add(self, body: str, path: str, *, lazy: bool = False) -> str:
+    def add(self, body: str, path: str, *, lazy: bool = False, terminal: bool = False) -> str:
         """A new rule; returns its name."""
         if len(self.lines) >= MAX_RULES:
             raise GrammarError(name=path, value="a structural tag", limit=f"it has more than {MAX_RULES} parts")
-        name = f"r{len(self.lines)}"
+        name = f"{'R' if terminal else 'r'}{len(self.lines)}"
         self.lines.append(f"{name}{'[lazy]' if lazy else ''}: {body}")
         return name
 
@@ -88,9 +88,11 @@ class _Rules:
                 return self.schema(_part(told, path, "json_schema").get("json_schema", {}), f"{path}.json_schema")
             case "regex":
                 pattern = _string(_part(told, path, "pattern"), "pattern", path)
-                return self.add(expression(pattern), path)
+                return self.add(expression(pattern, name=f"{path}.pattern"), path)
             case "sequence" | "or":
                 inner = _list(_part(told, path, "elements"), "elements", path)
+                if kind == "or" and (texts := self._plain_texts(inner)):
+                    return self.add(" | ".join(map(_quoted, texts)), path, terminal=True)
                 parts = [self.form(one, child(f"{path}.elements", i)) for i, one in enumerate(inner)]
                 return self.add((" " if kind == "sequence" else " | ").join(parts), path)
             case "tag":
@@ -121,7 +123,16 @@ class _Rules:
 
     def _piece(self, piece: str) -> str:
         token = self.special.get(piece)
-        return json.dumps(piece, ensure_ascii=False) if token is None else f"<[{token}]>"
+        return _quoted(piece) if token is None else f"<[{token}]>"
+
+    def _plain_texts(self, told: Sequence[Any]) -> list[str]:
+        """These parts, if they are nothing but texts: alternatives of a rule are followed one by one, and thousands of
+        them are too many."""
+        if not all(isinstance(one, dict) and one.keys() == {"type", "value"} for one in told):
+            return []
+        texts = [one["value"] for one in told if one["type"] == "const_string"]
+        plain = all(isinstance(text, str) and text and not self._has_special(text) for text in texts)
+        return texts if plain and len(texts) == len(told) else []
 
     def _has_special(self, text: str) -> bool:
         return any(token and token in text for token in self.special)
@@ -184,6 +195,10 @@ class _Rules:
         separator = self.text(_string(told, "separator", path))
         several = tag if _flag(told, "stop_after_first", path) else f"{tag} ({separator} {tag})*"
         return several if _flag(told, "at_least_one", path) else f"({several})?"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _part(told: Any, path: str, *known: str) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ Owns which bytes a token stands for, and that what is not text, special tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import llguidance
 import numpy as np
@@ -18,6 +18,9 @@ from jaxpaged.structured.spelling import spellings
 from jaxpaged.structured.text_encoder import TextEncoder
 
 Encode = Callable[[str], "list[int] | None"]
+_END_NAME = b"\0"
+"""Of the token that stands for an end. With no name it would be the beginning of every special token's, and so be
+allowed wherever one is."""
 
 
 class Vocabulary:
@@ -35,9 +38,9 @@ class Vocabulary:
         self.width = width
         self.end = len(tokens)
         self.num_words = self.end // 32 + 1  # of llguidance's masks
-        told = _Tokens([*tokens, b""], special, self.end, encode)
+        told = _Tokens([*tokens, _END_NAME], special, self.end, encode)
         try:
-            self._trie = told.trie = llguidance.LLTokenizer(told)
+            self._trie = told.trie = llguidance.LLTokenizer(told)  # pyright: ignore[reportArgumentType]
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -51,17 +54,6 @@ class Vocabulary:
         except TokenizerError as error:
             raise no_grammars(error.limit) from None
         return cls(tokens, special, encode=TextEncoder(backend, tokens), width=width)
-
-    @classmethod
-    def of_bytes(cls, special: Mapping[str, int]) -> Vocabulary:
-        """A token for every byte, and these special ones by their texts: to try grammars with."""
-        tokens = [b""] * (256 + 1 + max(special.values(), default=0))
-        for text, i in special.items():
-            tokens[i] = text.encode()
-        free = (i for i, token in enumerate(tokens) if not token)
-        for byte in range(256):
-            tokens[next(free)] = bytes([byte])
-        return cls(tokens, sorted(special.values()), encode=lambda _: None, width=len(tokens))
 
     def matcher(self, grammar: str, *, kind: str) -> llguidance.LLMatcher:
         """What reads answers by a grammar. Raises GrammarError. kind: of form, for the error."""

@@ -13,14 +13,21 @@ LENGTH_BYTES = 4
 """Of a frame's length, little-endian, before its body."""
 COMMAND = ("-m", "jaxpaged.structured.worker")
 """The process, behind `children.PYTHON`."""
+CPU_S = 1.0
+"""Seconds of a processor for one form: whoever checks it so lets in what takes another thread as long again."""
 _SHOWN = 200
 """Characters of a value that an error shows."""
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """The first frame: the special tokens by their texts. An empty frame answers it; from there on time counts."""
+    """The first frame, of the tokenizer. An empty frame answers it; from there on time counts.
+
+    special: the special tokens by their texts. tokens: the bytes of all tokens, by id. no_text: those that are no text.
+    """
 
     special: dict[str, int]
+    tokens: list[bytes]
+    no_text: list[int]
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

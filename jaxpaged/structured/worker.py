@@ -1,15 +1,18 @@
 """The child: makes grammars, one at a time, and reads each once, until its input ends. [host half: no jax]
 
-Its memory is capped; its time is the parent's affair, who kills it. It reads with a fourth of the stack that threads
-have elsewhere, so that what it got through recurses nowhere too deep.
+Its memory is capped, and so is the time of a processor that a form may take; time by the clock is the parent's affair,
+who kills it. It tries forms with the tokens that the model has, since on these depends what a mask takes. It reads with
+a fourth of the stack that threads have elsewhere, so that what it got through recurses nowhere too deep.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +20,11 @@ import msgspec
 
 from jaxpaged.errors import GrammarError
 from jaxpaged.parent import end_with_parent
+from jaxpaged.structured.constraint import MAX_MASK_S, too_slow
 from jaxpaged.structured.grammar import grammar_of
+from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.structured.vocabulary import Vocabulary
-from jaxpaged.structured.wire import Answer, Ask, Setup, answer_of, frame, next_frame
+from jaxpaged.structured.wire import CPU_S, Answer, Ask, Setup, answer_of, frame, next_frame
 
 MEMORY_CAP = 512 * 1024 * 1024
 """Bytes of address space beyond what the process has when it is ready."""
@@ -33,8 +38,8 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write between the frames
     if (told := next_frame(sys.stdin.buffer)) is None:
         return 0
-    special = msgspec.msgpack.decode(told, type=Setup).special
-    vocabulary = Vocabulary.of_bytes(special)
+    setup = msgspec.msgpack.decode(told, type=Setup)
+    vocabulary = Vocabulary(setup.tokens, setup.no_text, encode=lambda _: None, width=len(setup.tokens))
     decode = msgspec.msgpack.Decoder(Ask).decode
     threading.stack_size(_STACK_BYTES)
     _cap_memory()
@@ -42,7 +47,7 @@ def main() -> int:
     output.flush()
     while (told := next_frame(sys.stdin.buffer)) is not None:
         asked = decode(told)
-        output.write(frame(_in_thread(lambda asked=asked: _made(asked, special, vocabulary))))
+        output.write(frame(_in_thread(lambda asked=asked: _made(asked, setup.special, vocabulary))))
         output.flush()
     return 0
 
@@ -50,14 +55,36 @@ def main() -> int:
 def _made(asked: Ask, special: dict[str, int], vocabulary: Vocabulary) -> Answer:
     params = asked.params
     try:
-        grammar = grammar_of(params, special=special)
-        matcher = vocabulary.matcher(grammar, kind=params.kind)
-        vocabulary.first_mask(matcher)
+        grammar = _tried(params, special, vocabulary)
     except GrammarError as error:
         return answer_of(error)
     except MemoryError:
         return answer_of(GrammarError(name=params.kind, value=params.kind, limit="it takes too much memory"))
     return Answer(grammar=grammar)
+
+
+def _tried(params: StructuredOutputsParams, special: dict[str, int], vocabulary: Vocabulary) -> str:
+    """The grammar, of which a matcher was made, and a mask. Raises GrammarError."""
+    _count_down(CPU_S)
+    try:
+        grammar = grammar_of(params, special=special, vetted=True)
+        matcher = vocabulary.matcher(grammar, kind=params.kind)
+    except GrammarError:
+        _count_down(2 * CPU_S)
+        grammar_of(params, special=special)  # which says where the fault is
+        raise
+    began_s = time.thread_time()
+    vocabulary.first_mask(matcher)
+    if (spent_s := time.thread_time() - began_s) > MAX_MASK_S:
+        raise too_slow(params.kind, spent_s)
+    _count_down(0)
+    return grammar
+
+
+def _count_down(cpu_s: float) -> None:
+    """End the process when it has had so many seconds of a processor; 0: do not."""
+    if hasattr(signal, "setitimer"):  # a Unix
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
 
 
 def _in_thread(work: Callable[[], Answer]) -> Answer:

@@ -98,7 +98,7 @@ def by_hand(
             for token in np.argsort(-row, kind="stable")[: 2 * width].tolist():
                 if token in ends:
                     score = (total + row[token]) / (len(prompt) + len(answer)) ** params.length_penalty
-                    complete.append((score, (*answer, token), total + row[token]))
+                    complete.append((float(score), (*answer, token), float(total + row[token])))
                 else:
                     longer.append(((*answer, token), total + float(row[token])))
         beams = sorted(longer, key=lambda beam: -beam[1])[:width]

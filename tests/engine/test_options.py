@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import pytest
 
 from jaxpaged import LLM
@@ -66,11 +68,18 @@ def test_a_request_may_not_ask_for_more_logprobs_than_the_engine_tells() -> None
 def test_prompts_are_truncated(llm: LLM) -> None:
     ids = llm.engine.tokenizer.encode(TEXT[:2000])
     assert len(ids) > 200
+    sides: tuple[tuple[int, Literal["left", "right"] | None], ...] = (
+        (5, None),
+        (5, "left"),
+        (5, "right"),
+        (-1, None),
+        (1, None),
+    )
     kept = {
         (k, side): llm.generate(
             ids, SamplingParams(max_tokens=3, truncate_prompt_tokens=k, truncation_side=side), use_tqdm=False
         )[0].prompt_token_ids
-        for k, side in ((5, None), (5, "left"), (5, "right"), (-1, None), (1, None))
+        for k, side in sides
     }
     assert kept[5, None] == kept[5, "left"] == tuple(ids[-5:])
     assert kept[5, "right"] == tuple(ids[:5])
@@ -111,7 +120,7 @@ def test_the_bundled_model_has_no_tags_of_its_own() -> None:
 
 
 def test_no_text_where_none_is_asked_for(llm: LLM) -> None:
-    params = {"temperature": 0, "max_tokens": 4, "logprobs": 1}
+    params: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "logprobs": 1}
     (silent,) = llm.generate("The", SamplingParams(**params, detokenize=False), use_tqdm=False)[0].outputs
     (told,) = llm.generate("The", SamplingParams(**params), use_tqdm=False)[0].outputs
     assert silent.token_ids == told.token_ids
@@ -136,13 +145,14 @@ def test_a_prefix_is_not_read_where_that_is_asked_for(llm: LLM) -> None:
 
 
 def test_what_asks_for_nothing_is_taken() -> None:
-    params = SamplingParams(
-        logits_processors=None,
-        extra_args=None,
-        flat_logprobs=False,
-        guided_decoding=None,
-        skip_clone=True,  # pyright: ignore[reportCallIssue]
-    )
+    neutral: dict[str, Any] = {
+        "logits_processors": None,
+        "extra_args": None,
+        "flat_logprobs": False,
+        "guided_decoding": None,
+        "skip_clone": True,
+    }
+    params = SamplingParams(**neutral)
     assert params == SamplingParams()
     with pytest.raises(
         ParameterError, match=r"logits_processors is .*no code of a request runs.*Use allowed_token_ids"

@@ -124,7 +124,7 @@ def test_every_pair_of_values_is_met() -> None:
 def test_uniforms_are_threefrys() -> None:
     seeds, positions = [0, 1, 7, 2**31, 2**32 - 1], [0, 1, 5000, 2**20, 3]
     bits = np.array(seeds, np.uint32).view(np.int32)
-    ours = np.asarray(uniforms(bits, np.array(positions, np.int32)))
+    ours = np.asarray(uniforms(bits, np.array(positions, np.int32)))  # pyright: ignore[reportArgumentType]
     assert ours.tolist() == [uniform(seed, position) for seed, position in zip(seeds, positions, strict=True)]
 
 

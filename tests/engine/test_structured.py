@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 from drafters import AnyPrice, OracleDrafter, eager_speculator
+from jsonschema.validators import validator_for
 from schema_table import table
 
 from jaxpaged.config import CHUNK_ALIGN
@@ -97,7 +98,7 @@ def test_answers_of_300_schemas_are_valid_or_the_keyword_is_named(llm: LLM) -> N
         assert output.error is None
         if said.finish_reason == "stop":
             ended += 1
-            kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+            kind = validator_for(schema, default=jsonschema.Draft202012Validator)
             kind(schema).validate(json.loads(said.text))
     assert ended > 0.7 * len(held)  # others went on to max_tokens
     for case in cases:

@@ -45,7 +45,7 @@ def attacked() -> Iterator[Attacked]:
         assert not [line for line in server.lines if "Traceback" in line]
 
 
-@settings(max_examples=CASES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=CASES, deadline=None, database=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
 @given(st.sampled_from(SEEDS).flatmap(lambda seed: documents(seed, others=OTHERS)), st.integers(0, 2**31))
 def test_a_changed_form_is_kept_to_or_refused(attacked: Attacked, fields: Any, seed: int) -> None:
     if not isinstance(fields, dict):

@@ -108,6 +108,6 @@ def test_several_threads_make_masks_of_several_requests() -> None:
         assert masks is not None
         assert masks[:, 0].tolist() == [i + 1 for i in range(16)]
         assert ended == []
-    threads = {name for one in requests for constraint in one.constraints for name in constraint.threads}
+    threads = {name for one in requests for constraint in one.constraints for name in constraint.threads}  # pyright: ignore[reportAttributeAccessIssue]
     assert all(name.startswith("masks") for name in threads)
     filler.close()

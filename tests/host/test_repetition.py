@@ -9,7 +9,8 @@ import pytest
 
 from jaxpaged.errors import ParameterError
 from jaxpaged.events import token_event
-from jaxpaged.repetition import MAX_SPAN, RepetitionDetectionParams, RepetitionSearch
+from jaxpaged.repetition import MAX_SPAN, RepetitionDetectionParams
+from jaxpaged.repetition_search import RepetitionSearch
 from jaxpaged.request import FinishReason, Request
 from jaxpaged.sampling_params import SamplingParams
 

@@ -10,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 from grammar_walk import constraint_of, mask_after, small_tokenizer, text_of, walk
+from jsonschema.validators import validator_for
 from schema_table import table
 from tokenizer_folders import KINDS
 
@@ -24,7 +25,7 @@ WALKS = 3
 
 
 def validator_of(schema: dict[str, Any]) -> Any:
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    kind = validator_for(schema, default=jsonschema.Draft202012Validator)
     kind.check_schema(schema)
     return kind(schema)
 

@@ -7,10 +7,12 @@ import random
 import re
 from typing import Any
 
+import numpy as np
 import pytest
-from grammar_walk import constraint_of, small_tokenizer, text_of, walk
+from grammar_walk import constraint_of, mask_after, small_tokenizer, text_of, walk
 from schema_table import table
 
+from jaxpaged.answer_end import AnswerEnd
 from jaxpaged.errors import GrammarError
 from jaxpaged.structured.grammar import grammar_of
 from jaxpaged.structured.params import StructuredOutputsParams
@@ -235,3 +237,37 @@ def test_a_structural_tag_that_cannot_be_is_refused(told: dict[str, Any], path: 
     with pytest.raises(GrammarError) as caught:
         grammar_of(StructuredOutputsParams(structural_tag=json.dumps(told)))
     assert caught.value.name == path
+
+
+def test_thousands_of_choices_behind_thoughts_are_kept_to() -> None:
+    tokenizer, rng = small_tokenizer(), random.Random(3)
+    choices = [f"choice {i} of many" for i in range(4000)]
+    elements = [{"type": "const_string", "value": text} for text in choices]
+    thoughts = {"type": "tag", "begin": "<think>", "content": {"type": "any_text"}, "end": "</think>"}
+    tag = {"format": {"type": "sequence", "elements": [thoughts, {"type": "or", "elements": elements}]}}
+    begun = tokenizer.encode("<think>hm</think>")
+    constraint = constraint_of(tokenizer, structural_tag=tag)
+    for _ in range(3):
+        output = list(begun)
+        while True:
+            try:
+                allowed = mask_after(constraint, output, tokenizer.vocab_size)
+            except AnswerEnd:
+                break
+            others = [i for i in np.flatnonzero(allowed).tolist() if i not in tokenizer.eos_ids]
+            if not others:
+                break
+            output.append(rng.choice(others))
+        assert text_of(tokenizer, output).removeprefix("<think>hm</think>") in choices
+
+
+@pytest.mark.parametrize("elements", [["a", "<|call|>b"], ["a", ""], ["yes", "yes please", "no"]])
+def test_alternatives_of_texts_are_the_same_whatever_they_are_made_of(elements: list[str]) -> None:
+    tokenizer, found = small_tokenizer(), set[str]()
+    told = {"type": "or", "elements": [{"type": "const_string", "value": text} for text in elements]}
+    constraint = constraint_of(tokenizer, structural_tag={"format": told})
+    for i in range(40):
+        output, whole = walk(constraint, tokenizer, random.Random(i))
+        assert whole
+        found.add(text_of(tokenizer, output))
+    assert found == set(elements)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,13 +15,27 @@ from jaxpaged.errors import GrammarError
 from jaxpaged.structured.grammar import grammar_of
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.structured.process import GrammarProcess
+from jaxpaged.structured.processes import NUM_PROCESSES, GrammarProcesses
+from jaxpaged.structured.wire import Setup
 
 SPECIAL = {"<s>": 3, "<|call|>": 700}
 
 
+def setup() -> Setup:
+    """A token for every byte, these special ones, and more that are long."""
+    tokens = [bytes([i]) for i in range(256)] + [b"%d" % 10**20] * 500
+    for text, i in SPECIAL.items():
+        tokens[i] = text.encode()
+    return Setup(special=SPECIAL, tokens=tokens, no_text=sorted(SPECIAL.values()))
+
+
+SLOW = {"type": "integer", "multipleOf": 999_983}  # as many states as remainders
+QUICK = StructuredOutputsParams(choice=["a", "b"])
+
+
 @pytest.fixture(scope="module")
 def process() -> Iterator[GrammarProcess]:
-    made = GrammarProcess(SPECIAL)
+    made = GrammarProcess(setup())
     yield made
     made.close()
 
@@ -70,17 +86,49 @@ DEEP = [
 
 @pytest.mark.parametrize("form", DEEP, ids=["schema", "grammar"])
 def test_one_that_recurses_too_deep_breaks_the_process_alone(process: GrammarProcess, form: dict[str, Any]) -> None:
-    with pytest.raises(GrammarError, match=r"breaks its process|takes more than 4 s"):
+    with pytest.raises(GrammarError, match=r"breaks its process|takes more than [14] s"):
         process.grammar(StructuredOutputsParams(**form))
     assert process.grammar(StructuredOutputsParams(choice=["next"]))
 
 
 def test_one_that_takes_too_long_is_ended() -> None:
-    process = GrammarProcess({}, limit_s=1.0)
-    slow = {"type": "integer", "multipleOf": 999_983}  # as many states as remainders
-    with pytest.raises(GrammarError, match="takes more than 1 s"):
-        process.grammar(StructuredOutputsParams(json=slow))
-    process.close()
+    for limit_s, words in ((60.0, "takes more than 1 s of a processor"), (0.2, r"takes more than 0\.2 s")):
+        process = GrammarProcess(setup(), limit_s=limit_s)
+        with pytest.raises(GrammarError, match=words):
+            process.grammar(StructuredOutputsParams(json=SLOW))
+        process.close()
+
+
+def test_one_that_takes_long_holds_up_no_other() -> None:
+    processes = GrammarProcesses(setup())
+    processes.grammar(QUICK)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(processes.grammar, StructuredOutputsParams(json=SLOW))
+        while processes._free.qsize() == NUM_PROCESSES:
+            time.sleep(0.001)
+        assert processes.grammar(QUICK)
+        for _ in range(20):
+            if not slow.done():
+                assert processes.grammar(QUICK)
+        assert isinstance(slow.exception(), GrammarError)
+    assert processes._free.qsize() == NUM_PROCESSES
+
+
+def test_forms_are_tried_with_the_tokens_that_there_are(process: GrammarProcess) -> None:
+    assert process.grammar(StructuredOutputsParams(grammar="start: <[755]>"))
+    with pytest.raises(GrammarError, match="no grammar can be made of it"):
+        process.grammar(StructuredOutputsParams(grammar="start: <[100000]>"))
+
+
+def test_time_of_forms_before_does_not_count(process: GrammarProcess) -> None:
+    child = process._child
+    form = {"properties": {f"k{i}": {"type": "number", "minimum": i + 0.5} for i in range(100)}}
+    for i in range(20):  # together more than one may take
+        assert process.grammar(StructuredOutputsParams(json={**form, "title": f"{i}"}))
+    for _ in range(5):
+        with pytest.raises(GrammarError):
+            process.grammar(StructuredOutputsParams(regex="("))
+    assert process._child is child or child is None
 
 
 def test_another_child_takes_the_place_of_one_that_was_killed(process: GrammarProcess) -> None:

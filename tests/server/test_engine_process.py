@@ -125,7 +125,7 @@ def expected() -> list[list[tuple[int | None, str | None, int | None, Any]]]:
     return found
 
 
-def seen(items: list[Item]) -> list[tuple[int | None, str | None, int | None, Any]]:
+def seen(items: list[Item]) -> list[tuple[int | None, str | None, int | str | None, Any]]:
     return [(item.token, item.finish, item.stop_reason, item.logprobs) for item in items]
 
 

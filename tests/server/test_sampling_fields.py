@@ -134,8 +134,7 @@ async def test_the_echo_of_a_cut_prompt_is_what_is_left() -> None:
 async def test_a_stream_may_be_told_in_larger_pieces_than_the_servers(
     server: int, asked: int | None, sizes: list[int]
 ) -> None:
+    body: dict[str, Any] = {"stream_interval": asked} if asked else {}
     async with served(stream_interval=server) as it:
-        events = await events_of(
-            it, prompt=[1], max_tokens=10, return_token_ids=True, **({"stream_interval": asked} if asked else {})
-        )
+        events = await events_of(it, prompt=[1], max_tokens=10, return_token_ids=True, **body)
     assert [len(event["choices"][0]["token_ids"]) for event in events[:-1]] == sizes

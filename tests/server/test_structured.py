@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from jaxpaged_server.access.keys import ANONYMOUS
+from jaxpaged_server.access.keys import ANONYMOUS, Key
 from jaxpaged_server.forms import Forms
 from scripted_engine import ScriptedEngine, ScriptedStream
 from served import events_of, served
@@ -253,8 +253,36 @@ async def test_what_is_remembered_is_bounded_in_bytes_and_the_oldest_goes_first(
         await forms.close()
 
 
+async def test_keys_wait_in_their_own_lines_and_forget_only_their_own() -> None:
+    """One key's work goes on while another's, which asked for the same form before, waits behind its own."""
+    counted, a, b = Counted(), Key(name="a"), Key(name="b")
+    forms = Forms(counted, most_bytes=40_000, shared=lambda: True)
+    same = StructuredOutputsParams(regex="same")
+    try:
+        counted.gate.clear()
+        held = [asyncio.create_task(forms.check(a, StructuredOutputsParams(regex=f"a{i}"))) for i in range(4)]
+        held.append(asyncio.create_task(forms.check(a, same)))
+        while not counted.forms:
+            await asyncio.sleep(0.005)
+        mine = asyncio.create_task(forms.check(b, same))
+        while same not in counted.forms:
+            await asyncio.sleep(0.005)
+        assert len(counted.forms) == 2, "a key of several had both places"
+        counted.gate.set()
+        await asyncio.gather(mine, *held)
+        assert counted.forms.count(same) == 2, "what one key asked for is not told to another"
+        for i in range(100):
+            await forms.check(a, StructuredOutputsParams(regex=f"{i:0200}"))
+        assert forms.num_bytes <= 40_000
+        await forms.check(b, same)
+        assert counted.forms.count(same) == 2, "one key made another one's form forgotten"
+    finally:
+        counted.gate.set()
+        forms.close()
+
+
 async def test_what_the_server_says_of_all_json_is_for_requests_that_say_nothing_of_it() -> None:
-    config = {"disable_any_whitespace": True, "disable_additional_properties": True}
+    config: dict[str, Any] = {"disable_any_whitespace": True, "disable_additional_properties": True}
     cases: list[tuple[dict[str, Any], StructuredOutputsParams]] = [
         (by_schema(SCHEMA), StructuredOutputsParams(json=SCHEMA, **config)),
         (

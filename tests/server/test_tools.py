@@ -3,81 +3,29 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import Any
 
 import pytest
-from jaxpaged_server.routes import chat, forced
 from jaxpaged_server.settings import ServerConfig
-from scripted_engine import ScriptedEngine
 from served import Served, events_of, served
+from tools_asked import (
+    CALL,
+    HELLO,
+    HERMES,
+    NAMED,
+    NOW,
+    PATH,
+    SCHEMA,
+    THOUGHT,
+    TOKENIZER,
+    TWO,
+    WEATHER,
+    answer,
+    form_of,
+    saying,
+)
 
-from jaxpaged.errors import ConfigError, GrammarError
-from jaxpaged.sampling_params import SamplingParams
-from jaxpaged.structured.params import StructuredOutputsParams
-from jaxpaged.tiny import TINY_MODEL
-from jaxpaged.tokenize import Tokenizer
-
-TOKENIZER = Tokenizer.load(TINY_MODEL)
-PATH = "/v1/chat/completions"
-HELLO = [{"role": "user", "content": "hello"}]
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WEATHER = {"type": "function", "function": {"name": "weather", "description": "Of a city.", "parameters": SCHEMA}}
-NOW = {"type": "function", "function": {"name": "now"}}
-HERMES = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
-TWO = f'I look.\n{CALL}\n<tool_call>\n{{"name": "now", "arguments": {{}}}}\n</tool_call>'
-THOUGHT = "<think>\nA city?\n</think>\n\nIt is warm."
-
-
-def saying(text: str, **options: Any) -> ScriptedEngine:
-    """An engine whose model says this."""
-    script = [*TOKENIZER.encode(text, add_special_tokens=False), TOKENIZER.eos_ids[0]]
-    return ScriptedEngine(script=script, **options)
-
-
-async def answer(text: str, settings: dict[str, Any], **body: Any) -> dict[str, Any]:
-    """The choice of a reply; that of a stream must be the same, but for ids."""
-    async with served(saying(text), **settings) as it:
-        status, reply = await it.post(PATH, messages=HELLO, **body)
-        assert status == 200, reply
-        (choice,) = reply["choices"]
-        assert await streamed(it, **body) == without_ids(choice)
-    return choice
-
-
-async def streamed(it: Served, **body: Any) -> dict[str, Any]:
-    """What the events of a stream tell together, as clients put them together."""
-    message: dict[str, Any] = {}
-    calls: list[dict[str, Any]] = []
-    told: dict[str, Any] = {"logprobs": None, "index": 0}
-    for event in (await events_of(it, PATH, messages=HELLO, **body))[:-1]:
-        (choice,) = event["choices"]
-        delta = choice["delta"]
-        for call in delta.pop("tool_calls", ()):
-            if call["index"] == len(calls):
-                assert call["id"]
-                assert call["type"] == "function"
-                calls.append({"type": "function", "function": {"name": call["function"]["name"], "arguments": ""}})
-            else:
-                assert call.keys() == {"index", "function"}
-                assert call["function"].keys() == {"arguments"}
-            calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-        for name, text in delta.items():
-            message[name] = message.get(name, "") + text
-        if choice["finish_reason"]:
-            told |= {"finish_reason": choice["finish_reason"], "stop_reason": choice["stop_reason"]}
-    message |= {"refusal": None, **({"tool_calls": calls} if calls else {})}
-    message["content"] = message["content"] or (None if calls or "reasoning" in message else "")
-    return {**told, "message": message}
-
-
-def without_ids(choice: dict[str, Any]) -> dict[str, Any]:
-    message = dict(choice["message"])
-    if "tool_calls" in message:
-        assert len({call["id"] for call in message["tool_calls"]}) == len(message["tool_calls"])
-        message["tool_calls"] = [{k: v for k, v in call.items() if k != "id"} for call in message["tool_calls"]]
-    return {**choice, "message": message}
+from jaxpaged.errors import ConfigError
 
 
 async def test_calls_are_told_apart_from_the_content() -> None:
@@ -187,7 +135,7 @@ async def test_the_template_is_shown_the_tools() -> None:
         assert json.loads(await prompt_of(it, chat_template=shows, tools=[known, NOW])) == [WEATHER, NOW]
         assert json.loads(await prompt_of(it, chat_template=shows, tools=[NOW], tool_choice="none")) == [NOW]
         assert await prompt_of(it, chat_template=shows, tools=[]) == "none"
-    hides = {"exclude_tools_when_tool_choice_none": True}
+    hides: dict[str, Any] = {"exclude_tools_when_tool_choice_none": True}
     async with served(trust_request_chat_template=True, **HERMES, **hides) as it:
         assert await prompt_of(it, chat_template=shows, tools=[NOW], tool_choice="none") == "none"
         assert json.loads(await prompt_of(it, chat_template=shows, tools=[NOW])) == [NOW]
@@ -258,7 +206,8 @@ async def test_what_is_ill_formed_is_refused_by_its_place(body: dict[str, Any], 
 
 
 async def test_the_model_chooses_only_where_the_server_knows_how_it_writes() -> None:
-    for settings in ({}, {"tool_call_parser": "hermes"}):
+    cases: tuple[dict[str, Any], ...] = ({}, {"tool_call_parser": "hermes"})
+    for settings in cases:
         async with served(**settings) as it:
             for body in ({}, {"tool_choice": "auto"}):
                 status, reply = await it.post(PATH, messages=HELLO, tools=[NOW], **body)
@@ -293,23 +242,12 @@ async def test_a_required_call_is_written_as_the_grammar_says(settings: dict[str
     assert choice["finish_reason"] == "tool_calls"
 
 
-NAMED = {"type": "function", "function": {"name": "weather"}}
-
-
 @pytest.mark.parametrize(("settings", "text"), [({}, '{"city": "Zürich"}'), (HERMES, CALL)])
 async def test_a_named_call_ends_as_openais(settings: dict[str, Any], text: str) -> None:
     choice = await answer(text, settings, tools=[NOW, WEATHER], tool_choice=NAMED)
     (call,) = choice["message"]["tool_calls"]
     assert call["function"] == {"name": "weather", "arguments": '{"city": "Zürich"}'}
     assert choice["finish_reason"] == "stop"
-
-
-async def form_of(it: Served, **body: Any) -> Any:
-    """What the engine is to hold the answer to."""
-    status, reply = await it.post(PATH, messages=HELLO, max_tokens=1, **body)
-    assert status == 200, reply
-    form = it.engine.streams[-1].params.structured_outputs
-    return None if form is None else json.loads(form.structural_tag or form.json)
 
 
 async def test_answers_are_held_to_the_schemas() -> None:
@@ -359,114 +297,3 @@ async def test_an_answer_of_a_form_may_be_thought_about_first() -> None:
         form = await form_of(it, **asked, **begun)
         assert form["format"]["elements"][-1] == {"type": "json_schema", "json_schema": SCHEMA}
         assert await form_of(it, **asked, chat_template="<think>\n\n</think>\n\n") == SCHEMA
-
-
-OBJECT = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}}
-
-
-@pytest.mark.parametrize(
-    ("fields", "place"),
-    [
-        ({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": NAMED}, "tool_choice"),
-        ({"tools": [{"type": "function", "function": {**WEATHER["function"], "strict": True}}]}, "tools"),
-    ],
-)
-async def test_a_beam_search_is_held_to_no_calls(fields: dict[str, Any], place: str) -> None:
-    async with served(**HERMES) as it:
-        status, reply = await it.post(PATH, messages=HELLO, n=2, use_beam_search=True, max_tokens=2, **fields)
-        assert (status, reply["error"]["param"]) == (400, place), reply
-        status, reply = await it.post(
-            PATH, messages=HELLO, n=2, use_beam_search=True, max_tokens=2, tools=[WEATHER], tool_choice="auto"
-        )
-        assert status == 200, reply
-
-
-async def test_a_form_and_tools_are_refused_where_no_grammar_says_how_calls_are_written() -> None:
-    async with served(enable_auto_tool_choice=True, tool_call_parser="glm45") as it:
-        status, reply = await it.post(PATH, messages=HELLO, tools=[WEATHER], **OBJECT)
-        assert (status, reply["error"]["param"]) == (400, "response_format.json_schema.schema"), reply
-        assert "choose to call tools" in reply["error"]["message"]
-        tag = {"structural_tag": {"type": "structural_tag", "format": {"type": "any_text"}}}
-        assert await form_of(it, tools=[WEATHER], structured_outputs=tag) == tag["structural_tag"]
-        assert await form_of(it, tools=[WEATHER], tool_choice="none", **OBJECT) == SCHEMA
-
-
-async def test_a_model_that_is_held_to_a_form_may_call() -> None:
-    choice = await answer(CALL, HERMES, tools=[WEATHER], **OBJECT)
-    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["weather"]
-    choice = await answer('{"city": "Bern"}', HERMES, tools=[WEATHER], **OBJECT)
-    assert json.loads(choice["message"]["content"]) == {"city": "Bern"}
-
-
-def refusing(kind: str, name: str) -> Any:
-    """Says of forms of this kind that no grammar can be made of them, with a place within."""
-
-    def look(form: StructuredOutputsParams) -> None:
-        if form.kind == kind:
-            raise GrammarError(name=name, value="it", limit="it is too long")
-
-    return look
-
-
-@pytest.mark.parametrize("name", ["structural_tag", "$.format.elements[2]"])
-async def test_what_is_wrong_with_a_form_after_thoughts_has_its_place_in_the_body(name: str) -> None:
-    begun = {"chat_template": "{{ messages[0].content }}<think>\n"}
-    settings = {"reasoning_parser": "qwen3", "trust_request_chat_template": True}
-    async with served(look=refusing("structural_tag", name), **settings) as it:
-        status, reply = await it.post(PATH, messages=HELLO, **begun, **OBJECT)
-        assert (status, reply["error"]["param"]) == (400, "response_format.json_schema.schema")
-        status, reply = await it.post(PATH, messages=HELLO, **begun, structured_outputs={"choice": ["a", "b"]})
-        assert (status, reply["error"]["param"]) == (400, "structured_outputs.choice")
-
-
-async def test_json_of_tools_is_laid_out_as_that_of_forms() -> None:
-    looked: list[StructuredOutputsParams] = []
-    for config, compact in (({}, False), ({"disable_any_whitespace": True}, True)):
-        async with served(look=looked.append, structured_outputs_config=config, **HERMES) as it:
-            await form_of(it, tools=[WEATHER], tool_choice="required")
-            form = it.engine.streams[-1].params.structured_outputs
-            assert {one.disable_any_whitespace for one in [*looked, form]} == {compact}
-        looked.clear()
-
-
-async def test_tools_are_looked_through_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[str] = []
-
-    def watched(work: Any) -> Any:
-        def do(*args: Any, **options: Any) -> Any:
-            threads.append(threading.current_thread().name)
-            return work(*args, **options)
-
-        return do
-
-    monkeypatch.setattr(chat, "plan_tools", watched(chat.plan_tools))
-    monkeypatch.setattr(forced, "forced_calls", watched(forced.forced_calls))
-    monkeypatch.setattr(forced, "form_or_calls", watched(forced.form_or_calls))
-    long = {"type": "function", "function": {**NOW["function"], "description": "a" * 3000}}
-    async with served(**HERMES) as it:
-        for body in ({"tool_choice": "required"}, OBJECT):
-            status, reply = await it.post(PATH, messages=HELLO, tools=[long], max_tokens=1, **body)
-            assert status == 200, reply
-    assert len(threads) == 4
-    assert threading.main_thread().name not in threads
-
-
-async def test_parameters_are_checked_once_however_many_answers_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    checked = []
-    check = SamplingParams.__post_init__
-
-    def watched(params: SamplingParams) -> None:
-        checked.append(params)
-        check(params)
-
-    monkeypatch.setattr(SamplingParams, "__post_init__", watched)
-    async with served() as it:
-        counts = []
-        for n in (1, 8):
-            checked.clear()
-            status, reply = await it.post(PATH, messages=HELLO, n=n, seed=5, allowed_token_ids=[1, 2], max_tokens=1)
-            assert status == 200, reply
-            counts.append(len(checked))
-        assert sorted(stream.params.seed for stream in it.engine.streams[-8:]) == list(range(5, 13))
-    assert counts[0] == counts[1]

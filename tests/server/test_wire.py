@@ -16,6 +16,7 @@ from jaxpaged_server.engine_process.wire import (
     Frames,
     Item,
     Message,
+    Pairs,
     Phase,
     Refused,
     Reply,
@@ -134,10 +135,11 @@ def test_a_strange_error_becomes_an_engine_error() -> None:
 
 
 def test_many_logprobs_go_alone() -> None:
-    few, many = {7: (-0.5, 1)}, dict.fromkeys(range(2000), (-7.0, 3))
+    few: Pairs = {7: (-0.5, 1)}
+    many: Pairs = dict.fromkeys(range(2000), (-7.0, 3))
     items = [Item(1, 5), Item(2, 7, logprobs=few), Item(3, 9, logprobs=many), Item(4, 9, logprobs=many), Item(5, 6)]
     assert [[item.id for item in message.items] for message in token_messages(items)] == [[1, 2], [3], [4], [5]]
-    every = dict.fromkeys(range(2**18), (-12.345678901, 2**18))
+    every: Pairs = dict.fromkeys(range(2**18), (-12.345678901, 2**18))
     assert len(frame(Tokens([Item(1, 5, logprobs=every)]))) < MAX_FRAME // 8
 
 

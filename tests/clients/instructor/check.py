@@ -31,7 +31,7 @@ equal = TestCase().assertEqual
 
 def main() -> None:
     """All checks, with the address and key of OPENAI_BASE_URL and OPENAI_API_KEY."""
-    client = instructor.from_openai(OpenAI(**SERVER), mode=instructor.Mode.JSON_SCHEMA)
+    client = instructor.from_openai(OpenAI(**SERVER), mode=instructor.Mode.JSON_SCHEMA)  # pyright: ignore[reportAttributeAccessIssue]
     check_schema(client)
     check_partial(client)
     check_tools()
@@ -55,7 +55,7 @@ def check_partial(client: Any) -> None:
 
 def check_tools() -> None:
     """Its default: a call of a tool that stands for the type."""
-    client = instructor.from_openai(OpenAI(**SERVER), mode=instructor.Mode.TOOLS)
+    client = instructor.from_openai(OpenAI(**SERVER), mode=instructor.Mode.TOOLS)  # pyright: ignore[reportAttributeAccessIssue]
     order, reply = client.chat.completions.create_with_completion(response_model=Order, **ASKED)
     assert isinstance(order, Order)
     (call,) = reply.choices[0].message.tool_calls or []
@@ -65,7 +65,7 @@ def check_tools() -> None:
 
 
 async def check_async() -> None:
-    client = instructor.from_openai(AsyncOpenAI(**SERVER), mode=instructor.Mode.JSON_SCHEMA)
+    client = instructor.from_openai(AsyncOpenAI(**SERVER), mode=instructor.Mode.JSON_SCHEMA)  # pyright: ignore[reportAttributeAccessIssue]
     orders = await asyncio.gather(*(client.chat.completions.create(response_model=Order, **ASKED) for _ in range(4)))
     for order in orders:
         equal(order.model_dump(), orders[0].model_dump())
