@@ -16,6 +16,8 @@ from tokenizer_folders import KINDS
 
 from jaxpaged.answer_end import AnswerEnd
 from jaxpaged.errors import GrammarError, ParameterError
+from jaxpaged.speculation.forced import ForcedDrafter
+from jaxpaged.speculation.ngram import NgramDrafter
 from jaxpaged.structured.grammars import Grammars
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
@@ -204,6 +206,21 @@ def test_nothing_is_forced_behind_an_end() -> None:
     constraint = constraint_of(tokenizer, choice=["yes"])
     assert constraint.forced(output, 8) == [end]
     assert constraint.forced([*output, end], 8) == []
+
+
+def test_a_grammar_that_fails_in_an_answer_fails_in_its_mask_and_not_in_a_guess() -> None:
+    tokenizer = small_tokenizer()
+    ends = "\n".join(f'r{i}: "a{i}"' for i in range(2500))  # more than are read side by side
+    grammar = f'start: "xxxx" e\ne: {"|".join(f"r{i}" for i in range(2500))}\n{ends}'
+    constraint = constraint_of(tokenizer, grammar=grammar)
+    drafter = ForcedDrafter(NgramDrafter(shortest=2, longest=2), constraint, prompt=1)
+    tokens = [5, *tokenizer.encode("xxxx", add_special_tokens=False)]
+    drafter.learn(tokens, 1)
+    assert drafter.guess(tokens[:1], 8).tokens == ()
+    drafter.learn(tokens, len(tokens))
+    drafter.guess(tokens, 8)
+    with pytest.raises(GrammarError, match="cannot be held to it"):
+        mask_after(constraint, tokens[1:], tokenizer.vocab_size)
 
 
 def test_an_engine_without_grammars_says_so() -> None:
