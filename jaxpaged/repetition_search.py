@@ -12,7 +12,7 @@ class RepetitionSearch:
 
     Of each size it knows for how many tokens the answer has now been what it was so many tokens before: a pattern of
     this size has come as often as that says, so a token costs a few operations on as many numbers as there are sizes,
-    some 10 us for the most.
+    some 5 us for the most.
     """
 
     def __init__(self, params: RepetitionDetectionParams) -> None:
