@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jaxpaged.repetition import repeats
 from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, TokenEvent
+
+NO_TOKEN = "the request's constraints leave no token"
+"""How the error of a request begins whose constraints, together, cannot be kept."""
 
 
 def token_event(request: Request, place: int, logprobs: Mapping[int, Logprob] | None) -> TokenEvent:
-    """What the token at `place` means: the request's end, where it is the last one."""
-    token, params, detection = request.tokens[place], request.params, request.params.repetition_detection
+    """What the token at `place` means: the request's end, where it is the last one. To be asked once of each token of
+    an answer, in their order."""
+    token, params = request.tokens[place], request.params
+    goes_round = request.repetition is not None and request.repetition.read(token)
     num_output = place + 1 - len(request.prompt)
     finish: FinishReason | None = None
     stop_reason: int | str | None = None
@@ -19,9 +23,7 @@ def token_event(request: Request, place: int, logprobs: Mapping[int, Logprob] | 
         stop_reason = token if token in params.stop_ids else None
     elif num_output >= request.max_tokens:
         finish = FinishReason.LENGTH
-    elif detection is None or num_output < params.min_tokens:
-        pass
-    elif repeats(request.tokens[len(request.prompt) : place + 1], detection):
+    elif goes_round and num_output >= params.min_tokens:
         finish, stop_reason = FinishReason.REPETITION, "repetition_detected"
     if num_output > 1 or params.prompt_logprobs is None:
         return TokenEvent(request.id, token, finish, stop_reason, logprobs)
@@ -36,7 +38,7 @@ def failure(request: Request, position: int) -> TokenEvent:
 
 def dead_end(request: Request, position: int) -> TokenEvent:
     """The end of a request that may draw no token at `position`: its constraints leave none."""
-    error = f"the request's constraints leave no token at position {position}; it was ended, others go on"
+    error = f"{NO_TOKEN} at position {position}; it was ended, others go on"
     return TokenEvent(request_id=request.id, token=None, finish=FinishReason.ERROR, error=error)
 
 

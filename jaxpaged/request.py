@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from jaxpaged.repetition import RepetitionSearch
 from jaxpaged.sampling_params import SamplingParams as SamplingParams
 
 if TYPE_CHECKING:
@@ -76,11 +77,14 @@ class Request:
     followers: list[Request] = field(default_factory=list)  # of the same prompt, until its first token is drawn
     leader: Request | None = None  # while following: whose followers it is among
     heir: Request | None = None  # which of its followers goes on with what it had computed when it ended
+    repetition: RepetitionSearch | None = None  # of its answer, where it was asked for
 
     def __post_init__(self) -> None:
         assert self.prompt, "an empty prompt is refused before a Request is made"
         if not self.tokens:
             self.tokens = list(self.prompt)
+        if self.params.repetition_detection is not None and self.repetition is None:
+            self.repetition = RepetitionSearch(self.params.repetition_detection)
 
     @property
     def last_heir(self) -> Request:

@@ -21,10 +21,13 @@ from jaxpaged.scheduler import Scheduler
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """A launched step. result: None while its tokens are still to be drawn."""
+    """A launched step.
+
+    forward: None once its tokens are drawn, so that the device need not keep the logits. result: None until then.
+    """
 
     plan: StepPlan
-    forward: Forward
+    forward: Forward | None
     result: StepResult | None = None
 
 
@@ -75,7 +78,8 @@ class Steps:
         return events
 
     def drop(self, scheduler: Scheduler) -> None:
-        """Commit what is in flight for nobody: every request has ended."""
+        """Commit what is in flight for nobody, and forget what is not told: every request has ended."""
+        self._events.clear()
         while self.in_flight:
             plan = self.in_flight.popleft().plan
             scheduler.commit(plan, [0] * len(plan.rows))
@@ -109,14 +113,16 @@ class Steps:
                 self._commit(scheduler)
         started = self._clock()
         masks, ended = self._masks.of(step.plan)
-        filled = self._clock()
-        step.result = self._runner.draw(step.forward, masks)
-        self._metrics.mask_s += filled - started
-        self._metrics.execute_s += self._clock() - filled
-        for end in ended:
+        for end in ended:  # before the draw: interrupted there, it is done again, and these have ended
             if (event := scheduler.finish(end.request.id, end.reason, error=end.error)) is not None:
                 self._metrics.finished += 1
                 self._events.append(event)
+        filled = self._clock()
+        assert step.forward is not None, "a step is drawn twice"
+        step.result = self._runner.draw(step.forward, masks)
+        step.forward = None
+        self._metrics.mask_s += filled - started
+        self._metrics.execute_s += self._clock() - filled
 
     def _commit(self, scheduler: Scheduler) -> None:
         """Take in the oldest step in flight. Interrupted while it waits for the device, it can be called again."""

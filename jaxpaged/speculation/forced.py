@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from jaxpaged.panics import is_failure
 from jaxpaged.speculation.drafter import Drafter, Guess
 
 _SURE = 1 << 10
@@ -37,5 +38,13 @@ class ForcedDrafter:
 
     def guess(self, tokens: Sequence[int], most: int) -> Guess:
         end = self.num_learned
-        found = self._constraint.forced(tokens[self._prompt : end], most) if end >= self._prompt else []
+        found = self._forced(tokens[self._prompt : end], most) if end >= self._prompt else []
         return Guess(tuple(found), _SURE) if found else self._others.guess(tokens, most)
+
+    def _forced(self, output: Sequence[int], most: int) -> list[int]:
+        try:
+            return self._constraint.forced(output, most)
+        except BaseException as error:  # a guess is no place to fail: the mask of the same place ends the request alone
+            if not is_failure(error):
+                raise
+            return []

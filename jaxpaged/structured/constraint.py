@@ -69,11 +69,13 @@ class GrammarConstraint:
             raise AnswerEnd
 
     def forced(self, output: Sequence[int], most: int) -> list[int]:
-        """The tokens, `most` at most, that alone may come after these: each is the only one that `fill` would leave."""
+        """The tokens, `most` at most, that alone may come after these: each is the only one that `fill` would leave.
+        Behind an end, the answer's last token, there are none."""
         found: list[int] = []
         mask: np.ndarray | None = None
         while len(found) < most:
-            mask = self._alone([*output, *found])
+            known = [*output, *found]
+            mask = None if known and known[-1] in self._ends else self._alone(known)
             if mask is None:
                 break
             word = int(np.flatnonzero(mask)[0])

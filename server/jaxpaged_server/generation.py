@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from jaxpaged.answers import mean_logprob
 from jaxpaged.errors import ContextLengthError, GrammarError, ParameterError, RequestError
+from jaxpaged.events import NO_TOKEN
 from jaxpaged.mask_filler import UNKEPT
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.prompt import check_params, check_prompt, context_limit
@@ -84,6 +85,11 @@ class Job:
         return sum(len(prompt.ids) for prompt in self.prompts)
 
     @property
+    def count_name(self) -> str:
+        """The field that says how many answers to each prompt are computed."""
+        return "n" if self.told is None else "best_of"
+
+    @property
     def prompt_scores(self) -> int:
         """Log probabilities of prompt tokens that it asks for, the alternatives' among them."""
         alternatives = self.params.prompt_logprobs
@@ -98,14 +104,14 @@ def check_job(job: Job, info: EngineInfo) -> None:
     asked, vocab, longest = job.asked_tokens, info.vocab, info.max_model_len
     if len(job.prompts) * job.n > info.max_num_seqs:
         raise ParameterError(
-            name="prompts x n",
+            name=f"prompts x {job.count_name}",
             value=len(job.prompts) * job.n,
             limit=f"the server computes max_num_seqs={info.max_num_seqs} answers at a time",
             fix="Send several requests",
         )
     if job.prompt_scores > MAX_PROMPT_SCORES:
         raise ParameterError(
-            name="prompt tokens x n x (1 + alternatives)",
+            name=f"prompt tokens x {job.count_name} x (1 + alternatives)",
             value=job.prompt_scores,
             limit=f"a reply holds at most {MAX_PROMPT_SCORES} log probabilities of its prompts",
             fix="Ask for fewer alternatives, or send several requests",
@@ -237,7 +243,7 @@ class Answer:
             key=job.key.name,
             prompt_tokens=len(request.prompt),
             max_tokens=request.max_tokens,
-            n=None if self.index % job.n else job.n,
+            n=None if self.index % job.n else job.told or job.n,
         )
 
     def _trace(self, figures: RequestFigures) -> None:
@@ -326,9 +332,9 @@ def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
     """
     info = services.info()
     check_job(job, info)
-    each = job.n if job.length_penalty is None else 1  # tickets for a prompt
+    each, rows = (job.n, 1) if job.length_penalty is None else (1, job.n)  # tickets for a prompt, and rows of one
     lengths = [len(prompt.ids) for prompt in job.prompts for _ in range(each)]
-    tickets = services.admission.line_up(job.key, prompt_tokens=lengths, deadline_s=job.deadline)
+    tickets = services.admission.line_up(job.key, prompt_tokens=lengths, rows=rows, deadline_s=job.deadline)
     answers: list[Answer] = []
     try:
         for i, prompt in enumerate(job.prompts):
@@ -345,11 +351,14 @@ def answering(services: Services, job: Job) -> Iterator[list[Answer]]:
 
 def _failure(error: str | None) -> RequestError | FailedError:
     """What became of a request that the engine has ended: its own fault, or not."""
-    if error is not None and error.startswith(UNKEPT):
-        return GrammarError(
-            name="structured_outputs", value="the answer so far", limit=error, fix="Ask for a simpler form"
-        )
-    return FailedError(name="request", value="ended", limit=error or "the engine could not go on with it")
+    said = error or "the engine could not go on with it"
+    if said.startswith(UNKEPT):
+        fix = "Ask for a simpler form"
+        return GrammarError(name="structured_outputs", value="the answer so far", limit=said, fix=fix)
+    if said.startswith(NO_TOKEN):
+        names = "allowed_token_ids, bad_words and the form of the answer"
+        return ParameterError(name=names, value="together", limit=said, fix="Allow more tokens")
+    return FailedError(name="request", value="ended", limit=said)
 
 
 def _event(item: Item, request_id: str) -> TokenEvent:

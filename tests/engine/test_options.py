@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -68,11 +68,18 @@ def test_a_request_may_not_ask_for_more_logprobs_than_the_engine_tells() -> None
 def test_prompts_are_truncated(llm: LLM) -> None:
     ids = llm.engine.tokenizer.encode(TEXT[:2000])
     assert len(ids) > 200
+    sides: tuple[tuple[int, Literal["left", "right"] | None], ...] = (
+        (5, None),
+        (5, "left"),
+        (5, "right"),
+        (-1, None),
+        (1, None),
+    )
     kept = {
         (k, side): llm.generate(
             ids, SamplingParams(max_tokens=3, truncate_prompt_tokens=k, truncation_side=side), use_tqdm=False
         )[0].prompt_token_ids
-        for k, side in ((5, None), (5, "left"), (5, "right"), (-1, None), (1, None))
+        for k, side in sides
     }
     assert kept[5, None] == kept[5, "left"] == tuple(ids[-5:])
     assert kept[5, "right"] == tuple(ids[:5])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jaxpaged.speculation.answers import AnswerReader, AnswerStore
 from jaxpaged.speculation.automaton import ROOT, SuffixAutomaton
 from jaxpaged.speculation.drafter import Drafter, continuation
+from jaxpaged.speculation.forced import ForcedDrafter
 from jaxpaged.speculation.ngram import NgramDrafter
 from jaxpaged.speculation.suffix import SuffixDrafter
 
@@ -189,3 +190,26 @@ def test_what_a_token_costs_does_not_grow_with_the_text() -> None:
                 drafter.guess(text, 8)
             took.append(time.process_time() - began)
         assert min(took[-3:]) < 6 * min(took[:3]), took
+
+
+class Breaks:
+    """A constraint that cannot say what it leaves alone."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def forced(self, output: Sequence[int], most: int) -> list[int]:
+        del output, most
+        raise self.error
+
+
+def test_a_constraint_that_fails_forces_nothing() -> None:
+    tokens = [1, 2, 3, 1, 2]
+    for error, ends in ((ValueError("too many items"), False), (KeyboardInterrupt(), True)):
+        drafter = ForcedDrafter(NgramDrafter(shortest=1, longest=2), Breaks(error), prompt=2)
+        drafter.learn(tokens, len(tokens))
+        if ends:
+            with pytest.raises(KeyboardInterrupt):
+                drafter.guess(tokens, 2)
+        else:
+            assert drafter.guess(tokens, 1).tokens == (3,), "the request's own text goes on guessing"

@@ -9,13 +9,19 @@ import pytest
 
 from jaxpaged.errors import ParameterError
 from jaxpaged.events import token_event
-from jaxpaged.repetition import MAX_SPAN, RepetitionDetectionParams, repeats
+from jaxpaged.repetition import MAX_SPAN, RepetitionDetectionParams, RepetitionSearch
 from jaxpaged.request import FinishReason, Request
 from jaxpaged.sampling_params import SamplingParams
 
 
 def detection(low: int, high: int, count: int) -> RepetitionDetectionParams:
     return RepetitionDetectionParams(min_pattern_size=low, max_pattern_size=high, min_count=count)
+
+
+def repeats(text: list[int], params: RepetitionDetectionParams) -> bool:
+    """What a search says of the last token of a text."""
+    search = RepetitionSearch(params)
+    return [False, *map(search.read, text)][-1]
 
 
 def test_what_counts_as_repetition() -> None:
@@ -43,13 +49,15 @@ def test_repetition_against_its_definition() -> None:
         assert repeats(text, detection(low, high, count)) == expected
 
 
-def test_the_longest_search_is_quick() -> None:
-    text = [0, *[1] * MAX_SPAN][:MAX_SPAN]  # as many equal tokens as are not yet enough
-    params = detection(2, MAX_SPAN // 4, 4)
+def test_the_longest_search_is_quick_and_finds_the_longest_pattern() -> None:
+    rng = random.Random(3)
+    unlike = [rng.randrange(1000) for _ in range(3 * MAX_SPAN)]  # further than what is kept of an answer
+    pattern = [rng.randrange(1000) for _ in range(MAX_SPAN // 2)]
+    search = RepetitionSearch(detection(64, MAX_SPAN // 2, 2))
     began = time.process_time()
-    for _ in range(20):
-        repeats([*text[:-1], 2, 1], params)
-    assert time.process_time() - began < 1
+    said = [search.read(token) for token in (*unlike, *pattern, *pattern)]
+    assert said.index(True) == len(said) - 1
+    assert time.process_time() - began < 5e-4 * len(said)
 
 
 @pytest.mark.parametrize(

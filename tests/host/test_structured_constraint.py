@@ -196,6 +196,16 @@ def test_forced_tokens_are_those_that_masks_leave_alone() -> None:
         assert forced[:run] == output[length : length + run][: len(forced)]
 
 
+def test_nothing_is_forced_behind_an_end() -> None:
+    tokenizer = small_tokenizer()
+    (end,) = tokenizer.eos_ids
+    output, whole = walk(constraint_of(tokenizer, choice=["yes"]), tokenizer, random.Random(1))
+    assert whole
+    constraint = constraint_of(tokenizer, choice=["yes"])
+    assert constraint.forced(output, 8) == [end]
+    assert constraint.forced([*output, end], 8) == []
+
+
 def test_an_engine_without_grammars_says_so() -> None:
     with pytest.raises(ParameterError, match="this engine has no tokenizer"):
         Grammars(NoTokenizer(), width=100).check(StructuredOutputsParams(json_object=True))

@@ -15,6 +15,8 @@ from jaxpaged_server.admission.limits import AdmissionConfig
 from jaxpaged_server.admission.ticket import Ticket, TicketState
 from jaxpaged_server.refusals import DeadlineError, NotReadyError, RefusalError
 
+from jaxpaged.errors import ParameterError
+
 MOST_PLACES = 6
 KEYS = (A, replace(B, weight=3.0), Key(name="d", limits=KeyLimits(max_concurrency=3, tokens_per_minute=400)), C)
 
@@ -28,6 +30,7 @@ class Client:
     rest_s: float
     deadline_s: float | None  # after it came
     leaves_s: float | None  # after it came, whatever happens then
+    rows: int = 1
 
 
 SECONDS = st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.0, 3.0, 5.0])
@@ -41,6 +44,7 @@ CLIENTS = st.lists(
         rest_s=SECONDS,
         deadline_s=st.none() | SECONDS,
         leaves_s=st.none() | st.none() | SECONDS,
+        rows=st.sampled_from([1, 1, 2]),
     ),
     min_size=1,
     max_size=30,
@@ -67,7 +71,7 @@ async def wait(ticket: Ticket, client: Client) -> None:
             assert ticket.deadline_s == now()
             raise
         assert ticket.state is TicketState.INSIDE
-        assert ticket.admission.num_inside <= MOST_PLACES
+        assert ticket.admission.num_inside <= MOST_PLACES + 1  # the last one in may have two rows
         assert ticket.deadline_s is None or now() < ticket.deadline_s
         await asyncio.sleep(client.first_s)
         ticket.charge(1)
@@ -80,8 +84,8 @@ async def visit(admission: Admission, client: Client, key: Key) -> str:
     await asyncio.sleep(client.comes_s)
     deadline_s = None if client.deadline_s is None else now() + client.deadline_s
     try:
-        tickets = admission.line_up(key, prompt_tokens=client.prompts, deadline_s=deadline_s)
-    except RefusalError:
+        tickets = admission.line_up(key, prompt_tokens=client.prompts, rows=client.rows, deadline_s=deadline_s)
+    except (RefusalError, ParameterError):
         return "refused"
     finally:
         admission.check()

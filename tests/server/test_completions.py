@@ -114,6 +114,31 @@ async def test_a_beam_search_takes_one_turn_and_tells_its_sequences() -> None:
         assert (status, it.engine.forks[-1], it.engine.streams[-1].params.stop_ids) == (200, 1, (5,))
 
 
+async def test_the_beams_of_a_search_count_as_answers_at_the_door() -> None:
+    inside: list[int] = []
+
+    async def pace(stream: ScriptedStream) -> int:
+        inside.append(it.services.admission.num_inside)
+        return 1
+
+    async with served(ScriptedEngine(pace)) as it:
+        status, _ = await it.post(PATH, prompt=[[1], [2]], n=3, use_beam_search=True, max_tokens=2)
+        assert (status, inside[0]) == (200, 6)
+
+
+async def test_what_is_computed_for_the_best_has_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int | None] = []
+    async with served() as it:
+        for fields, name in (({"n": 2, "best_of": 5}, "best_of"), ({"n": 5}, "n")):
+            status, reply = await it.post(PATH, prompt=[[1], [2]], max_tokens=1, **fields)
+            assert status == 400
+            assert reply["error"]["message"].startswith(f"prompts x {name} is 10")
+        monkeypatch.setattr(it.services.metrics, "on_request", lambda figures: told.append(figures.n))
+        status, reply = await it.post(PATH, prompt=[1], n=2, best_of=3, max_tokens=1)
+        assert status == 200, reply
+    assert sorted(told, key=str) == [2, None, None]
+
+
 @pytest.mark.parametrize(
     ("fields", "name"),
     [

@@ -128,3 +128,29 @@ def test_examples_of_the_pages_run(server: RealServer, page: str) -> None:
         if "response_format" in body:
             content = json.loads(reply["choices"][0]["message"]["content"])
             jsonschema.validate(content, body["response_format"]["json_schema"]["schema"])
+
+
+def test_what_leaves_no_token_together_is_the_callers_fault(server: RealServer) -> None:
+    body = {"prompt": "a", "structured_outputs": {"regex": "[0-9]{3}"}, "allowed_token_ids": [300, 301]}
+    for stream in (False, True):
+        status, reply = server.request(COMPLETIONS, {**body, "stream": stream})
+        assert status == 400, reply
+        assert "leave no token at position" in reply["error"]["message"]
+    assert server.request(COMPLETIONS, {"prompt": "a", "max_tokens": 2})[0] == 200
+
+
+def test_an_answer_that_repeats_itself_is_ended(server: RealServer) -> None:
+    body = {
+        "prompt": "a",
+        "structured_outputs": {"regex": "a+"},
+        "max_tokens": 100,
+        "temperature": 0,
+        "repetition_detection": {"max_pattern_size": 1, "min_count": 4},
+    }
+    status, reply = server.request(COMPLETIONS, body)
+    assert status == 200, reply
+    assert (reply["choices"][0]["finish_reason"], reply["choices"][0]["stop_reason"]) == (
+        "repetition",
+        "repetition_detected",
+    )
+    assert reply["usage"]["completion_tokens"] < 100

@@ -187,7 +187,7 @@ async def test_the_template_is_shown_the_tools() -> None:
         assert json.loads(await prompt_of(it, chat_template=shows, tools=[known, NOW])) == [WEATHER, NOW]
         assert json.loads(await prompt_of(it, chat_template=shows, tools=[NOW], tool_choice="none")) == [NOW]
         assert await prompt_of(it, chat_template=shows, tools=[]) == "none"
-    hides = {"exclude_tools_when_tool_choice_none": True}
+    hides: dict[str, Any] = {"exclude_tools_when_tool_choice_none": True}
     async with served(trust_request_chat_template=True, **HERMES, **hides) as it:
         assert await prompt_of(it, chat_template=shows, tools=[NOW], tool_choice="none") == "none"
         assert json.loads(await prompt_of(it, chat_template=shows, tools=[NOW])) == [NOW]
@@ -469,5 +469,5 @@ async def test_parameters_are_checked_once_however_many_answers_there_are(monkey
             status, reply = await it.post(PATH, messages=HELLO, n=n, seed=5, allowed_token_ids=[1, 2], max_tokens=1)
             assert status == 200, reply
             counts.append(len(checked))
-        assert sorted(stream.params.seed for stream in it.engine.streams[-8:]) == list(range(5, 13))
+        assert {stream.params.seed for stream in it.engine.streams[-8:]} == {*range(5, 13)}
     assert counts[0] == counts[1]

@@ -1,6 +1,7 @@
 """The door in front of the engine: who waits, who goes in, who is turned away. [no jax]
 
-A request here is one of the engine's: an HTTP request is as many as it has prompts times choices.
+A request here is one of the engine's: an HTTP request is as many as it has prompts times choices. The beams of a search
+are one request that takes as many rows.
 
 The engine's own queue is first come, first served, so it is kept short: `Gate` says who may go in, `FairQueue` whose
 turn it is. The queue here is bounded in requests and in prompt tokens, and a key's part of it by what is left, so that
@@ -71,11 +72,14 @@ class Admission:
         if refusal := self._room(gate).refusal(account, (1,), self.clock()):
             raise self._refuse(*refusal)
 
-    def line_up(self, key: Key, *, prompt_tokens: Sequence[int], deadline_s: float | None = None) -> list[Ticket]:
+    def line_up(
+        self, key: Key, *, prompt_tokens: Sequence[int], rows: int = 1, deadline_s: float | None = None
+    ) -> list[Ticket]:
         """Take all requests of an HTTP request, or none; those whose turn it is are inside at once.
 
-        prompt_tokens: one number a request. deadline_s: on `clock`; counts for those that still wait. Each ticket is
-        the caller's to release, and `turn` to be awaited: one that nobody awaits may outstay its deadline.
+        prompt_tokens: one number a request. rows: of the engine, that each takes. deadline_s: on `clock`; counts for
+        those that still wait. Each ticket is the caller's to release, and `turn` to be awaited: one that nobody awaits
+        may outstay its deadline.
         Raises NotReadyError, DeadlineError, RateLimitedError, QueueFullError, ParameterError for more than the engine
         has rows; nothing has changed then but a count.
         """
@@ -85,29 +89,30 @@ class Admission:
         gate = self._gate
         assert gate is not None
         config = gate.config
-        if not 0 < len(prompt_tokens) <= config.max_num_seqs:
+        count = len(prompt_tokens) * rows
+        if not 0 < count <= config.max_num_seqs:
             limit = f"1 to {config.max_num_seqs} may go together"
-            raise ParameterError(name="prompts times n", value=len(prompt_tokens), limit=limit)
+            raise ParameterError(name="prompts times n", value=count, limit=limit)
         assert min(prompt_tokens) >= 0, f"prompts of {prompt_tokens} tokens"
         if deadline_s is not None and deadline_s <= now:
             raise self._refuse("deadline", _too_late(0.0))
         account = self._accounts.get(key.name) or Account.open(key, now=now)
         tokens = sum(prompt_tokens)
-        if refusal := account.rates.refusal(key.name, len(prompt_tokens), tokens, now):
+        if refusal := account.rates.refusal(key.name, count, tokens, now):
             raise self._refuse(*refusal)
         direct = 0
         if not account.flow.waiting:
             others_wait = len(self._queue) > 0
-            direct = gate.count_direct(account.load, self._load, prompt_tokens, others_wait=others_wait)
+            direct = gate.count_direct(account.load, self._load, prompt_tokens, rows=rows, others_wait=others_wait)
         queued = prompt_tokens[direct:]
         if queued and (refusal := self._room(gate).refusal(account, queued, now)):
             raise self._refuse(*refusal)
-        account.rates.take(len(prompt_tokens), tokens, now)
+        account.rates.take(count, tokens, now)
         self._accounts[key.name] = account
         self._last_seen.note(key.name, now)
         tickets = [
-            Ticket(admission=self, account=account, prompt_tokens=count, came_s=now, deadline_s=deadline_s)
-            for count in prompt_tokens
+            Ticket(admission=self, account=account, prompt_tokens=length, rows=rows, came_s=now, deadline_s=deadline_s)
+            for length in prompt_tokens
         ]
         for ticket in tickets:
             ticket.entry = self._queue.push(account.flow, ticket, ticket.prompt_tokens)
@@ -224,6 +229,7 @@ class Admission:
 
     @property
     def num_inside(self) -> int:
+        """Rows of the engine that those inside take."""
         return self._load.inside
 
     @property
@@ -263,13 +269,13 @@ class Admission:
             waiting = [entry.item for entry in account.flow.waiting]
             assert all(ticket.state is TicketState.WAITING for ticket in waiting)
             assert account.waiting_tokens == sum(ticket.prompt_tokens for ticket in waiting)
-            assert account.rates.num_in_flight == account.load.inside + len(waiting)
+            assert account.rates.num_in_flight == account.load.inside + sum(ticket.rows for ticket in waiting)
             assert 0 <= account.load.unstarted <= account.load.inside
             assert name in self._configured or not account.is_idle, f"{name!r} is kept for nothing"
         if (gate := self._gate) is not None:
             assert all(account.flow.light == gate.is_light(account.load) for account in accounts)
             if total.inside < gate.places and not self._paused and (entry := self._queue.next()) is not None:
-                assert gate.is_tight(total, entry.tokens), f"{entry.flow.name!r} waits for nothing"
+                assert gate.is_tight(total, entry.tokens, entry.item.rows), f"{entry.flow.name!r} waits for nothing"
                 assert self._queue.next(light=True) is None, "a light key waits for nothing"
 
     # How.
@@ -286,7 +292,7 @@ class Admission:
             return
         now = self.clock()
         while total.inside < gate.places and (entry := queue.next()) is not None:
-            if gate.is_tight(total, entry.tokens) and (entry := queue.next(light=True)) is None:
+            if gate.is_tight(total, entry.tokens, entry.item.rows) and (entry := queue.next(light=True)) is None:
                 break
             ticket = entry.item
             if ticket.deadline_s is not None and ticket.deadline_s <= now:
@@ -301,8 +307,8 @@ class Admission:
         self._drain_rate.left(tokens, now)
         account.waiting_tokens -= tokens
         self._waiting_tokens -= tokens
-        account.load.enter(tokens)
-        self._load.enter(tokens)
+        account.load.enter(tokens, ticket.rows)
+        self._load.enter(tokens, ticket.rows)
         self._note_load(account)
         ticket.state, ticket.entry, ticket.entered_s = TicketState.INSIDE, None, now
         ticket.wake()
@@ -321,15 +327,15 @@ class Admission:
             account.waiting_tokens -= tokens
             self._waiting_tokens -= tokens
             self._note_queue(now)
-            account.rates.leave(tokens, now)
+            account.rates.leave(tokens, now, requests=ticket.rows)
         else:
             assert ticket.state is TicketState.INSIDE
             if not ticket.started:
                 self._count_start(ticket)
-            account.load.inside -= 1
-            self._load.inside -= 1
+            account.load.inside -= ticket.rows
+            self._load.inside -= ticket.rows
             self._note_load(account)
-            account.rates.leave(0, now)
+            account.rates.leave(0, now, requests=ticket.rows)
         ticket.state, ticket.entry = TicketState.OUT, None
         self._forget_if_done(account)
 

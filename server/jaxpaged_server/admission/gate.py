@@ -25,14 +25,15 @@ class Load:
     """What is inside, of one key or of all."""
 
     inside: int = 0
+    """Rows of the engine that those inside take."""
     unstarted: int = 0
-    """Of those inside, how many have no token yet."""
+    """Tickets inside that have no token yet."""
     unstarted_tokens: int = 0
     """Prompt tokens of these."""
 
-    def enter(self, tokens: int) -> None:
-        """A request with a prompt of `tokens` went in."""
-        self.inside += 1
+    def enter(self, tokens: int, rows: int) -> None:
+        """A ticket of so many rows with a prompt of `tokens` went in."""
+        self.inside += rows
         self.unstarted += 1
         self.unstarted_tokens += tokens
 
@@ -54,7 +55,7 @@ class Gate:
     behind: bool
     engine_queue: int
     places: int
-    """Requests that may be inside."""
+    """Rows that those inside may take; whoever comes while one is left goes in with all of its own."""
 
     @classmethod
     def of(cls, config: AdmissionConfig, *, shared: bool, behind: bool = False) -> Gate:
@@ -63,11 +64,13 @@ class Gate:
             config=config, shared=shared, behind=behind, engine_queue=waiting, places=config.max_num_seqs + waiting
         )
 
-    def is_tight(self, total: Load, tokens: int) -> bool:
-        """Whether only a light key may send in a prompt of `tokens`."""
+    def is_tight(self, total: Load, tokens: int, rows: int = 1) -> bool:
+        """Whether only a light key may send in a prompt of `tokens` that takes so many rows."""
         if not self.shared:
             return False
-        if total.inside >= self.config.common_rows or (self.behind and total.unstarted >= max(1, self.engine_queue)):
+        if total.inside + rows > self.config.common_rows or (
+            self.behind and total.unstarted >= max(1, self.engine_queue)
+        ):
             return True
         return total.unstarted > 0 and total.unstarted_tokens + tokens > self.config.unstarted_tokens
 
@@ -75,13 +78,16 @@ class Gate:
         """Whether a key with that much inside is light."""
         return mine.inside < self.config.light_rows and mine.unstarted_tokens <= self.config.light_tokens
 
-    def count_direct(self, mine: Load, total: Load, prompt_tokens: Sequence[int], *, others_wait: bool) -> int:
-        """How many of these prompts of one key, none of which waits, could go in now one after the other."""
+    def count_direct(
+        self, mine: Load, total: Load, prompt_tokens: Sequence[int], *, rows: int, others_wait: bool
+    ) -> int:
+        """How many of these prompts of one key, of so many rows each, none of which waits, could go in now one after
+        the other."""
         mine, total = mine.copy(), total.copy()
         for count, tokens in enumerate(prompt_tokens):
             light = self.is_light(mine)
-            if total.inside >= self.places or (not light and (others_wait or self.is_tight(total, tokens))):
+            if total.inside >= self.places or (not light and (others_wait or self.is_tight(total, tokens, rows))):
                 return count
-            mine.enter(tokens)
-            total.enter(tokens)
+            mine.enter(tokens, rows)
+            total.enter(tokens, rows)
         return len(prompt_tokens)

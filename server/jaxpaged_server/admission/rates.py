@@ -109,10 +109,10 @@ class KeyRates:
         if self._tokens is not None:
             self._tokens.take(tokens, now)
 
-    def leave(self, unused_tokens: int, now: float) -> None:
-        """Count a request out; a prompt that was never computed is given back."""
-        assert self.num_in_flight > 0, "a request leaves that never came"
-        self.num_in_flight -= 1
+    def leave(self, unused_tokens: int, now: float, *, requests: int = 1) -> None:
+        """Count requests out; a prompt that was never computed is given back."""
+        assert self.num_in_flight >= requests, "a request leaves that never came"
+        self.num_in_flight -= requests
         if unused_tokens and self._tokens is not None:
             self._tokens.give_back(unused_tokens, now)
 

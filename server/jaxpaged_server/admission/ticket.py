@@ -31,6 +31,8 @@ class Ticket:
     admission: Admission
     account: Account
     prompt_tokens: int
+    rows: int = 1
+    """Rows of the engine that it takes: the beams of a search go in together."""
     came_s: float
     deadline_s: float | None
     state: TicketState = TicketState.WAITING
