@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,10 @@ class Constraint(Protocol):
     def fill(self, output: Sequence[int], mask: np.ndarray) -> None:
         """Clear in mask, uint32[mask_words], the bits of the tokens that may not come after these."""
         ...
+
+
+Lists = Callable[[tuple[int, ...] | None, tuple[str, ...], int, frozenset[int]], tuple[Constraint, ...]]
+"""Makes constraints of allowed_token_ids, bad_words, min_tokens and all tokens that end an answer."""
 
 
 class AllowedTokens:
@@ -93,30 +98,49 @@ def constraints_of(
     vocab: int,
     encode: Encode | None,
     tags: ThinkTags | None,
+    lists: Lists | None = None,
 ) -> tuple[Constraint, ...]:
-    """The constraints that a request's own options are, each made anew.
+    """The constraints that a request's own options are.
 
     stop_ids: all that end its answer. encode: a text's tokens without special ones around, None where there is no
-    tokenizer. tags: what the model's thinking stands between, where that is known.
+    tokenizer. tags: what the model's thinking stands between, where that is known. lists: `list_constraints` of this
+    vocabulary and tokenizer that remembers what it made; those are shared then, the others are made anew.
     Raises ParameterError for options that cannot be kept to, or that together leave no token from the first place on.
     """
+    allowed = None if params.allowed_token_ids is None else tuple(params.allowed_token_ids)
+    make = lists or partial(list_constraints, vocab=vocab, encode=encode)
+    made = make(allowed, tuple(params.bad_words or ()), params.min_tokens, frozenset(stop_ids))
+    if params.thinking_token_budget is None:
+        return made
+    return (*made, _thinking_budget(params.thinking_token_budget, prompt=prompt, vocab=vocab, tags=tags))
+
+
+def list_constraints(
+    allowed_token_ids: tuple[int, ...] | None,
+    bad_words: tuple[str, ...],
+    min_tokens: int,
+    stop_ids: frozenset[int],
+    *,
+    vocab: int,
+    encode: Encode | None,
+) -> tuple[Constraint, ...]:
+    """The constraints that lists of tokens and words are: they remember nothing, so that several requests may have the
+    same ones, and several threads fill them. To make them can take as long as many steps. Raises ParameterError."""
     made: list[Constraint] = []
-    if params.allowed_token_ids is not None:
-        made.append(AllowedTokens(params.allowed_token_ids, vocab=vocab))
+    if allowed_token_ids is not None:
+        made.append(AllowedTokens(allowed_token_ids, vocab=vocab))
     barred: set[int] = set()
-    if params.bad_words:
-        sequences = bad_word_ids(params.bad_words, encode)
+    if bad_words:
+        sequences = bad_word_ids(bad_words, encode)
         barred = {tokens[0] for tokens in sequences if len(tokens) == 1}
         if barred:
             made.append(BarredTokens(barred, vocab=vocab))
         if longer := [tokens for tokens in sequences if len(tokens) > 1]:
             made.append(BarredSequences(longer, vocab=vocab))
-    if params.min_tokens and stop_ids:
-        made.append(BarredTokens(stop_ids, vocab=vocab, until=params.min_tokens))
-    if params.thinking_token_budget is not None:
-        made.append(_thinking_budget(params.thinking_token_budget, prompt=prompt, vocab=vocab, tags=tags))
-    if params.allowed_token_ids is not None:
-        _check_first_token(params, barred | (set(stop_ids) if params.min_tokens else set()))
+    if min_tokens and stop_ids:
+        made.append(BarredTokens(stop_ids, vocab=vocab, until=min_tokens))
+    if allowed_token_ids is not None:
+        _check_first_token(allowed_token_ids, barred | (stop_ids if min_tokens else set()), min_tokens)
     return tuple(made)
 
 
@@ -157,13 +181,13 @@ def _thinking_budget(budget: int, *, prompt: Sequence[int], vocab: int, tags: Th
     return ThinkingBudget(budget, tags=tags, prompt=prompt, vocab=vocab)
 
 
-def _check_first_token(params: SamplingParams, barred: Collection[int]) -> None:
-    if not set(params.allowed_token_ids or ()) <= set(barred):
+def _check_first_token(allowed: tuple[int, ...], barred: Collection[int], min_tokens: int) -> None:
+    if not set(allowed) <= set(barred):
         return
-    others = "bad_words" if not params.min_tokens else f"bad_words and min_tokens={params.min_tokens}"
+    others = "bad_words" if not min_tokens else f"bad_words and min_tokens={min_tokens}"
     raise ParameterError(
         name="allowed_token_ids",
-        value=params.allowed_token_ids,
+        value=allowed,
         limit=f"{others} leave none of them for the first token",
         fix="Allow another token, one that does not end the text",
     )

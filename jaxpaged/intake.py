@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from jaxpaged.config import ResolvedConfig
-from jaxpaged.constraints import Constraint, Encode, constraints_of
+from jaxpaged.constraints import Constraint, Encode, constraints_of, list_constraints
 from jaxpaged.errors import ParameterError
 from jaxpaged.prompt import check_params, check_prompt, prompt_ids, truncated
 from jaxpaged.request import Request
@@ -14,6 +14,9 @@ from jaxpaged.sampling_params import SamplingParams
 from jaxpaged.structured.grammars import Grammars
 from jaxpaged.think_tags import think_tags
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
+
+_LISTS = 8
+"""Latest constraints of lists that are kept: one that names a whole vocabulary of 131,072 tokens takes some 5 MB."""
 
 
 class Intake:
@@ -37,6 +40,8 @@ class Intake:
         if isinstance(tokenizer, Tokenizer):
             self._encode = partial(tokenizer.encode, add_special_tokens=False)
             self._tags = think_tags(reasoning_config, encode=self._encode, token_id=tokenizer.token_id)
+        # checked, submitted, and then had by several answers: they are made once
+        self._lists = lru_cache(_LISTS)(partial(list_constraints, vocab=vocab, encode=self._encode))
 
     def ids_of(self, prompt: object, params: SamplingParams, *, vetted: bool = False) -> tuple[int, ...]:
         """The prompt's token ids. Raises PromptError, ContextLengthError, ParameterError and GrammarError for what
@@ -90,4 +95,5 @@ class Intake:
             vocab=self._vocab,
             encode=self._encode,
             tags=self._tags,
+            lists=self._lists,
         )

@@ -22,6 +22,8 @@ MAX_LOGPROB_IDS = 128
 """Tokens whose logprobs a request may name (logprob_token_ids)."""
 MAX_BAD_WORDS = 512
 """Words of bad_words, and sequences of tokens that they come to."""
+MAX_BAD_WORD = 256
+"""Characters of one of them."""
 MAX_ANSWERS = 128
 """Answers to a prompt that a request may ask for (n, best_of)."""
 _MAX_PENALTY = 2.0
@@ -253,6 +255,9 @@ class SamplingParams:
         if len(words) > MAX_BAD_WORDS:
             limit = f"a request may have at most {MAX_BAD_WORDS}"
             raise ParameterError(name="bad_words", value=len(words), limit=limit, fix="Give fewer")
+        if (longest := max(map(len, words), default=0)) > MAX_BAD_WORD:
+            limit = f"each may have at most {MAX_BAD_WORD} characters"
+            raise ParameterError(name="bad_words", value=f"a text of {longest} characters", limit=limit)
         self._set("bad_words", words)
 
     def with_seed(self, seed: int) -> SamplingParams:
