@@ -74,7 +74,7 @@ class Intake:
             seed=(params.seed if params.seed is not None else hash((self._config.seed, number))) & 0xFFFFFFFF,
             max_tokens=min(params.max_tokens if params.max_tokens is not None else longest, longest - len(ids)),
             stop_ids=self._stop_ids(params),
-            constraints=(*self._constraints(ids, params), *self._form(params)),
+            constraints=(*self._constraints(ids, params), *self._form(params, salt)),
             arrival_s=arrival_s,
             salt=salt,
         )
@@ -82,10 +82,10 @@ class Intake:
     def _stop_ids(self, params: SamplingParams) -> frozenset[int]:
         return frozenset(params.stop_ids) | frozenset(() if params.ignore_eos else self._tokenizer.eos_ids)
 
-    def _form(self, params: SamplingParams) -> tuple[Constraint, ...]:
+    def _form(self, params: SamplingParams, salt: str) -> tuple[Constraint, ...]:
         """The last of the constraints, which sees what the others leave. Its grammar is read meanwhile."""
         form = params.structured_outputs
-        return () if form is None else (self.grammars.constraint(form, ends=params.stop_ids),)
+        return () if form is None else (self.grammars.constraint(form, ends=params.stop_ids, salt=salt),)
 
     def _constraints(self, ids: Sequence[int], params: SamplingParams) -> tuple[Constraint, ...]:
         return constraints_of(

@@ -54,16 +54,18 @@ class Grammars:
             raise no_grammars(why_not)
         self._checked(params)
 
-    def constraint(self, params: StructuredOutputsParams, *, ends: Collection[int]) -> GrammarConstraint:
+    def constraint(
+        self, params: StructuredOutputsParams, *, ends: Collection[int], salt: str = ""
+    ) -> GrammarConstraint:
         """The constraint of one answer. Its grammar is read meanwhile, once for all answers that ask for the same; what
         is wrong with it the first fill raises.
 
-        ends: tokens that end the answer.
+        ends: tokens that end the answer. salt: answers share what is known of a grammar within this namespace alone.
         """
         assert isinstance(self._tokenizer, Tokenizer), "a form is checked before a constraint is made of it"
         vocabulary = self._begin()
         assert self._threads is not None
-        reading = self._readings.of(params, self._threads, lambda: self._read(params, vocabulary.result()))
+        reading = self._readings.of((params, salt), self._threads, lambda: self._read(params, vocabulary.result()))
         return GrammarConstraint(reading, ends={*ends, *self._tokenizer.eos_ids})
 
     def close(self) -> None:

@@ -60,6 +60,8 @@ def _made(asked: Ask, special: dict[str, int], vocabulary: Vocabulary) -> Answer
         return answer_of(error)
     except MemoryError:
         return answer_of(GrammarError(name=params.kind, value=params.kind, limit="it takes too much memory"))
+    finally:
+        _count_down(0)
     return Answer(grammar=grammar)
 
 
@@ -77,7 +79,6 @@ def _tried(params: StructuredOutputsParams, special: dict[str, int], vocabulary:
     vocabulary.first_mask(matcher)
     if (spent_s := time.thread_time() - began_s) > MAX_MASK_S:
         raise too_slow(params.kind, spent_s)
-    _count_down(0)
     return grammar
 
 

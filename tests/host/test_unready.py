@@ -57,8 +57,8 @@ class Desk:
         self.queue, self.readings, self.now = Queue(), Readings(), 0.0
         self.unready = Unready(clock=lambda: self.now)
 
-    def reading(self, form: StructuredOutputsParams = FORM, work: Any = read) -> Reading:
-        return self.readings.of(form, self.queue, work)  # pyright: ignore[reportArgumentType]
+    def reading(self, form: StructuredOutputsParams = FORM, work: Any = read, salt: str = "") -> Reading:
+        return self.readings.of((form, salt), self.queue, work)  # pyright: ignore[reportArgumentType]
 
     def request(self, name: str, form: StructuredOutputsParams = FORM, work: Any = read) -> Request:
         constraint = GrammarConstraint(self.reading(form, work), ends=(1,))
@@ -165,6 +165,7 @@ def test_forms_are_kept_in_number_and_in_size() -> None:
     assert desk.reading() is first
     desk.reading(StructuredOutputsParams(regex="b"))
     assert desk.reading() is first, "what was asked for last stays"
+    assert desk.reading(salt="another") is not first
     large = [StructuredOutputsParams(regex=letter * (1 << 18)) for letter in "abcde"]
     for form in large:
         desk.reading(form)

@@ -278,7 +278,7 @@ async def test_keys_wait_in_their_own_lines_and_forget_only_their_own() -> None:
         assert counted.forms.count(same) == 2, "one key made another one's form forgotten"
     finally:
         counted.gate.set()
-        forms.close()
+        await forms.close()
 
 
 async def test_what_the_server_says_of_all_json_is_for_requests_that_say_nothing_of_it() -> None:
