@@ -69,9 +69,9 @@ class Grammars:
         return GrammarConstraint(reading, ends={*ends, *self._tokenizer.eos_ids})
 
     def close(self) -> None:
-        """End the process, if there is one, once what it reads now is read; the next form starts another."""
-        if "_process" in self.__dict__:
-            self._process.close()
+        """End the processes, if there are any, once what they read now is read; the next form starts another."""
+        if self._children is not None:
+            self._children.close()
 
     def _begin(self) -> Future[Vocabulary]:
         with self._lock:

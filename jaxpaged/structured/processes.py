@@ -30,3 +30,10 @@ class GrammarProcesses:
             return process.grammar(params)
         finally:
             self._free.put(process)
+
+    def close(self) -> None:
+        """End them, each once what it reads now is read."""
+        processes = [self._free.get() for _ in range(NUM_PROCESSES)]
+        for process in processes:
+            process.close()
+            self._free.put(process)

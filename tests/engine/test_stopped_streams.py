@@ -44,8 +44,8 @@ class OneStep:
 
 
 async def test_an_answer_that_has_ended_is_told_once() -> None:
-    a, b = small_tokenizer().encode("a", add_special_tokens=False), small_tokenizer().encode("b")[-1:]
-    events = [TokenEvent("x/0", *a), TokenEvent("x/0", *b), TokenEvent("x/1", *b, FinishReason.LENGTH)]
+    (a,), b = small_tokenizer().encode("a", add_special_tokens=False), small_tokenizer().encode("b")[-1]
+    events = [TokenEvent("x/0", a), TokenEvent("x/0", b), TokenEvent("x/1", b, FinishReason.LENGTH)]
     core: Any = OneStep(events)
     async with AsyncEngine(core) as engine:
         told = [output async for output in engine.generate([1], SamplingParams(n=2, stop="a"))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,6 @@ def test_everything_else_is_refused(prompt: object) -> None:
 @pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
 def test_max_logprobs_binds_the_logprobs_of_answer_and_prompt(name: str) -> None:
     for most, asked in ((3, 3), (0, 0), (-1, 20)):
-        check_params(SamplingParams(**{name: asked}), vocab=50, max_logprobs=most)
+        check_params(replace(SamplingParams(), **{name: asked}), vocab=50, max_logprobs=most)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ParameterError, match=f"^{name} is 4: a request may ask for 3 a token at most.*max_logprobs"):
-        check_params(SamplingParams(**{name: 4}), vocab=50, max_logprobs=3)
+        check_params(replace(SamplingParams(), **{name: 4}), vocab=50, max_logprobs=3)  # pyright: ignore[reportArgumentType]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -19,7 +20,7 @@ def detection(low: int, high: int, count: int) -> RepetitionDetectionParams:
     return RepetitionDetectionParams(min_pattern_size=low, max_pattern_size=high, min_count=count)
 
 
-def repeats(text: list[int], params: RepetitionDetectionParams) -> bool:
+def repeats(text: Sequence[int], params: RepetitionDetectionParams) -> bool:
     """What a search says of the last token of a text."""
     search = RepetitionSearch(params)
     return [False, *map(search.read, text)][-1]

@@ -137,3 +137,14 @@ def test_another_child_takes_the_place_of_one_that_was_killed(process: GrammarPr
     os.kill(process._child.pid, signal.SIGKILL)
     process._child.wait()
     assert process.grammar(StructuredOutputsParams(choice=["b"]))
+
+
+def test_closed_processes_end_their_children_and_another_form_starts_one() -> None:
+    several = GrammarProcesses(setup())
+    for _ in range(2):
+        assert several.grammar(QUICK)
+        (child,) = [one._child for one in several._free.queue if one._child is not None]
+        assert child.poll() is None
+        several.close()
+        assert child.poll() is not None
+    assert all(one._child is None for one in several._free.queue)
