@@ -21,6 +21,8 @@ from jaxpaged.scheduler import Scheduler, SchedulerConfig
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tiny.corpus import read_corpus
 
+pytestmark = pytest.mark.long
+
 Found = list[tuple[tuple[int, ...], float]]
 """Answers, the best first, with their log probabilities."""
 BLOCK = 16

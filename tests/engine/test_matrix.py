@@ -27,6 +27,8 @@ from jaxpaged.speculation.speculator import Speculator
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.tiny.corpus import read_corpus
 
+pytestmark = pytest.mark.long
+
 Work = tuple[tuple[int, ...], SamplingParams]
 BLOCK, BLOCKS, ROWS, LONGEST, ANSWER = 16, 25, 8, 128, 20
 TAGS = {"reasoning_start_str": " the", "reasoning_end_str": " of a"}

@@ -29,6 +29,8 @@ from jaxpaged.speculation.speculator import Speculator
 from jaxpaged.tiny.corpus import read_corpus
 from jaxpaged.weights.random import random_model
 
+pytestmark = pytest.mark.long
+
 BLOCK, ROWS, LONGEST, OUTPUT = 16, 12, 256, 24
 NGRAM = SpeculationConfig(method="ngram", num_speculative_tokens=4, prompt_lookup_min=1, prompt_lookup_max=3)
 SUFFIX = SpeculationConfig(method="suffix", num_speculative_tokens=6, suffix_decoding_max_spec_factor=2.0)

@@ -28,6 +28,8 @@ from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.tiny.corpus import read_corpus
 
+pytestmark = pytest.mark.long
+
 BLOCK, ROWS, LONGEST, OUTPUT, BATCH = 16, 16, 256, 24, 5
 AMPLE, SCARCE = 513, 20  # blocks
 BEGINNING = 80  # tokens of the text, which prompts may begin with
