@@ -194,6 +194,7 @@ def test_a_search_does_not_depend_on_the_schedule(llm: LLM, text: tuple[int, ...
     prompts = [text[700:720], text[800:850], text[900:933]]
     before, preemptions = engine.scheduler, 0
     alone = [[said.token_ids for said in run(engine, [prompt], params, 0)[0].outputs] for prompt in prompts]
+    compiled = engine.metrics.compiles_after_ready  # other tests of this process compile what they compare with
     for blocks, tokens in ((200, 32), (19, 128), (19, 64)):
         config = SchedulerConfig(max_rows=8, max_step_tokens=tokens, max_model_len=128, chunk_align=32)
         engine.scheduler = Scheduler(config, KVPoolSpec(block_size=BLOCK, num_blocks=blocks), engine.buckets)
@@ -202,7 +203,7 @@ def test_a_search_does_not_depend_on_the_schedule(llm: LLM, text: tuple[int, ...
         preemptions += engine.scheduler.num_preemptions
     engine.scheduler = before
     assert preemptions > 3
-    assert engine.metrics.compiles_after_ready == 0
+    assert engine.metrics.compiles_after_ready == compiled
 
 
 def test_beams_share_their_blocks(llm: LLM, text: tuple[int, ...]) -> None:
