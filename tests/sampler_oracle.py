@@ -49,11 +49,11 @@ def choose(
     asked: Asked,
     *,
     within: np.ndarray | None = None,
-    margin: float = MARGIN,
+    margin: float | None = None,
 ) -> Expected:
     """The token after `output`. logits: f32[V], the model's own. within: bool[V], what a form of the answer leaves.
 
-    margin: how far other logits may carry what a draw depends on.
+    margin: how far other logits than those drawn from may carry what a draw depends on; None: these are the ones.
     """
     may = allowed(len(logits), output, asked)
     if within is not None:
@@ -134,27 +134,28 @@ def edited(logits: np.ndarray, output: Sequence[int], asked: Asked) -> np.ndarra
 
 
 def draw(
-    x: np.ndarray, u: float, *, temperature: float, top_k: int, top_p: float, min_p: float, margin: float = MARGIN
+    x: np.ndarray, u: float, *, temperature: float, top_k: int, top_p: float, min_p: float, margin: float | None = None
 ) -> Expected:
     """Filters and inverse CDF of one row, by likelihood where the kept set is narrow, else by id. x: [V]."""
     x = x.astype(np.float64)
+    slack, other = MARGIN if margin is None else margin, margin or 0.0
     order = np.argsort(-x, kind="stable")
     p = np.exp((x - x.max()) / temperature)
     p /= p.sum()
     ratio = p / p.max()
     kept = ratio >= min_p
-    sure = bool(min_p in (0, 1) or np.all(np.abs(ratio / min_p - 1) > max(margin, 1e-5)))
+    sure = bool(min_p in (0, 1) or np.all(np.abs(ratio / min_p - 1) > max(other, 1e-5)))
     limits_k = 0 < top_k < len(x)
     if limits_k:
         inside, outside = x[order[top_k - 1]], x[order[top_k]]
-        sure &= bool(inside == outside or inside - outside > max(margin, _EDGE))
+        sure &= bool(inside == outside or inside - outside > max(other, _EDGE))
         kept &= x >= inside
     edge = x[order[min(NARROW, len(x)) - 1]]
     known = len(x) <= NARROW or not limits_k or top_k <= NARROW or x[kept].min() > edge
     if top_p < 1:
         mass = np.where(kept, p, 0) / p[kept].sum()
         cumulative = np.cumsum(mass[order])
-        sure &= bool(np.all(np.abs(cumulative - top_p) > margin))
+        sure &= bool(np.all(np.abs(cumulative - top_p) > slack))
         kept &= x >= x[order[np.argmax(cumulative >= top_p)]]
     filtered = limits_k or top_p < 1 or min_p > 0
     narrow = filtered and known and (len(x) <= NARROW or x[kept].min() > edge)
@@ -163,8 +164,8 @@ def draw(
     cdf /= cdf[-1]
     place = int(np.argmax((cdf > u) & kept[sequence]))
     edges = np.array([cdf[place], cdf[place - 1] if place else -1.0])
-    sure &= bool(np.all(np.abs(edges - u) > margin))
-    if narrow:  # tokens of about the same likelihood may change places
+    sure &= bool(np.all(np.abs(edges - u) > slack))
+    if narrow and margin is not None:  # tokens of about the same likelihood may change places
         near = x[order[max(place - 1, 0) : place + 2]]
         sure &= bool(np.sum(np.abs(near - x[order[place]]) <= margin) == 1)
     return Expected(kept=kept, token=int(sequence[place]), sure=sure)
