@@ -22,6 +22,9 @@ from jaxpaged.scored_tokens import ScoredTokens
 _INT_OPTIONS = ("top_k", "seeds", "num_logprobs", "prompt_lens")
 _FLOAT_OPTIONS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
 _NUM_OPTIONS = len(_INT_OPTIONS) + len(_FLOAT_OPTIONS)
+# bits of what a request may ask for, which a step need not look for where no seat has it: a history or biases, masks,
+# the prompt's scores, logprobs
+_EDITS, _CONSTRAINTS, _SCORES, _LOGPROBS = 1, 2, 4, 8
 COPIES = 16
 """Pairs of blocks that one program copies: a step has none or few, and more are copied by further calls."""
 
@@ -47,7 +50,8 @@ class StepInputs:
     history: i32[S, max_model_len], a row's tokens and then -1; None where no sampling row has a penalty.
     bias_ids: i32[S, MAX_BIASES], padded with -1, and bias_values: f32[S, MAX_BIASES]; None where no row has a bias.
     scored: None where the step scores no prompt.
-    wide: rows whose logprobs the sampler does not give.
+    bound: whether rows have constraints, so that masks are to be made before the draw. told: whether rows ask for
+    logprobs, and wide: those whose logprobs the sampler does not give.
     copies: i32[2, COPIES] each, sources and destinations of blocks to be copied before the step, one after the other,
     padded with the null block.
     """
@@ -57,6 +61,8 @@ class StepInputs:
     bias_ids: np.ndarray | None
     bias_values: np.ndarray | None
     scored: ScoredTokens | None = None
+    bound: bool = False
+    told: bool = False
     wide: tuple[int, ...] = ()
     copies: tuple[np.ndarray, ...] = ()
 
@@ -124,9 +130,7 @@ class Packer:
         self._known: list[object] = [None] * num_seats  # the block tables that a seat's copy was made of
         self._edits = [0] * num_seats  # the edit of them that was copied last
         self._lengths = [0] * num_seats  # entries of each table that were copied
-        self._edited = np.zeros(num_seats + 1, bool)  # whether its logits may be edited: penalties, biases, masks
-        self._scored = np.zeros(num_seats + 1, bool)  # whether it came with a prompt to score
-        self._wide = np.zeros(num_seats + 1, bool)  # whether it asks for logprobs that the sampler does not give
+        self._asks = np.zeros(num_seats + 1, np.uint8)  # what its request asks for: see `_EDITS`
 
     def pack(self, plan: StepPlan, layout: StepLayout) -> StepInputs:
         """The inputs of a step. A row whose request ended since the plan reads and writes the null block only."""
@@ -134,46 +138,52 @@ class Packer:
         ints = np.empty(layout.num_ints, np.int32)
         fields = unpack(ints, layout, lambda bits: bits.view(np.float32))
         rows, num_rows = plan.rows, layout.bucket.rows
-        self._pack_tokens(rows, fields)
+        has_drafts = self._pack_tokens(rows, fields)
         seats = np.full(num_rows, self._num_seats, np.intp)
         seats[: len(rows)] = [self._seat_of(row.request) for row in rows]
         seats[seats < 0] = self._num_seats
         fields.seats[:] = seats
-        if drafted := [i for i, row in enumerate(rows) if row.draft]:
-            fields.seats[drafted] = self._num_seats  # what it draws is nobody's last token yet
+        if has_drafts:  # what they draw is nobody's last token yet
+            fields.seats[[i for i, row in enumerate(rows) if row.draft]] = self._num_seats
         first = layout.bucket.tokens + (num_rows + 1) + 4 * num_rows
         options = ints[first : first + _NUM_OPTIONS * num_rows].reshape(_NUM_OPTIONS, num_rows)
         np.take(self._options, seats, axis=1, out=options, mode="clip")
         for group, table in enumerate(fields.block_tables):
             np.take(self._tables[group], seats, axis=0, out=table, mode="clip")
-        scored = ScoredTokens.of(plan) if self._scored[seats].any() else None
-        wide = _wide_rows(rows) if self._wide[seats].any() else ()
-        known = {"scored": scored, "wide": wide, "copies": _copies(plan.copies) if plan.copies else ()}
-        if not self._edited[seats].any():
-            return StepInputs(ints=ints, history=None, bias_ids=None, bias_values=None, **known)
-        bias_ids, bias_values = biases_of(rows, num_rows=num_rows, vocab=self._vocab_size)
+        asks = int(np.bitwise_or.reduce(self._asks[seats]))
+        edits = bool(asks & _EDITS)
+        bias_ids, bias_values = biases_of(rows, num_rows=num_rows, vocab=self._vocab_size) if edits else (None, None)
         return StepInputs(
             ints=ints,
-            history=history_of(rows, num_rows=num_rows, max_model_len=self._max_model_len),
+            history=history_of(rows, num_rows=num_rows, max_model_len=self._max_model_len) if edits else None,
             bias_ids=bias_ids,
             bias_values=bias_values,
-            **known,
+            scored=ScoredTokens.of(plan) if asks & _SCORES else None,
+            bound=bool(asks & _CONSTRAINTS),
+            told=bool(asks & _LOGPROBS),
+            wide=_wide_rows(rows) if asks & _LOGPROBS else (),
+            copies=_copies(plan.copies) if plan.copies else (),
         )
 
-    def _pack_tokens(self, rows: Sequence[RowPlan], fields: StepFields) -> None:
+    def _pack_tokens(self, rows: Sequence[RowPlan], fields: StepFields) -> bool:
+        """Which tokens the rows have, and where they stand. Whether there are drafted rows."""
         num_rows = len(rows)
-        counts = [row.length for row in rows]
+        requests, starts, counts, _, drafts = zip(*rows, strict=True)
+        lengths = np.array(counts, np.int32)
         ends = fields.cu_q_lens[1 : num_rows + 1]
         fields.cu_q_lens[0] = 0
-        np.cumsum(counts, out=ends)
+        np.cumsum(lengths, out=ends)
         num_tokens = int(ends[-1])
         fields.cu_q_lens[num_rows + 1 :] = num_tokens
         num_single = counts.count(1)
         assert 1 not in counts[num_single:], "rows with one token come first"
-        assert counts[num_single:] == sorted(counts[num_single:], key=lambda count: count == 0), (
-            "rows without come last"
-        )
-        token_ids = [row.draft[-1] if row.draft else row.request.tokens[row.start] for row in rows[:num_single]]
+        assert 0 not in counts[: num_rows - counts.count(0)], "rows without come last"
+        single = zip(requests[:num_single], starts, strict=False)
+        has_drafts = any(drafts)
+        if has_drafts:
+            token_ids = [d[-1] if d else r.tokens[start] for (r, start), d in zip(single, drafts, strict=False)]
+        else:
+            token_ids = [request.tokens[start] for request, start in single]
         for row in rows[num_single:]:
             token_ids += row.request.tokens[row.start : row.start + row.length]
         assert len(token_ids) == num_tokens, "a row computes tokens that its request does not have"
@@ -183,7 +193,7 @@ class Packer:
         assert packed.min() >= PENDING, f"token id {packed.min()} is negative"
         assert PENDING not in packed[num_single:], "a chunk holds a token that is not drawn yet"
         assert packed.max() < self._vocab_size, f"token id {packed.max()} is not below {self._vocab_size}"
-        fields.positions[:num_rows] = [row.start + row.length for row in rows]
+        np.add(starts, lengths, out=fields.positions[:num_rows])
         fields.positions[num_rows:] = 0
         longest = fields.positions.max()
         assert longest <= self._max_model_len, f"a row of {longest} tokens, at most {self._max_model_len}"
@@ -192,6 +202,7 @@ class Packer:
         fields.sampled_at[num_rows:] = 0
         if not counts[-1]:
             self._pack_followers(rows, fields)
+        return has_drafts
 
     def _pack_followers(self, rows: Sequence[RowPlan], fields: StepFields) -> None:
         """Rows without a token: to attention they are padding, and they sample where their leaders do."""
@@ -212,9 +223,7 @@ class Packer:
             self._known[seat], self._lengths[seat], self._edits[seat] = tables, 0, -1
             self._options[:, seat] = _option_bits(request)
             self._tables[:, seat] = 0
-            self._edited[seat] = edits_logits(request)
-            self._scored[seat] = request.num_scored < request.num_to_score
-            self._wide[seat] = request.params.wants_logprobs and request.params.num_likeliest is None
+            self._asks[seat] = _asks_of(request)
         if request.table_edits != self._edits[seat] and tables:  # a follower has none yet
             self._edits[seat] = request.table_edits
             self._copy_tables(request, seat)
@@ -232,6 +241,13 @@ class Packer:
             if start:
                 mine[:start] = NULL_BLOCK
         self._lengths[seat] = length
+
+
+def _asks_of(request: Request) -> int:
+    asks = _EDITS if edits_logits(request) else 0
+    asks |= _CONSTRAINTS if request.constraints else 0
+    asks |= _SCORES if request.num_scored < request.num_to_score else 0
+    return asks | (_LOGPROBS if request.params.wants_logprobs else 0)
 
 
 def _wide_rows(rows: Sequence[RowPlan]) -> tuple[int, ...]:

@@ -33,7 +33,8 @@ class BlockPool:
         self._free = list(range(num_blocks - 1, NULL_BLOCK, -1))  # a stack: the lowest id is on top
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently released first
         self._num_shared = 0
-        self._num_open = 0
+        self.num_open = 0
+        """Of the blocks in more than one table, those that are not sealed: those with room for a token among them."""
 
     @property
     def num_free(self) -> int:
@@ -61,11 +62,6 @@ class BlockPool:
     def num_shared(self) -> int:
         """Blocks that are in more than one table."""
         return self._num_shared
-
-    @property
-    def num_open(self) -> int:
-        """Of the blocks in more than one table, those that are not sealed: those with room for a token among them."""
-        return self._num_open
 
     def references(self, block: int) -> int:
         """How many tables hold `block`."""
@@ -108,7 +104,7 @@ class BlockPool:
         assert refs > 0, f"block {block} is in no table that could be forked"
         if refs == 1:
             self._num_shared += 1
-            self._num_open += not self._sealed[block]
+            self.num_open += not self._sealed[block]
         self._refs[block] = refs + 1
 
     def release(self, block: int) -> None:
@@ -119,7 +115,7 @@ class BlockPool:
         self._refs[block] = refs - 1
         if refs == 2:
             self._num_shared -= 1
-            self._num_open -= not self._sealed[block]
+            self.num_open -= not self._sealed[block]
         elif refs == 1:
             if self._sealed[block]:
                 self._cached[block] = None
@@ -132,7 +128,7 @@ class BlockPool:
         assert refs > 0, f"block {block} is sealed, but nobody holds it"
         assert not self._sealed[block], f"block {block} is sealed twice"
         self._sealed[block] = 1
-        self._num_open -= refs > 1
+        self.num_open -= refs > 1
 
     def unseal_all(self) -> None:
         """Give up every cached content: cached blocks become free, referenced ones stay with their holders."""
@@ -156,7 +152,7 @@ class BlockPool:
         assert not any(self._sealed[block] for block in self._free), "a free block is sealed"
         shared = [block for block, count in refs.items() if count > 1]
         assert self._num_shared == len(shared)
-        assert self._num_open == sum(not self._sealed[block] for block in shared)
+        assert self.num_open == sum(not self._sealed[block] for block in shared)
 
     def _evict(self) -> int:
         block, _ = self._cached.popitem(last=False)
@@ -166,6 +162,6 @@ class BlockPool:
     def _give_up(self, block: int) -> None:
         assert self._sealed[block], f"block {block} has no content to give up"
         self._sealed[block] = 0
-        self._num_open += self._refs[block] > 1
+        self.num_open += self._refs[block] > 1
         if self._on_evict is not None:
             self._on_evict(block)

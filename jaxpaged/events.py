@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jaxpaged.repetition import RepetitionDetectionParams
 from jaxpaged.repetition_search import RepetitionSearch
 from jaxpaged.request import FinishReason, Logprob, PromptLogprobs, Request, TokenEvent
 
@@ -15,9 +16,7 @@ def token_event(request: Request, place: int, logprobs: Mapping[int, Logprob] | 
     """What the token at `place` means: the request's end, where it is the last one. To be asked once of each token of
     an answer, in their order."""
     token, params = request.tokens[place], request.params
-    if params.repetition_detection is not None and request.repetition is None:
-        request.repetition = RepetitionSearch(params.repetition_detection)
-    goes_round = request.repetition is not None and request.repetition.read(token)
+    goes_round = params.repetition_detection is not None and _goes_round(request, params.repetition_detection, token)
     num_output = place + 1 - len(request.prompt)
     finish: FinishReason | None = None
     stop_reason: int | str | None = None
@@ -49,3 +48,9 @@ def _of_prompt(request: Request) -> PromptLogprobs:
     found = len(request.prompt_logprobs)
     assert found == request.num_to_score, f"request {request.id!r}: {found} of {request.num_to_score} tokens are scored"
     return (None, *request.prompt_logprobs)
+
+
+def _goes_round(request: Request, params: RepetitionDetectionParams, token: int) -> bool:
+    if request.repetition is None:
+        request.repetition = RepetitionSearch(params)
+    return request.repetition.read(token)

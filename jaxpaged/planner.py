@@ -43,6 +43,8 @@ class Planner:
         self._roster.seat_followers()  # they are older than the queue
         if self._roster.waiting and spare:
             self._admissions(rows)
+        if not self._roster.num_following:
+            return rows
         followers = (f for row in rows if row.samples for f in row.request.followers if f.seat >= 0)
         return [*rows, *map(RowPlan.following, followers)]
 
@@ -152,7 +154,8 @@ class Planner:
     def _make_room(self, request: Request, num_tokens: int) -> bool:
         """Let a running request hold `num_tokens` tokens, preempting younger ones; False: it must wait."""
         cache = self._cache
-        if num_tokens <= len(request.block_ids[0]) * cache.block_size and not cache.shared_tails(request):
+        own = not cache.pool.num_open or not cache.shared_tails(request)  # asked of every row of every step
+        if own and num_tokens <= len(request.block_ids[0]) * cache.block_size:
             return True
         while not self._cache.make_room(request, num_tokens, self._roster.running):
             victim = self._roster.running[-1]

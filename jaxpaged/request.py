@@ -119,7 +119,9 @@ class Request:
     @property
     def rests(self) -> bool:
         """Whether it has nothing to compute while it runs: it has all its tokens, or the last one is to be chosen."""
-        return self.has_all_tokens or (self.held and (self.paused or self.tokens[-1] == PENDING))
+        if len(self.tokens) - len(self.prompt) >= self.max_tokens:  # `has_all_tokens`, without the call
+            return True
+        return self.held and (self.paused or self.tokens[-1] == PENDING)
 
     @property
     def has_all_tokens(self) -> bool:

@@ -46,6 +46,11 @@ class Roster:
         followers = sum(follower.seat >= 0 for request in self.running for follower in request.followers)
         return followers + sum(not request.has_all_tokens for request in self.running)
 
+    @property
+    def num_following(self) -> int:
+        """Requests whose prompt another one computes."""
+        return len(self.requests) - len(self.running) - len(self.waiting)
+
     def queue(self, request: Request, followers: Sequence[Request] = ()) -> None:
         """Put a new request at the end of the queue. followers: new, too, and of the same prompt."""
         for new in (request, *followers):
@@ -62,7 +67,7 @@ class Roster:
 
     def seat_followers(self) -> None:
         """Keep seats for followers of running requests, the oldest first, as far as there are seats and rows."""
-        if not any(request.followers for request in self.running):
+        if not self.num_following:
             return
         free = min(len(self.seats), self._config.max_rows - self.num_claims)
         unseated = [f for request in self.running for f in request.followers if f.seat < 0]

@@ -12,8 +12,8 @@ from jaxpaged.sampling_params import MAX_BIASES
 
 
 def edits_logits(request: Request) -> bool:
-    """Whether a step may have to bring something for it: a history, biases or a mask."""
-    return is_penalised(request) or bool(request.params.logit_bias) or bool(request.constraints)
+    """Whether a step may have to bring something for it: a history or biases."""
+    return is_penalised(request) or bool(request.params.logit_bias)
 
 
 def is_penalised(request: Request) -> bool:

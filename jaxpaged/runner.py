@@ -6,7 +6,6 @@ nothing of the policy, and nothing of what the programs are (`programs.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -19,10 +18,11 @@ from jaxpaged.buckets import Bucket
 from jaxpaged.errors import EngineError
 from jaxpaged.masks import mask_words
 from jaxpaged.models.kv import KVPool
+from jaxpaged.plan import StepPlan
 from jaxpaged.programs import Programs
 from jaxpaged.request import Logprob
 from jaxpaged.sampler import Sampled, SamplingRows
-from jaxpaged.sampling_params import MAX_BIASES, SamplingParams
+from jaxpaged.sampling_params import MAX_BIASES
 from jaxpaged.scored_tokens import ScoredTokens
 from jaxpaged.scoring import Scored, StepScores, by_token
 from jaxpaged.wide_logprobs import WideLogprobs, slices_of
@@ -42,9 +42,13 @@ class Forward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What a step computed, still on the device; one entry per row of the bucket, and the scores of its prompts."""
+    """What a step computed, still on the device; one entry per row of the bucket, and the scores of its prompts.
+
+    told: whether rows ask for logprobs.
+    """
 
     sampled: Sampled
+    told: bool
     scores: StepScores | None = None
     wide: WideLogprobs | None = None
 
@@ -60,12 +64,10 @@ class StepResult:
             rows[: len(scored)] = [row and places for row, places in zip(rows, scored, strict=False)]
         return rows
 
-    def logprobs(self, wanted: Sequence[SamplingParams | None]) -> list[dict[int, Logprob] | None]:
-        """Per row, the chosen token's logprob and those that its request asks for; None where it asks for none.
-
-        wanted: the parameters of rows that sample, None for others."""
-        if not any(params is not None and params.wants_logprobs for params in wanted):
-            return [None] * len(wanted)
+    def logprobs(self, plan: StepPlan) -> list[dict[int, Logprob] | None]:
+        """Per row, the chosen token's logprob and those that its request asks for; None where it asks for none."""
+        if not self.told:
+            return [None] * len(plan.rows)
         tokens, chosen, ranks, top_ids, top = (
             np.asarray(array)
             for array in (
@@ -77,9 +79,9 @@ class StepResult:
             )
         )
         rows: list[dict[int, Logprob] | None] = []
-        for row, params in enumerate(wanted):
-            token = int(tokens[row])
-            if params is None or not params.wants_logprobs or token < 0:
+        for row, planned in enumerate(plan.rows):
+            token, params = int(tokens[row]), planned.request.params
+            if not planned.samples or not params.wants_logprobs or token < 0:
                 rows.append(None)
             elif (count := params.num_likeliest) is not None:
                 likeliest = top_ids[row, :count].tolist(), top[row, :count].tolist()
@@ -89,9 +91,11 @@ class StepResult:
                 rows.append(self.wide.of(row, token, params))
         return rows
 
-    def prompt_logprobs(self, wanted: Sequence[int | None]) -> list[list[dict[int, Logprob]]] | None:
+    def prompt_logprobs(self, plan: StepPlan) -> list[list[dict[int, Logprob]]] | None:
         """Per row of the plan, the logprobs of the prompt tokens that were scored; None where there are none."""
-        return None if self.scores is None else self.scores.logprobs(wanted)
+        if self.scores is None:
+            return None
+        return self.scores.logprobs([row.request.params.prompt_logprobs for row in plan.rows])
 
 
 class ModelRunner:
@@ -187,7 +191,7 @@ class ModelRunner:
         if picker is not None:
             slices = tuple(picker(forward.logits, places) for places in slices_of(inputs.wide))
             wide = WideLogprobs(rows=inputs.wide, slices=slices)
-        return StepResult(sampled=sampled, scores=forward.scores, wide=wide)
+        return StepResult(sampled=sampled, told=inputs.told, scores=forward.scores, wide=wide)
 
     def _score(self, tokens: ScoredTokens, picker: Compiled, scorer: Compiled, hidden: Array) -> StepScores:
         slices = tokens.slices(self.config.score_rows)

@@ -194,10 +194,12 @@ class Scheduler:
             return None
         if self._drafting is not None:
             rows = self._drafting.add(rows, self.buckets)
-        rows.sort(key=lambda row: row.length > 1 if row.length else 2)  # stable: one-token rows first, each kind by age
-        num_tokens = sum(row.length for row in rows)
+        lengths = [row.length for row in rows]
+        longest, num_tokens = max(lengths), sum(lengths)
+        if longest > 1:  # else they stand so already; stable: one-token rows first, each kind by age
+            rows.sort(key=lambda row: row.length > 1 if row.length else 2)
         assert num_tokens <= self.config.max_step_tokens
-        bucket = self.buckets.fit(num_tokens, len(rows), decode=max(row.length for row in rows) == 1)
+        bucket = self.buckets.fit(num_tokens, len(rows), decode=longest == 1)
         self._plan = StepPlan(rows=tuple(rows), bucket=bucket, copies=self._cache.copies)
         return self._plan
 
@@ -212,19 +214,18 @@ class Scheduler:
         void: set[int] = set()
         self._void.append(void)
         forked: list[Request] = []
-        for i, row in enumerate(plan.rows):
-            request, end = row.request, row.start + row.length
+        for i, (request, start, count, samples, draft) in enumerate(plan.rows):
             # since the plan it may have ended, or the one that it follows
-            if request.state is not RequestState.RUNNING or (row.length == 0 and request not in forked):
+            if request.state is not RequestState.RUNNING or (count == 0 and request not in forked):
                 void.add(i)
                 continue
-            if row.draft:
+            if draft:
                 continue
-            assert request.num_computed == row.start, f"request {request.id!r} moved since the plan"
-            request.num_computed = end
+            assert request.num_computed == start, f"request {request.id!r} moved since the plan"
+            request.num_computed = end = start + count
             if request.params.prompt_logprobs is not None:
                 request.num_scored = max(request.num_scored, min(end, request.num_to_score))
-            if row.samples:
+            if samples:
                 if request.followers:
                     forked += self.roster.fork(request)
                 request.tokens.append(PENDING)
@@ -261,32 +262,33 @@ class Scheduler:
             self._drafting.committed(plan)
         events: list[TokenEvent] = []
         for i, row in enumerate(plan.rows):
-            if i in void:
+            planned, start, count, samples, draft = row
+            if void and i in void:
                 continue
-            request, end = row.request.last_heir, row.start + row.length
+            request, end = planned if planned.heir is None else planned.last_heir, start + count
             if prompt_logprobs is not None:
                 request.prompt_logprobs += prompt_logprobs[i]  # of one that has ended, too: its forks are told the same
-            if request.state is RequestState.FINISHED or (row.draft and not self._accept(row, tokens[i])):
+            if request.state is RequestState.FINISHED or (draft and not self._accept(row, tokens[i])):
                 continue
             spoilt = finite is not None and not finite[i]
-            if spoilt or (row.samples and tokens[i] < 0):
+            if spoilt or (samples and tokens[i] < 0):
                 # a prompt that is not finite is no better for those who wait for it
                 for one in (*request.followers, request) if spoilt else (request,):
                     self._release(one, FinishReason.ERROR)
                     events.append(failure(one, end - 1) if spoilt else dead_end(one, end))
                 continue
-            if row.samples:
+            if samples:
                 assert request.tokens[end] == PENDING, f"request {request.id!r} has its token at {end} already"
                 request.tokens[end] = tokens[i]
             if request.state is RequestState.RUNNING:  # else it was preempted since, and has no blocks
-                self._cache.publish(request, row.start, end)
-            if row.samples and request.held:
+                self._cache.publish(request, start, end)
+            if samples and request.held:
                 if request.state is RequestState.RUNNING:
                     request.paused = True
                     events.append(TokenEvent(request.id, tokens[i], logprobs=logprobs[i] if logprobs else None))
                 else:
                     self.roster.forget_draw(request)
-            elif row.samples:
+            elif samples:
                 event = token_event(request, end, logprobs[i] if logprobs is not None else None)
                 if event.finish is not None:
                     self._release(request, event.finish)

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from jaxpaged.batch import Packer
 from jaxpaged.mask_filler import MaskFiller
 from jaxpaged.masks import waits
@@ -48,9 +50,8 @@ class Steps:
         count: Callable[[StepPlan, Sequence[TokenEvent]], None],
     ) -> None:
         self.in_flight: deque[Step] = deque()  # oldest first
-        self._events: list[
-            TokenEvent
-        ] = []  # not told yet: more than none only while `advance` runs, or was interrupted
+        # not told yet: more than none only while `advance` runs, or was interrupted
+        self._events: list[TokenEvent] = []
         self._runner = runner
         self._packer = packer
         self._masks = masks
@@ -108,21 +109,27 @@ class Steps:
         if not self.in_flight or self.in_flight[-1].result is not None:
             return
         step = self.in_flight[-1]
-        if any(map(waits, step.plan.rows)):
+        assert step.forward is not None, "a step is drawn twice"
+        masks = self._make_masks(step.plan, scheduler) if step.forward.inputs.bound else None
+        started = self._clock()
+        step.result = self._runner.draw(step.forward, masks)
+        step.forward = None
+        self._metrics.execute_s += self._clock() - started
+
+    def _make_masks(self, plan: StepPlan, scheduler: Scheduler) -> np.ndarray | None:
+        """The masks of a step's rows. What may draw nothing ends, before the draw: interrupted there, it is done again,
+        and these have ended."""
+        if any(map(waits, plan.rows)):
             while len(self.in_flight) > 1:
                 self._commit(scheduler)
         started = self._clock()
-        masks, ended = self._masks.of(step.plan)
-        for end in ended:  # before the draw: interrupted there, it is done again, and these have ended
+        masks, ended = self._masks.of(plan)
+        for end in ended:
             if (event := scheduler.finish(end.request.id, end.reason, error=end.error)) is not None:
                 self._metrics.finished += 1
                 self._events.append(event)
-        filled = self._clock()
-        assert step.forward is not None, "a step is drawn twice"
-        step.result = self._runner.draw(step.forward, masks)
-        step.forward = None
-        self._metrics.mask_s += filled - started
-        self._metrics.execute_s += self._clock() - filled
+        self._metrics.mask_s += self._clock() - started
+        return masks
 
     def _commit(self, scheduler: Scheduler) -> None:
         """Take in the oldest step in flight. Interrupted while it waits for the device, it can be called again."""
@@ -131,8 +138,7 @@ class Steps:
         assert result is not None, "a step is committed whose tokens were not drawn"
         rows = len(plan.rows)
         tokens, finite = result.tokens()[:rows], result.finite()[:rows]
-        logprobs = result.logprobs([row.request.params if row.samples else None for row in plan.rows])
-        prompt_logprobs = result.prompt_logprobs([row.request.params.prompt_logprobs for row in plan.rows])
+        logprobs, prompt_logprobs = result.logprobs(plan), result.prompt_logprobs(plan)
         arrived = self._clock()
         self.in_flight.popleft()
         events = scheduler.commit(plan, tokens, finite=finite, logprobs=logprobs, prompt_logprobs=prompt_logprobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,11 +24,17 @@ class Result:
     def finite(self) -> list[bool]:
         return [True]
 
-    def logprobs(self, wanted: list[Any]) -> None:
-        del wanted
+    def logprobs(self, plan: StepPlan) -> None:
+        del plan
 
-    def prompt_logprobs(self, wanted: list[Any]) -> None:
-        del wanted
+    def prompt_logprobs(self, plan: StepPlan) -> None:
+        del plan
+
+
+class Logits:
+    """What a step of bound rows is drawn from."""
+
+    inputs = SimpleNamespace(bound=True)
 
 
 class Device:
@@ -42,18 +49,18 @@ class Device:
     def pack(self, plan: StepPlan, layout: None) -> None:
         del plan, layout
 
-    def forward(self, inputs: None, bucket: Bucket) -> str:
+    def forward(self, inputs: None, bucket: Bucket) -> Logits:
         del inputs, bucket
-        return "logits"
+        return Logits()
 
     def of(self, plan: StepPlan) -> tuple[None, list[Ended]]:
         """Of requests that go on, those that end now, as the filler of masks tells them."""
         del plan
         return None, [end for end in self.ended if end.request.state is not RequestState.FINISHED]
 
-    def draw(self, forward: str, masks: None) -> Result:
+    def draw(self, forward: Logits, masks: None) -> Result:
         del masks
-        assert forward == "logits"
+        assert isinstance(forward, Logits)
         if self.interrupts:
             self.interrupts -= 1
             raise KeyboardInterrupt
