@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
-
 import msgspec
 
 from jaxpaged.errors import GrammarError
+from jaxpaged.frames import framed
 from jaxpaged.structured.params import StructuredOutputsParams
 
-LENGTH_BYTES = 4
-"""Of a frame's length, little-endian, before its body."""
 COMMAND = ("-m", "jaxpaged.structured.worker")
 """The process, behind `children.PYTHON`."""
 CPU_S = 1.0
@@ -20,7 +17,7 @@ _SHOWN = 200
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """The first frame, of the tokenizer. An empty frame answers it; from there on time counts.
+    """The first frame, of the tokenizer. From its answer on time counts.
 
     special: the special tokens by their texts. tokens: the bytes of all tokens, by id. no_text: those that are no text.
     """
@@ -55,18 +52,9 @@ class Shown(str):
         return str(self)
 
 
-def frame(told: Setup | Ask | Answer | None) -> bytes:
-    """The bytes of a message; None: of an empty frame."""
-    body = b"" if told is None else msgspec.msgpack.encode(told)
-    return len(body).to_bytes(LENGTH_BYTES, "little") + body
-
-
-def next_frame(stream: BinaryIO) -> bytes | None:
-    """The body of the next frame, None at the end."""
-    header = stream.read(LENGTH_BYTES)
-    length = int.from_bytes(header, "little")
-    body = stream.read(length) if len(header) == LENGTH_BYTES else b""
-    return body if len(header) == LENGTH_BYTES and len(body) == length else None
+def frame(told: Setup | Ask | Answer) -> bytes:
+    """The bytes of a message."""
+    return framed(msgspec.msgpack.encode(told))
 
 
 def answer_of(error: GrammarError) -> Answer:

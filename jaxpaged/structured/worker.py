@@ -1,55 +1,42 @@
-"""The child: makes grammars, one at a time, and reads each once, until its input ends. [host half: no jax]
+"""The child: makes grammars, one at a time, and reads each once. [host half: no jax]
 
-Its memory is capped, and so is the time of a processor that a form may take; time by the clock is the parent's affair,
-who kills it. It tries forms with the tokens that the model has, since on these depends what a mask takes. It reads with
-a fourth of the stack that threads have elsewhere, so that what it got through recurses nowhere too deep.
+The time of a processor that a form may take is capped. It tries forms with the tokens that the model has, since on
+these depends what a mask takes. It reads with a fourth of the stack that threads have elsewhere, so that what it got
+through recurses nowhere too deep.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
+from jaxpaged.answering import answer_frames
 from jaxpaged.errors import GrammarError
-from jaxpaged.parent import end_with_parent
 from jaxpaged.structured.constraint import MAX_MASK_S, too_slow
 from jaxpaged.structured.grammar import grammar_of
 from jaxpaged.structured.params import StructuredOutputsParams
 from jaxpaged.structured.vocabulary import Vocabulary
-from jaxpaged.structured.wire import CPU_S, Answer, Ask, Setup, answer_of, frame, next_frame
+from jaxpaged.structured.wire import CPU_S, Answer, Ask, Setup, answer_of, frame
 
-MEMORY_CAP = 512 * 1024 * 1024
-"""Bytes of address space beyond what the process has when it is ready."""
 _STACK_BYTES = 2 * 1024 * 1024
 
 
 def main() -> int:
     """Serve stdin until its end."""
-    end_with_parent()  # a grammar need not be read by itself
-    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write between the frames
-    if (told := next_frame(sys.stdin.buffer)) is None:
-        return 0
+    return answer_frames(_begin)
+
+
+def _begin(told: bytes) -> Callable[[bytes], bytes]:
     setup = msgspec.msgpack.decode(told, type=Setup)
     vocabulary = Vocabulary(setup.tokens, setup.no_text, encode=lambda _: None, width=len(setup.tokens))
     decode = msgspec.msgpack.Decoder(Ask).decode
     threading.stack_size(_STACK_BYTES)
-    _cap_memory()
-    output.write(frame(None))
-    output.flush()
-    while (told := next_frame(sys.stdin.buffer)) is not None:
-        asked = decode(told)
-        output.write(frame(_in_thread(lambda asked=asked: _made(asked, setup.special, vocabulary))))
-        output.flush()
-    return 0
+    return lambda asked: frame(_in_thread(lambda: _made(decode(asked), setup.special, vocabulary)))
 
 
 def _made(asked: Ask, special: dict[str, int], vocabulary: Vocabulary) -> Answer:
@@ -95,15 +82,6 @@ def _in_thread(work: Callable[[], Answer]) -> Answer:
     thread.start()
     thread.join()
     return done[0]
-
-
-def _cap_memory() -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError):  # not a Unix, or no such figure there
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        cap = pages * resource.getpagesize() + MEMORY_CAP
-        resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,10 @@ from typing import Any
 
 import msgspec
 
-from jaxpaged.errors import ChildError, PromptError, TokenizerError
+from jaxpaged.errors import PromptError, TokenizerError
+from jaxpaged.frames import framed
 
-LENGTH_BYTES = 4
-"""Of a frame's length, little-endian, before its body."""
-READY = bytes(LENGTH_BYTES)
-"""What it says first, an empty frame: from here on time is the template's."""
-START_S = 20.0
-"""Seconds that it may take to say so."""
+NAME = "process of chat templates"
 COMMAND = ("-m", "jaxpaged.templating.worker")
 """The process, behind `children.PYTHON`."""
 
@@ -59,7 +55,7 @@ def frame(told: Setup | Render | Rendered) -> bytes:
         raise refusal("PromptError", "messages", "they must be text that UTF-8 can hold") from None
     except RecursionError:
         raise refusal("PromptError", "messages", "they are nested too deeply") from None
-    return len(body).to_bytes(LENGTH_BYTES, "little") + body
+    return framed(body)
 
 
 def text_of(reply: Rendered) -> str:
@@ -84,10 +80,3 @@ def too_slow(limit_s: float) -> PromptError | TokenizerError:
 def broken() -> PromptError | TokenizerError:
     """The error of a template whose process has ended."""
     return refusal("PromptError", "messages", "the chat template broke its process, by the memory it took or otherwise")
-
-
-def not_started(limit_s: float, why: str) -> ChildError:
-    """The error of a process that was not ready in time, or ended before that: no template was at work yet."""
-    fix = "Ask again when the machine has less to do; what the process wrote to stderr may tell more"
-    limit = f"it must start within {limit_s:g} s"
-    return ChildError(name="process of chat templates", value=why, limit=limit, fix=fix)

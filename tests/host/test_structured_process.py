@@ -121,21 +121,21 @@ def test_forms_are_tried_with_the_tokens_that_there_are(process: GrammarProcess)
 
 
 def test_time_of_forms_before_does_not_count(process: GrammarProcess) -> None:
-    child = process._child
+    child = process._child._process
     form = {"properties": {f"k{i}": {"type": "number", "minimum": i + 0.5} for i in range(100)}}
     for i in range(20):  # together more than one may take
         assert process.grammar(StructuredOutputsParams(json={**form, "title": f"{i}"}))
     for _ in range(5):
         with pytest.raises(GrammarError):
             process.grammar(StructuredOutputsParams(regex="("))
-    assert process._child is child or child is None
+    assert process._child._process is child or child is None
 
 
 def test_another_child_takes_the_place_of_one_that_was_killed(process: GrammarProcess) -> None:
     process.grammar(StructuredOutputsParams(choice=["a"]))
-    assert process._child is not None
-    os.kill(process._child.pid, signal.SIGKILL)
-    process._child.wait()
+    assert process._child._process is not None
+    os.kill(process._child._process.pid, signal.SIGKILL)
+    process._child._process.wait()
     assert process.grammar(StructuredOutputsParams(choice=["b"]))
 
 
@@ -143,8 +143,8 @@ def test_closed_processes_end_their_children_and_another_form_starts_one() -> No
     several = GrammarProcesses(setup())
     for _ in range(2):
         assert several.grammar(QUICK)
-        (child,) = [one._child for one in several._free.queue if one._child is not None]
+        (child,) = [one._child._process for one in several._free.queue if one._child._process is not None]
         assert child.poll() is None
         several.close()
         assert child.poll() is not None
-    assert all(one._child is None for one in several._free.queue)
+    assert all(one._child._process is None for one in several._free.queue)

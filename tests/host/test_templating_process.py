@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from hostile_templates import FORMATS, HOSTILE
 
+from jaxpaged import asked_child, frames
 from jaxpaged.chat_template import ChatTemplates
 from jaxpaged.children import KEY_VARIABLES
 from jaxpaged.errors import ChildError, JaxPagedError, PromptError, TokenizerError
-from jaxpaged.templating import process
 from jaxpaged.templating.process import CappedTemplates
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "so 🙂 >"}]
@@ -105,18 +105,18 @@ def test_formats_do_not_reach_into_objects() -> None:
 
 def test_a_child_that_died_is_replaced(capped: CappedTemplates) -> None:
     expected = good(capped)
-    child = capped._child
+    child = capped._child._process
     assert child is not None
     child.kill()
     child.wait()
     assert good(capped) == expected
-    assert capped._child is not child
+    assert capped._child._process is not child
 
 
 def test_a_child_ends_with_its_templates(capped: CappedTemplates) -> None:
     templates = CappedTemplates({"good": GOOD}, {})
     good(templates)
-    child, seen = templates._child, weakref.ref(templates)
+    child, seen = templates._child._process, weakref.ref(templates)
     assert child is not None
     pid = child.pid
     del child, templates
@@ -132,13 +132,13 @@ def test_a_thread_that_ends_takes_no_child_with_it() -> None:
     try:
         first.start()
         first.join()
-        child, until = templates._child, time.monotonic() + 5
+        child, until = templates._child._process, time.monotonic() + 5
         while Path(f"/proc/self/task/{first.native_id}").exists():  # it is joined a little before it has ended
             assert time.monotonic() < until
             time.sleep(0.001)
         assert good(templates)
         assert child is not None
-        assert templates._child is child
+        assert templates._child._process is child
     finally:
         templates.close()
     assert child.poll() is not None
@@ -152,11 +152,12 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_template(
 ) -> None:
     templates = CappedTemplates({"good": GOOD}, {})
     with monkeypatch.context() as patched:
-        patched.setattr(process, "COMMAND", ("-c", does))
-        patched.setattr(process, "START_S", 0.3)
+        patched.setattr(templates._child, "_command", ("-c", does))
+        patched.setattr(asked_child, "START_S", 0.3)
+        patched.setattr(frames, "START_S", 0.3)
         with pytest.raises(ChildError, match=rf"process of chat templates is .*({told}).*within 0.3 s"):
             good(templates)
-        assert templates._child is None
+        assert templates._child._process is None
     assert good(templates)
     templates.close()
 
@@ -168,8 +169,8 @@ def test_the_child_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     templates = CappedTemplates({"good": GOOD}, {})
     try:
         good(templates)
-        assert templates._child is not None
-        given = Path(f"/proc/{templates._child.pid}/environ").read_bytes()
+        assert templates._child._process is not None
+        given = Path(f"/proc/{templates._child._process.pid}/environ").read_bytes()
     finally:
         templates.close()
     assert b"HF_TOKEN" not in given
@@ -184,7 +185,7 @@ def test_ctrl_c_leaves_no_answer_for_the_next_one(capped: CappedTemplates, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(capped, "_read", interrupt)
+        patched.setattr(asked_child, "_read", interrupt)
         with pytest.raises(KeyboardInterrupt):
             good(capped, mode="the first")
     assert good(capped) == expected

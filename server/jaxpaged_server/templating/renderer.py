@@ -12,20 +12,8 @@ from typing import Any
 import msgspec
 
 from jaxpaged.children import PYTHON
-from jaxpaged.templating.wire import (
-    COMMAND,
-    LENGTH_BYTES,
-    READY,
-    START_S,
-    Render,
-    Rendered,
-    Setup,
-    broken,
-    frame,
-    not_started,
-    text_of,
-    too_slow,
-)
+from jaxpaged.frames import LENGTH_BYTES, READY, START_S, not_started
+from jaxpaged.templating.wire import COMMAND, NAME, Render, Rendered, Setup, broken, frame, text_of, too_slow
 from jaxpaged.tokenize import read_templates
 from jaxpaged_server.access.keys import Key
 from jaxpaged_server.children import child_environment
@@ -132,7 +120,7 @@ class TemplateRenderer:
                 *PYTHON, *COMMAND, stdin=pipe, stdout=pipe, env=child_environment(), start_new_session=True
             )
         except OSError as error:
-            raise not_started(START_S, str(error)) from error
+            raise not_started(NAME, str(error)) from error
         assert child.stdin is not None
         assert child.stdout is not None
         try:
@@ -142,7 +130,7 @@ class TemplateRenderer:
                 await child.stdout.readexactly(len(READY))
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
             await _kill(child)
-            raise not_started(START_S, type(error).__name__) from None
+            raise not_started(NAME, type(error).__name__) from None
         except BaseException:
             await _kill(child)
             raise
