@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from jaxpaged.errors import ConfigError, ModelError, ParameterError
+from jaxpaged.json_option import option_object
 from jaxpaged.request import SamplingParams
-from jaxpaged.unique_keys import unique_keys
 from jaxpaged.weights.folder import read_json
 
 FILE = "generation_config.json"
@@ -81,18 +80,9 @@ def check_override(value: object) -> dict[str, int | float | None]:
 
     null stands for the API's own default. Raises ConfigError naming the key.
     """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value, object_pairs_hook=unique_keys)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(name=OVERRIDE, value=value, limit=f"it is not JSON: {error}") from None
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        limit = "it must be a JSON object"
-        raise ConfigError(name=OVERRIDE, value=value, limit=limit, fix='As in {"temperature": 0.5}')
+    asked = option_object(OVERRIDE, value, fix='As in {"temperature": 0.5}')
     checked: dict[str, int | float | None] = {}
-    for key, given in value.items():
+    for key, given in asked.items():
         if key not in FIELDS:
             meant = {**dict.fromkeys(FIELDS), "max_tokens": "max_new_tokens"}
             near = difflib.get_close_matches(str(key), meant, n=1, cutoff=0.7)

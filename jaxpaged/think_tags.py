@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxpaged.errors import ConfigError
-from jaxpaged.unique_keys import unique_keys
+from jaxpaged.json_option import option_object
 
 KNOWN_TAGS = (
     ("<think>", "</think>"),
@@ -40,30 +39,19 @@ class ThinkTags:
 
 def check_reasoning_config(value: object) -> dict[str, str]:
     """The option `reasoning_config`, an object or its JSON text: empty, or with both tags. Raises ConfigError."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value, object_pairs_hook=unique_keys)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(name=REASONING_CONFIG, value=value, limit=f"it is not JSON: {error}") from None
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        limit = "it must be a JSON object"
-        raise ConfigError(
-            name=REASONING_CONFIG, value=value, limit=limit, fix=f'As in {{"{_KEYS[0]}": "<think>", "{_KEYS[1]}": ...}}'
-        )
-    unknown = [key for key in value if key not in _KEYS]
-    if unknown or (value and len(value) < len(_KEYS)):
+    given = option_object(REASONING_CONFIG, value, fix=f'As in {{"{_KEYS[0]}": "<think>", "{_KEYS[1]}": ...}}')
+    unknown = [key for key in given if key not in _KEYS]
+    if unknown or (given and len(given) < len(_KEYS)):
         limit = f"it must have {_KEYS[0]} and {_KEYS[1]}, and nothing else"
-        raise ConfigError(name=REASONING_CONFIG, value=dict(value), limit=limit)
-    for key, text in value.items():
+        raise ConfigError(name=REASONING_CONFIG, value=dict(given), limit=limit)
+    for key, text in given.items():
         if not isinstance(text, str) or not text:
             limit = "it must be a text, and not empty"
             raise ConfigError(name=f"{REASONING_CONFIG}.{key}", value=text, limit=limit)
-    if value and value[_KEYS[0]] == value[_KEYS[1]]:
+    if given and given[_KEYS[0]] == given[_KEYS[1]]:
         limit = "beginning and end must be told apart"
-        raise ConfigError(name=REASONING_CONFIG, value=dict(value), limit=limit)
-    return dict(value)
+        raise ConfigError(name=REASONING_CONFIG, value=dict(given), limit=limit)
+    return dict(given)
 
 
 def think_tags(

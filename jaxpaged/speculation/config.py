@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from jaxpaged.bounded_json import parse_json
 from jaxpaged.checked_numbers import number, whole_number
 from jaxpaged.errors import ConfigError, ParameterError
+from jaxpaged.json_option import option_object
 
 OPTION = "speculative_config"
 METHODS = ("ngram", "suffix")
@@ -65,27 +65,20 @@ def speculation_config(value: object) -> SpeculationConfig | None:
 
     Raises ConfigError naming the key, its value and the limit.
     """
-    if isinstance(value, str):
-        try:
-            value = parse_json(value.encode())
-        except ValueError as error:
-            raise ConfigError(name=OPTION, value=value, limit=f"it is not JSON: {error}") from None
-    if value is None or value == {}:
+    asked = option_object(OPTION, value, fix='As in {"method": "ngram", "num_speculative_tokens": 4}')
+    if not asked:
         return None
-    if not isinstance(value, Mapping):
-        fix = 'As in {"method": "ngram", "num_speculative_tokens": 4}'
-        raise ConfigError(name=OPTION, value=value, limit="it must be a JSON object", fix=fix)
-    method = value.get("method")
+    method = asked.get("method")
     if method not in METHODS:
         limit = f"it must be {' or '.join(METHODS)}: drafts come from the text itself, not from a second model"
         raise ConfigError(name=f"{OPTION}.method", value=method, limit=limit)
-    for key, given in value.items():
+    for key, given in asked.items():
         if key not in _KEYS[method]:
             near = difflib.get_close_matches(str(key), _KEYS[method], n=1, cutoff=0.7)
             limit = f"method {method} has no such key; it has {', '.join(_KEYS[method])}"
             fix = f"Did you mean {near[0]}?" if near else "Leave it out"
             raise ConfigError(name=f"{OPTION}.{str(key)[:64]}", value=given, limit=limit, fix=fix)
-    return _ngram(value) if method == "ngram" else _suffix(value)
+    return _ngram(asked) if method == "ngram" else _suffix(asked)
 
 
 def _ngram(value: Mapping[str, Any]) -> SpeculationConfig:

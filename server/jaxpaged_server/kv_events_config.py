@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
 
 from jaxpaged.errors import ConfigError
+from jaxpaged.json_option import option_object
 
 _FLAG = "kv_events_config"
 _PUBLISHERS = ("null", "zmq")
@@ -66,25 +64,14 @@ def kv_events_config(value: object) -> KVEventsConfig:
     """Of JSON text or of a mapping of its keys. Raises ConfigError, for a key that there is not, too."""
     if isinstance(value, KVEventsConfig):
         return value
-    if isinstance(value, str):
-        value = _decoded(value)
-    if not isinstance(value, Mapping):
-        raise ConfigError(name=_FLAG, value=value, limit="it must be a JSON object", fix=f"Its keys: {_keys()}")
+    given = option_object(_FLAG, value, fix=f"Its keys: {_keys()}")
     known = [item.name for item in fields(KVEventsConfig)]
-    for key in value:
+    for key in given:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
             fix = f"Did you mean {near[0]!r}?" if near else f"There are: {_keys()}"
-            raise _refused(str(key), value[key], "there is no such key", fix)
-    given: dict[str, Any] = dict(value)
+            raise _refused(str(key), given[key], "there is no such key", fix)
     return KVEventsConfig(**given)
-
-
-def _decoded(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(name=_FLAG, value=text, limit=f"it is not JSON: {error}") from None
 
 
 def _keys() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -10,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxpaged.errors import ConfigError
+from jaxpaged.json_option import option_object
 
 _FLAG = "structured_outputs_config"
 _BACKENDS = ("auto", "guidance", "xgrammar", "outlines", "lm-format-enforcer")
@@ -48,17 +48,10 @@ def structured_outputs_config(value: object) -> StructuredOutputsConfig:
     """The config in an object, or in the JSON text of one. Raises ConfigError."""
     if isinstance(value, StructuredOutputsConfig):
         return value
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(name=_FLAG, value=value, limit=f"it is not JSON: {error}") from None
-    if not isinstance(value, Mapping):
-        limit = "it must be a JSON object"
-        raise ConfigError(name=_FLAG, value=value, limit=limit, fix='As in {"disable_any_whitespace": true}')
+    keys = option_object(_FLAG, value, fix='As in {"disable_any_whitespace": true}')
     known = [field.name for field in fields(StructuredOutputsConfig)]
     given = {}
-    for name, asked in value.items():
+    for name, asked in keys.items():
         if name in known:
             given[name] = asked
             continue
