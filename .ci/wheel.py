@@ -16,6 +16,8 @@ NEEDED = (
     "jaxpaged/tiny/model.safetensors",
     "jaxpaged/tiny/tokenizer.json",
     "jaxpaged/tiny/LICENSE-PSF",
+    "jaxpaged/tiny/draft/config.json",
+    "jaxpaged/tiny/draft/model.safetensors",
     "jaxpaged/verify/passage.txt",
     "jaxpaged_server/cli.py",
     "jaxpaged_server/vllm_flags.toml",

@@ -9,3 +9,6 @@ from pathlib import Path
 
 TINY_MODEL = Path(__file__).parent
 """Folder of the bundled model, the default of every command."""
+
+TINY_DRAFT = TINY_MODEL / "draft"
+"""Folder of its draft model, for `speculative_config`."""

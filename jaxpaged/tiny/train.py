@@ -1,7 +1,10 @@
-"""Train the bundled model: `python -m jaxpaged.tiny.train --out DIR`.
+"""Train the bundled model and its draft model: `python -m jaxpaged.tiny.train --out DIR`.
 
 Trains a byte-level BPE tokenizer and a Llama (grouped-query, head_dim 64) on the standard
 library, then writes a Hugging Face folder and the held-out bits per byte beside `xz -9`.
+A second, smaller one for speculation learns to foretell the first (its distributions are
+the targets, over the same text) and is written to DIR/draft; where DIR holds a model that
+is trained already, only that one is made.
 Needs `optax` (a dependency of flax) beside the package itself. The forward pass here is a
 plain causal one: training has no use for a paged cache.
 """
@@ -21,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from optax import contrib
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
@@ -51,6 +54,10 @@ class Shape:
     max_positions: int = 2048
     rope_theta: float = 10_000.0
     eps: float = 1e-5
+
+
+DRAFT = Shape(embed=128, layers=2, heads=2, kv_heads=1, ffn=384)
+"""Sizes of the draft model. Two layers: one alone cannot go on from where the text stood before."""
 
 
 def train_tokenizer(texts: tuple[str, ...], vocab: int) -> Tokenizer:
@@ -151,6 +158,26 @@ def nll(params: Params, tokens: jax.Array, shape: Shape) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
 
 
+def distance(params: Params, teacher: Params, tokens: jax.Array, shape: Shape, of_teacher: Shape) -> jax.Array:
+    """Cross entropy in nats of a model's distributions to its teacher's, at tokens[:, :-1]; f32[B, T-1]."""
+    logits = forward(params, tokens[:, :-1], shape)
+    return optax.softmax_cross_entropy(logits, jax.nn.softmax(forward(teacher, tokens[:, :-1], of_teacher)))
+
+
+def agreement(params: Params, teacher: Params, tokenizer: Tokenizer, corpus: Corpus, context: int = 1024) -> float:
+    """Share of held-out places, in contexts of up to `context` tokens, where the draft's likeliest token is the
+    model's."""
+    ids = tokenizer.encode(corpus.held_out_bytes.decode(errors="ignore")).ids
+    rows = np.asarray(ids[: len(ids) // context * context], np.int32).reshape(-1, context)
+
+    @jax.jit
+    def agree(params: Params, teacher: Params, tokens: jax.Array) -> jax.Array:
+        both = forward(params, tokens, DRAFT), forward(teacher, tokens, Shape())
+        return jnp.mean(jnp.argmax(both[0], axis=-1) == jnp.argmax(both[1], axis=-1))
+
+    return float(np.mean([float(agree(params, teacher, row[None])) for row in rows]))
+
+
 def encode_files(tokenizer: Tokenizer, texts: tuple[str, ...], seed: int) -> np.ndarray:
     """All files in a shuffled order, each closed by the end token; uint16[n]."""
     end = tokenizer.token_to_id(END)
@@ -182,44 +209,54 @@ def schedule(step: Any, steps: int, peak: float) -> jax.Array:
     return peak * jnp.minimum(jnp.minimum(progress / 0.02, 1.0), jnp.minimum((1.0 - progress) / 0.5, 1.0))
 
 
-def train(args: argparse.Namespace, shape: Shape, ids: np.ndarray) -> Params:
-    """AdamW for embedding and norms, Muon for matrices; the last tenth of the steps sees full-length contexts."""
+def train(
+    args: argparse.Namespace, shape: Shape, ids: np.ndarray, *, out: Path, steps: int, teacher: Params | None = None
+) -> Params:
+    """AdamW for embedding and norms, Muon for matrices; the last tenth of the steps sees full-length contexts.
+
+    teacher: the bundled model, whose distributions are learned in place of the text's tokens.
+    """
     params = init_params(shape, jax.random.key(args.seed))
     matrices: Any = {  # weights are [out, in]; everything else is left to AdamW
         name: contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0) if "_proj" in name else None
         for name in params
     }
     optimizer = contrib.muon(
-        learning_rate=lambda s: schedule(s, args.steps, args.matrix_rate),
+        learning_rate=lambda s: schedule(s, steps, args.matrix_rate),
         weight_decay=0.01,
         consistent_rms=0.2,
-        adam_learning_rate=lambda s: schedule(s, args.steps, args.other_rate),
+        adam_learning_rate=lambda s: schedule(s, steps, args.other_rate),
         adam_b2=0.98,
         muon_weight_dimension_numbers=matrices,
     )
     state = optimizer.init(params)
     first = 0
-    checkpoint = args.out / "training.npz"
+    checkpoint = out / "training.npz"
     if checkpoint.exists():
         with np.load(checkpoint) as held:
             *leaves, first = (held[name] for name in held.files)
         params, state = jax.tree.unflatten(jax.tree.structure((params, state)), jax.device_put(leaves))
         first = int(first)
 
+    def loss_of(params: Params, teacher: Params | None, tokens: jax.Array) -> jax.Array:
+        if teacher is None:
+            return nll(params, tokens, shape).mean()
+        return distance(params, teacher, tokens, shape, Shape()).mean()
+
     @jax.jit
-    def update(params: Params, state: Any, tokens: jax.Array) -> Any:
-        loss, grads = jax.value_and_grad(lambda p: nll(p, tokens, shape).mean())(params)
+    def update(params: Params, state: Any, teacher: Params | None, tokens: jax.Array) -> Any:
+        loss, grads = jax.value_and_grad(loss_of)(params, teacher, tokens)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
     mean, saved = 0.0, time.monotonic()
-    bar = tqdm(range(first, args.steps), initial=first, total=args.steps, unit="step", mininterval=10)
+    bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=10)
     for step in bar:
-        length = args.length if step < args.steps * 0.9 else shape.max_positions
+        length = args.length if step < steps * 0.9 else shape.max_positions
         rows = args.tokens_per_step // length
         starts = np.random.default_rng([args.seed, step]).integers(0, len(ids) - length - 1, rows)
         batch = np.stack([ids[s : s + length + 1] for s in starts]).astype(np.int32)
-        params, state, loss = update(params, state, batch)
+        params, state, loss = update(params, state, teacher, batch)
         mean = 0.98 * mean + 0.02 * float(loss) if step > first else float(loss)
         bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
         if time.monotonic() - saved > 300:
@@ -230,13 +267,14 @@ def train(args: argparse.Namespace, shape: Shape, ids: np.ndarray) -> Params:
 
 
 def export(out: Path, params: Params, tokenizer: Tokenizer, shape: Shape) -> None:
-    """Write the Hugging Face folder; weights in bfloat16."""
+    """Write the Hugging Face folder, weights in bfloat16; of the draft model without the tokenizer, which is the
+    bundled one's."""
+    out.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: np.asarray(value.astype(jnp.bfloat16)) for name, value in params.items()},
         out / "model.safetensors",
         metadata={"format": "pt"},
     )
-    tokenizer.save(str(out / "tokenizer.json"))
     end = tokenizer.token_to_id(END)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
@@ -247,6 +285,9 @@ def export(out: Path, params: Params, tokenizer: Tokenizer, shape: Shape) -> Non
         "tie_word_embeddings": True, "bos_token_id": end, "eos_token_id": end, "initializer_range": 0.02,
     }  # fmt: skip
     _write_json(out / "config.json", config)
+    if shape == DRAFT:
+        return
+    tokenizer.save(str(out / "tokenizer.json"))
     _write_json(out / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
     _write_json(
         out / "tokenizer_config.json",
@@ -267,6 +308,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stdlib", type=Path, help="folder of the standard library (default: this Python's)")
     parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--draft-steps", type=int, default=2000)
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--matrix-rate", type=float, default=4e-3)
@@ -287,20 +329,51 @@ def main() -> None:
     train_bytes = sum(len(t.encode()) for t in corpus.train)
     print(f"training files: {len(corpus.train)}, {train_bytes:,} bytes, {len(ids):,} tokens", flush=True)
 
-    params = train(args, shape, ids)
+    if (args.out / "model.safetensors").exists():
+        print("the model is there already", flush=True)
+    else:
+        make_model(args, shape, ids, tokenizer, corpus)
+    make_draft(args, ids, tokenizer, corpus)
+
+
+def make_model(args: argparse.Namespace, shape: Shape, ids: np.ndarray, tokenizer: Tokenizer, corpus: Corpus) -> None:
+    """Train and write the bundled model."""
+    params = train(args, shape, ids, out=args.out, steps=args.steps)
     export(args.out, params, tokenizer, shape)
-    rounded = {name: value.astype(jnp.bfloat16).astype(jnp.float32) for name, value in params.items()}
     raw = corpus.held_out_bytes
     report = {
         "held_out_bytes": len(raw),
-        "held_out_bits_per_byte": round(float(bits_per_byte(rounded, tokenizer, corpus, shape)), 4),
+        "held_out_bits_per_byte": round(float(bits_per_byte(_rounded(params), tokenizer, corpus, shape)), 4),
         "xz_9_bits_per_byte": round(len(lzma.compress(raw, preset=9)) * 8 / len(raw), 4),
         "parameters": int(sum(value.size for value in params.values())),
         "training_tokens_seen": args.steps * args.tokens_per_step,
-        "training_bytes": train_bytes,
+        "training_bytes": sum(len(text.encode()) for text in corpus.train),
     }
     _write_json(args.out / "report.json", report)
     print(json.dumps(report), flush=True)
+
+
+def make_draft(args: argparse.Namespace, ids: np.ndarray, tokenizer: Tokenizer, corpus: Corpus) -> None:
+    """Train the draft model on the model that is there, and write it."""
+    out = args.out / "draft"
+    out.mkdir(exist_ok=True)
+    teacher = {
+        name: jnp.asarray(value, jnp.float32) for name, value in load_file(args.out / "model.safetensors").items()
+    }
+    params = train(args, DRAFT, ids, out=out, steps=args.draft_steps, teacher=teacher)
+    export(out, params, tokenizer, DRAFT)
+    report = {
+        "held_out_agreement": round(agreement(_rounded(params), teacher, tokenizer, corpus), 4),
+        "parameters": int(sum(value.size for value in params.values())),
+        "training_tokens_seen": args.draft_steps * args.tokens_per_step,
+    }
+    _write_json(out / "report.json", report)
+    print(json.dumps(report), flush=True)
+
+
+def _rounded(params: Params) -> Params:
+    """As they are written."""
+    return {name: value.astype(jnp.bfloat16).astype(jnp.float32) for name, value in params.items()}
 
 
 if __name__ == "__main__":
