@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from jaxpaged.block_listener import BlockListener, BlockListeners
 from jaxpaged.buckets import BucketTable
 from jaxpaged.config import CHUNK_ALIGN, ResolvedConfig
 from jaxpaged.kv_pool_spec import KVPoolSpec
@@ -11,6 +12,7 @@ from jaxpaged.limits import SchedulerConfig
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.residency import BlockResidency
 from jaxpaged.scheduler import Scheduler
+from jaxpaged.speculation.draft_model import DraftModel
 from jaxpaged.speculation.speculator import Speculator
 
 
@@ -29,9 +31,18 @@ def make_scheduler(
     clock: Callable[[], float],
     listener: PrefixListener | None = None,
     residency: BlockResidency | None = None,
+    draft: DraftModel | None = None,
 ) -> Scheduler:
-    """The scheduler of an engine. windows: of each KV group, how far back its layers look."""
+    """The scheduler of an engine. windows: of each KV group, how far back its layers look. draft: the model that
+    `config.speculation` names."""
     speculation = config.speculation
+    listeners: list[BlockListener] = [residency] if residency is not None else []
+    if speculation is None or not speculation.model:
+        draft = None
+    else:
+        assert draft is not None, f"the draft model {speculation.model} is missing"
+        draft.restart()
+        listeners.append(draft.fills)
     # native products leave padding out, so a row costs the same whether it fills a bucket up or not
     pads = config.attention_backend != "native"
     return Scheduler(
@@ -47,6 +58,6 @@ def make_scheduler(
         buckets,
         clock=clock,
         listener=listener,
-        residency=residency,
-        speculator=None if speculation is None else Speculator(speculation, pads=pads),
+        block_listener=BlockListeners(*listeners) if listeners else None,
+        speculator=None if speculation is None else Speculator(speculation, pads=pads, draft=draft),
     )

@@ -119,14 +119,16 @@ class Packer:
     """
 
     def __init__(
-        self, *, num_seats: int, table_width: int, num_groups: int, max_model_len: int, vocab_size: int
+        self, *, num_seats: int, table_width: int, groups: Sequence[int], max_model_len: int, vocab_size: int
     ) -> None:
+        """groups: of the tables that requests have, those that the model reads, in the order of its own groups."""
         self._max_model_len, self._vocab_size = max_model_len, vocab_size
         self._num_seats = num_seats
         # the last place is nobody's: that of padding rows, and of requests that ended since the plan (seat -1)
         self._options = np.zeros((_NUM_OPTIONS, num_seats + 1), np.int32)
         self._options[:, -1] = _option_bits()
-        self._tables = np.zeros((num_groups, num_seats + 1, table_width), np.int32)
+        self._groups = tuple(groups)
+        self._tables = np.zeros((len(self._groups), num_seats + 1, table_width), np.int32)
         self._known: list[object] = [None] * num_seats  # the block tables that a seat's copy was made of
         self._edits = [0] * num_seats  # the edit of them that was copied last
         self._lengths = [0] * num_seats  # entries of each table that were copied
@@ -235,8 +237,8 @@ class Packer:
         length, known = len(tables[0]), self._lengths[seat]
         width = self._tables.shape[2]
         assert length <= width, f"request {request.id!r} has {length} blocks, at most {width}"
-        for group, (table, start) in enumerate(zip(tables, request.table_starts, strict=True)):
-            mine = self._tables[group, seat]
+        for group, mine in zip(self._groups, self._tables[:, seat], strict=True):
+            table, start = tables[group], request.table_starts[group]
             mine[known:length] = table[known:length]
             if start:
                 mine[:start] = NULL_BLOCK

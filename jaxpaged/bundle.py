@@ -102,6 +102,10 @@ class Bundle:
                     name=f"{name} of the bundle {self.folder}", value=theirs, limit=f"here it is {ours!r}", fix=_FIX
                 )
 
+    def of_draft(self) -> Bundle:
+        """The programs of the draft model, a bundle within this one. Raises ConfigError where there is none."""
+        return read_bundle(draft_folder(self.folder))
+
     def load(self, name: str, arguments: tuple[Any, ...], results: Any) -> jax.stages.Compiled:
         """A program of the bundle. arguments, results: trees of the form that it takes and gives.
 
@@ -137,6 +141,11 @@ def read_bundle(folder: str | Path) -> Bundle:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(name="bundle", value=str(path), limit=f"it is no bundle: {error!r}", fix=_FIX) from error
+
+
+def draft_folder(folder: Path) -> Path:
+    """Where a bundle keeps that of the draft model."""
+    return folder / "draft"
 
 
 def write_bundle(

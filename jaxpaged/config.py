@@ -18,7 +18,7 @@ from jaxpaged.generation_config import FROM_API, FROM_MODEL, check_generation_co
 from jaxpaged.limits import num_seats, score_rows
 from jaxpaged.speculation.config import SpeculationConfig, speculation_config
 from jaxpaged.think_tags import check_reasoning_config
-from jaxpaged.tiny import TINY_MODEL
+from jaxpaged.tiny import TINY_DRAFT, TINY_MODEL
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 KVCacheDtype = Literal["auto", "bf16", "int8", "fp8", "bfloat16", "fp8_e4m3"]
@@ -93,7 +93,7 @@ class EngineConfig:
     async_scheduling: bool = True
     """Launch a step before the results of the one before it are read; the tokens are the same without."""
     speculative_config: Mapping[str, Any] = field(default_factory=dict)
-    """Guess tokens, as JSON: {"method": "ngram" (or "suffix"), "num_speculative_tokens": 4}; answers stay the same."""
+    """Guess tokens, as JSON: "method" ngram or suffix, or a draft "model"; num_speculative_tokens. Same answers."""
 
     def __post_init__(self) -> None:
         _at_least("max_model_len", self.max_model_len, 2, "It covers prompt and answer together")
@@ -126,7 +126,8 @@ class EngineConfig:
         object.__setattr__(self, "generation_config", check_generation_config(self.generation_config))
         object.__setattr__(self, "override_generation_config", check_override(self.override_generation_config))
         object.__setattr__(self, "reasoning_config", check_reasoning_config(self.reasoning_config))
-        speculation = speculation_config(self.speculative_config)
+        own_draft = str(TINY_DRAFT) if self.model == str(TINY_MODEL) else ""
+        speculation = speculation_config(self.speculative_config, own_draft=own_draft)
         object.__setattr__(self, "speculative_config", speculation.asked() if speculation else {})
         check_word("attention_backend", self.attention_backend, ("auto", "reference", "xla", "triton", "native"))
 

@@ -44,6 +44,7 @@ class Drafting:
         # of each step in flight, whether none was before it, and whether it has guesses
         self._noted: deque[tuple[bool, bool]] = deque()
         self._committed_s = clock()  # the latest step
+        self._drawing_s = 0.0  # of a draft model, up to then
 
     def needs_commit(self, buckets: BucketTable) -> bool:
         """Whether the steps in flight must be committed before the next one is planned, or had better be."""
@@ -72,10 +73,17 @@ class Drafting:
     def committed(self, plan: StepPlan) -> None:
         """Note that the results of the oldest step are there: what a step takes goes from those of the one before."""
         (waited, _), now = self._noted.popleft(), self._clock()
+        drawing_s = self.drawing_s
         if plan.bucket.is_decode:
             rows = plan.bucket.rows if self.speculator.pads else len(plan.rows)
-            self.speculator.costs.note(rows, now - self._committed_s, waited=waited)
-        self._committed_s = now
+            seconds = now - self._committed_s - (drawing_s - self._drawing_s)
+            self.speculator.costs.note(rows, seconds, waited=waited)
+        self._committed_s, self._drawing_s = now, drawing_s
+
+    @property
+    def drawing_s(self) -> float:
+        """Seconds that a draft model took since the start; 0 where there is none."""
+        return 0.0 if self.speculator.draft is None else self.speculator.draft.seconds
 
     def add(self, rows: Sequence[RowPlan], buckets: BucketTable) -> list[RowPlan]:
         """The rows of a step, with drafted ones behind those that they follow; none beside rows without a token, which
@@ -93,7 +101,7 @@ class Drafting:
             bucket = buckets.fit(num_tokens, num_rows, decode=False)
             room = min(room, bucket.tokens - num_tokens, bucket.rows - num_rows)
             charge = self._charge(buckets, None if self.speculator.pads else num_rows)
-        chosen = self.speculator.choose([row.request for row in single], room, charge)
+        chosen = self.speculator.choose([row.request for row in single], room, charge, self._reach)
         guesses = {id(row): tokens for row, tokens in zip(single, chosen, strict=True) if tokens}
         found: list[RowPlan] = []
         for row in rows:

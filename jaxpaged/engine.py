@@ -16,26 +16,21 @@ from jaxpaged.assembly import make_buckets, make_scheduler
 from jaxpaged.batch import Packer
 from jaxpaged.beam_searches import BeamSearches
 from jaxpaged.beams import BeamSearchParams, check_beams, check_length_penalty, search_of
+from jaxpaged.buckets import BucketTable
 from jaxpaged.bundle import read_bundle
 from jaxpaged.config import EngineConfig
+from jaxpaged.device import Device, claim_share, this_device
+from jaxpaged.draft_runner import DraftRunner
 from jaxpaged.errors import EngineError, RequestError
 from jaxpaged.fingerprint import fingerprint_of_engine
 from jaxpaged.intake import Intake
 from jaxpaged.inventory import kv_bytes_per_token
+from jaxpaged.loaded_draft import LoadedDraft
+from jaxpaged.loading import load
 from jaxpaged.mask_filler import MaskFiller
-from jaxpaged.memory import (
-    Device,
-    blocks_follow_step,
-    claim_share,
-    resolve,
-    resolve_combination,
-    resolve_dtype,
-    this_device,
-)
 from jaxpaged.metrics import EngineMetrics
 from jaxpaged.outputs import Completion, OutputKind
 from jaxpaged.plan import StepPlan
-from jaxpaged.pool_fit import fitted
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.programs import Programs
 from jaxpaged.progress import Progress, progress_of
@@ -50,8 +45,8 @@ from jaxpaged.steps import Steps
 from jaxpaged.submissions import Submissions
 from jaxpaged.tokenize import NoTokenizer, Tokenizer
 from jaxpaged.unready import Unready
-from jaxpaged.warmup import CompileCounter, EarlyStart, use_compile_cache, warm_up
-from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
+from jaxpaged.warmup import CompileCounter, EarlyStart, warm_up, warm_up_draft
+from jaxpaged.weights.load import LoadedModel, read_model_config
 from jaxpaged.weights.source import localised
 
 
@@ -95,25 +90,12 @@ class LLMEngine:
         self.default_params = self.sampling_defaults.fill(SamplingParams())
         ends = {"model": None if model else asked.model, "generation_config": asked.generation_folder}
         self.tokenizer = Tokenizer.load(text_from, **ends) if text_from else NoTokenizer()
-        dtype, why = resolve_dtype(asked.dtype, model_config.dtype, self.device)
-        if model is not None:
-            dtype, why = model.dtype, "the given model's"
-            asked = asked.quantised_as(model.quantization)
-        choice = resolve_combination(asked, model_config, self.device, dtype=dtype)  # before minutes of loading
-        if model is None:
-            form = {"dtype": dtype, "packed": choice.packed, "quantization": choice.quantization}
-            model = load_model(asked.model, **form, context=asked.max_model_len, progress=progress)
-            self.device = this_device()  # what is free now
-        self.weight_bytes = sum(leaf.nbytes for leaf in model.leaves)
-        resolved = resolve(asked, model_config, self.device, dtype=dtype, weight_bytes=self.weight_bytes)
-        if bundle is not None:
-            resolved, why = bundle.explain(resolved), "the bundle's"
-        self._cache_folder = use_compile_cache(resolved.compile_cache)
-        programs = Programs(model, resolved, bundle=bundle)
-        if bundle is None and resolved.warmup and blocks_follow_step(asked, self.device):
-            with progress.track("compiling", total=0, unit="program"):  # one, but who counts begins with the others
-                programs = fitted(asked, programs, self.device, weight_bytes=self.weight_bytes)
-        self._assemble(programs, why)
+        texts = self.tokenizer if isinstance(self.tokenizer, Tokenizer) else None
+        loaded = load(asked, model, model_config, texts, self.device, bundle=bundle, progress=progress)
+        self.device, self.weight_bytes = loaded.device, loaded.weight_bytes
+        self._cache_folder, self._dtype_reason = loaded.cache_folder, loaded.dtype_reason
+        self._assemble(loaded.programs, loaded.draft)
+        resolved = self.config
         self.max_logprobs = asked.max_logprobs
         self._intake = Intake(
             self.config,
@@ -126,29 +108,32 @@ class LLMEngine:
             self._intake.grammars.prepare()
         self._early: EarlyStart | None = None
         if resolved.warmup and resolved.early_start:
-            self._early = EarlyStart(self.runner, self.buckets, progress=progress)
-            self.scheduler.buckets = self.buckets.base
+            of_draft = self.draft.runner if self.draft else None
+            self._early = EarlyStart(self.runner, self.buckets, draft=of_draft, progress=progress)
+            self._use(self.buckets.base)
         elif resolved.warmup:
             warm_up(self.runner, self.buckets, progress=progress)
+            if self.draft is not None:
+                warm_up_draft(self.draft.runner, self.buckets, progress=progress)
         self.metrics.compiles_at_start = self._compiles.count
         self.startup_s = time.monotonic() - began
 
-    def _assemble(self, programs: Programs, dtype_reason: str) -> None:
+    def _assemble(self, programs: Programs, draft: LoadedDraft | None) -> None:
         model, config = programs.model, programs.config
         self._programs = programs
         self.config = config
         self.model_config = model.config
-        self._dtype_reason = dtype_reason
         self.buckets = make_buckets(config)
         windows = model.config.kv_windows()
-        self.scheduler = self._make_scheduler(config, windows, self.buckets)
+        self.runner = ModelRunner(programs)
+        self.draft = draft and DraftRunner(draft, self.runner, self.buckets, clock=self._clock)
+        self.scheduler = self._make_scheduler(config, windows, self.buckets, draft=self.draft)
         self.ledger = self.scheduler.ledger()
         """Of the pool as the last step left it; any thread may read it."""
-        self.runner = ModelRunner(programs)
         packer = Packer(
             num_seats=config.num_seats,
             table_width=config.table_width,
-            num_groups=len(windows),
+            groups=range(len(windows)),
             max_model_len=config.max_model_len,
             vocab_size=model.config.vocab,
         )
@@ -324,10 +309,16 @@ class LLMEngine:
         """Use the step shapes that were compiled since."""
         table = early.grown()
         if table is not None:
-            self.scheduler.buckets = table
+            self._use(table)
         self.metrics.compiles_at_start = self._compiles.count  # none of these is one that a step waits for
         if early.done:
             self._early = None
+
+    def _use(self, table: BucketTable) -> None:
+        """Take these shapes for steps."""
+        self.scheduler.buckets = table
+        if self.draft is not None:
+            self.draft.buckets = table
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -348,6 +339,7 @@ class LLMEngine:
             dtype_reason=self._dtype_reason,
             cache_folder=self._cache_folder,
             sampling=self.sampling_defaults.describe(),
+            draft=self.draft,
             ready=f"{self.startup_s:.1f} s, {self.metrics.compiles_at_start} programs compiled or loaded",
         )
 

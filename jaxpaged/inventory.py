@@ -8,7 +8,7 @@ from collections import Counter
 from jaxpaged.buckets import BucketTable
 from jaxpaged.config import ResolvedConfig
 from jaxpaged.demand import KVDemand
-from jaxpaged.memory import gib
+from jaxpaged.device import gib
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.kv import bytes_per_block
 from pallas_kernels.backend import Backend

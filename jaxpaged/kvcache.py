@@ -16,12 +16,12 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxpaged.block_listener import BlockListener
 from jaxpaged.blocks import NULL_BLOCK, BlockPool
 from jaxpaged.demand import KVDemand, spanned
 from jaxpaged.kv_pool_spec import KVPoolSpec
 from jaxpaged.prefix import PrefixIndex, PrefixListener, extend_keys, root_key
 from jaxpaged.request import Request
-from jaxpaged.residency import BlockResidency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class KVCache:
     """Pool, prefix indexes and block tables. A table is an int32 array in `Request.block_ids`, one per group.
 
     chunk: tokens of a request in one step at most. listener: told of what enters and leaves the prefix indexes.
-    residency: told of what becomes of the blocks.
+    block_listener: told of what becomes of the blocks.
     """
 
     def __init__(
@@ -50,19 +50,19 @@ class KVCache:
         prefix_caching: bool,
         dtype: str = "",
         listener: PrefixListener | None = None,
-        residency: BlockResidency | None = None,
+        block_listener: BlockListener | None = None,
     ) -> None:
         self.block_size = size = spec.block_size
         self.prefix_caching = prefix_caching
         self.demand = KVDemand(windows=spec.windows, block_size=size, chunk=chunk)
         self._dtype = dtype
-        self._listener, self._residency = listener, residency
+        self._listener, self._block_listener = listener, block_listener
         self._full = tuple(group for group, window in enumerate(spec.windows) if window is None)
         self.windowed = tuple((group, window) for group, window in enumerate(spec.windows) if window is not None)
         """The groups that have a window, with it."""
         self.indexes = tuple(PrefixIndex(size) for _ in spec.windows)
         self._sealers = bytearray(spec.num_blocks)  # of a sealed block, the group whose index knows it
-        plain = len(self.indexes) == 1 and listener is None and residency is None
+        plain = len(self.indexes) == 1 and listener is None and block_listener is None
         self.pool = BlockPool(spec.num_blocks, on_evict=self.indexes[0].forget if plain else self._evict)
         self.num_held = 0
         """Entries of all tables together that are blocks."""
@@ -165,8 +165,8 @@ class KVCache:
             request.table_starts.append(start)
             self.num_held += len(hits)
             self.num_null += start
-            if self._residency is not None:
-                self._residency.touched(hits)
+            if self._block_listener is not None:
+                self._block_listener.touched(hits)
         request.num_computed = request.num_committed = match.num_blocks * self.block_size
         assert request.num_computed < request.num_tokens, "the last token must be computed, or there are no logits"
 
@@ -231,8 +231,8 @@ class KVCache:
             if count > 0:
                 table.extend(pool.allocate(count))
                 self.num_held += count
-                if self._residency is not None:
-                    self._residency.allocated(table[-count:])
+                if self._block_listener is not None:
+                    self._block_listener.allocated(table[-count:])
             assert len(table) * self.block_size >= num_tokens
             for block in table[first:]:
                 assert pool.is_writable(block), f"request {request.id!r} would write to block {block}, not its alone"
@@ -246,8 +246,8 @@ class KVCache:
             block = table[last]
             if pool.references(block) > 1:
                 (mine,) = pool.allocate(1)
-                if self._residency is not None:
-                    self._residency.allocated((mine,))
+                if self._block_listener is not None:
+                    self._block_listener.allocated((mine,))
                 source = self._copies.get(block, block)  # what is to be copied there is not there yet
                 self._copies.pop(mine, None)  # for a holder that is gone; the order is that of the last ones
                 self._copies[mine] = source
@@ -344,8 +344,8 @@ class KVCache:
     def forget_prefixes(self) -> None:
         """Empty the prefix indexes; blocks in use stay with their requests."""
         listener, self._listener = self._listener, None  # it is told once, not of every block
-        if self._residency is not None:
-            self._residency.cleared()
+        if self._block_listener is not None:
+            self._block_listener.cleared()
         self.pool.unseal_all()
         self._listener = listener
         if listener is not None:
@@ -357,8 +357,8 @@ class KVCache:
         key = self.indexes[group].forget(block)
         if self._listener is not None:
             self._listener.removed(group, key)
-        if self._residency is not None:
-            self._residency.evicted(block)
+        if self._block_listener is not None:
+            self._block_listener.evicted(block)
 
     def check(self, running: Sequence[Request]) -> None:
         """Assert I-POOL, I-OWN and I-WINDOW, and that every table covers what is computed."""

@@ -1,25 +1,19 @@
-"""What the device has, and how its memory is shared between weights, steps and KV blocks.
+"""How a device's memory is shared between weights, steps and KV blocks.
 
 Owns the arithmetic that turns an `EngineConfig` into a `ResolvedConfig`; every figure it chose comes with its reason.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import platform
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import jax
+from typing import Literal, cast
 
 from jaxpaged.combinations import KV_DTYPES, Choice, check_combination
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig, ResolvedConfig, default_compile_cache
 from jaxpaged.demand import KVDemand
+from jaxpaged.device import Device, gib
 from jaxpaged.errors import ConfigError
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.kv import bytes_per_block, pool_specs
@@ -31,80 +25,22 @@ from pallas_kernels.pool_spec import default_block_size
 _CPU_SHARE = 0.3  # of the free memory of the machine, for the KV cache
 # arrays of 1-byte elements above the first and up to the second: offsets of 32 bits fail
 _HAZARD_BYTES = (2**31, 2**32)
-# the share of a GPU's memory that JAX's allocator takes: the variables that say it, and what it is where they do not
-_SHARE_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-_JAX_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """The device steps run on: platform "cpu", "cuda" or "rocm".
+class DraftPool:
+    """What a draft model keeps in each block beside the served model. hazard: numbers of blocks strictly between these
+    two cannot be."""
 
-    free_bytes may go to the engine. total_bytes: of the machine, of a GPU the card's own. limit_bytes: what JAX's
-    allocator may take of a GPU, however much the card has.
-    """
+    block_bytes: int
+    hazard: tuple[int, int]
 
-    platform: str
-    name: str
-    free_bytes: int
-    total_bytes: int
-    limit_bytes: int
-    bfloat16_unit: str  # the CPU instructions that multiply bfloat16, "" where it has none
-    compute_capability: tuple[int, int] | None = None  # of a CUDA device
-
-
-def claim_share(share: float) -> None:
-    """Have JAX's allocator take this share of a GPU instead of three quarters, unless the user set one.
-
-    Changes this process's environment; no effect on a JAX backend that runs already, nor on a CPU.
-    """
-    if not _jax_runs() and not any(os.environ.get(name) for name in _SHARE_VARIABLES):
-        os.environ[_SHARE_VARIABLES[0]] = str(share)
-
-
-def _jax_runs() -> bool:
-    """Whether a backend of JAX has taken its memory already. There is no public way to ask; False if it cannot say."""
-    asked = getattr(sys.modules.get("jax._src.xla_bridge"), "backends_are_initialized", None)
-    return bool(asked and asked())
-
-
-def allocator_share(environment: Mapping[str, str]) -> float:
-    """The share of a GPU's memory that JAX's allocator may take, in (0, 1]."""
-    said = next((environment[name] for name in _SHARE_VARIABLES if environment.get(name)), "")
-    try:
-        share = float(said or _JAX_SHARE)
-    except ValueError:
-        return _JAX_SHARE
-    return share if 0 < share <= 1 else _JAX_SHARE
-
-
-def this_device() -> Device:
-    """Look at JAX's first device. Starts the JAX backend."""
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        cpu = _cpuinfo()
-        return Device(
-            platform="cpu",
-            name=cpu.get("model name", "CPU").strip(),
-            free_bytes=_available_bytes(total),
-            total_bytes=total,
-            limit_bytes=total,
-            bfloat16_unit=_bfloat16_unit(cpu.get("flags", "").split()),
-        )
-    version = getattr(device.client, "platform_version", "").lower()
-    stats = device.memory_stats() or {}
-    limit = int(stats.get("bytes_limit", 0))
-    platform = "rocm" if "rocm" in version else "cuda"
-    return Device(
-        platform=platform,
-        name=device.device_kind,
-        free_bytes=limit - int(stats.get("bytes_in_use", 0)),
-        total_bytes=int(limit / allocator_share(os.environ)),
-        limit_bytes=limit,
-        bfloat16_unit="",
-        compute_capability=_compute_capability(device) if platform == "cuda" else None,
-    )
+    @classmethod
+    def of(cls, model: ModelConfig, device: Device, choice: Choice) -> DraftPool:
+        """Of a draft model with these options."""
+        size, dtype = choice.block_size, choice.kv_cache_dtype
+        block_bytes = bytes_per_block(model, Backend(choice.backend), block_size=size, dtype=dtype)
+        return cls(block_bytes=block_bytes, hazard=_hazard_blocks(model, device, choice))
 
 
 def resolve_dtype(asked: str, checkpoint: str, device: Device) -> tuple[Literal["float32", "bfloat16"], str]:
@@ -188,9 +124,10 @@ def resolve(
     dtype: str,
     weight_bytes: int,
     step: StepMemory | None = None,
+    draft: DraftPool | None = None,
 ) -> ResolvedConfig:
     """Make every choice that `config` left open. device: as it is with the weights loaded. step: what the largest step
-    takes; None: an estimate.
+    takes; None: an estimate. draft: of a draft model, whose weights are among `weight_bytes`.
 
     Raises ConfigError where the choices cannot hold together.
     """
@@ -214,7 +151,7 @@ def resolve(
     step = step or estimate(model, rows=rows, tokens=tokens, max_model_len=max_model_len)
     demand = KVDemand(windows=model.kv_windows(), block_size=block_size, chunk=tokens)
     num_blocks, reasons["num_blocks"] = _num_blocks(
-        config, model, device, choice, weight_bytes, step, wanted=rows * demand.blocks(max_model_len) + 1
+        config, model, device, choice, weight_bytes, step, draft, wanted=rows * demand.blocks(max_model_len) + 1
     )
     if on_cpu and config.gpu_memory_utilization is not None:
         reasons["num_blocks"] += "; gpu_memory_utilization is for GPUs and has no effect here"
@@ -277,27 +214,32 @@ def _num_blocks(
     choice: Choice,
     weight_bytes: int,
     step: StepMemory,
+    draft: DraftPool | None,
     *,
     wanted: int,
 ) -> tuple[int, str]:
     """The number of blocks, and why. wanted: for every row at the longest context, and the null block."""
     backend, block_size = Backend(choice.backend), choice.block_size
     per_block = bytes_per_block(model, backend, block_size=block_size, dtype=choice.kv_cache_dtype)
-    low, high = _hazard_blocks(model, device, choice)
+    hazards = [_hazard_blocks(model, device, choice)]
+    if draft is not None:
+        per_block += draft.block_bytes
+        hazards = sorted([*hazards, draft.hazard], reverse=True)
     least = 1 + len(model.kv_groups())
     if (asked := config.num_gpu_blocks_override) is not None:
         if asked < least:
             limit = f"it must be at least {least}: the null block, and one for each KV group"
             raise ConfigError(name="num_gpu_blocks_override", value=asked, limit=limit)
         _check_fits("num_gpu_blocks_override", asked, asked * per_block, per_block, device)
-        if low < asked < high:
-            raise ConfigError(
-                name="num_gpu_blocks_override",
-                value=asked,
-                limit=f"a layer's {choice.kv_cache_dtype} keys would take more than 2 and at most 4 GiB, which the "
-                "GPU kernels cannot address",
-                fix=f"Use at most {low} or at least {high}",
-            )
+        for low, high in hazards:
+            if low < asked < high:
+                raise ConfigError(
+                    name="num_gpu_blocks_override",
+                    value=asked,
+                    limit=f"a layer's {choice.kv_cache_dtype} keys would take more than 2 and at most 4 GiB, which the "
+                    "GPU kernels cannot address",
+                    fix=f"Use at most {low} or at least {high}",
+                )
         return asked, "asked for"
     if (asked_bytes := config.kv_cache_memory_bytes) is not None:
         _check_fits("kv_cache_memory_bytes", asked_bytes, asked_bytes, 1, device)
@@ -319,7 +261,9 @@ def _num_blocks(
         blocks = (share - weight_bytes - step.num_bytes) // per_block
         why = f"{told} - weights {gib(weight_bytes)} - step {gib(step.num_bytes)} ({step.source})"
         name, value = "gpu_memory_utilization", config.memory_share
-    if low < blocks < high:
+    for low, high in hazards:  # from the largest down: one may lead into another
+        if not low < blocks < high:
+            continue
         blocks, why = low, f"2 GiB of {choice.kv_cache_dtype} keys a layer: the GPU kernels address no 2 to 4"
     if blocks < least:
         raise ConfigError(
@@ -352,47 +296,3 @@ def _hazard_blocks(model: ModelConfig, device: Device, choice: Choice) -> tuple[
         return 0, 0
     block_bytes = math.prod(spec.v_shape)
     return _HAZARD_BYTES[0] // block_bytes, _HAZARD_BYTES[1] // block_bytes + 1
-
-
-def _compute_capability(device: Any) -> tuple[int, int] | None:
-    major, dot, minor = str(getattr(device, "compute_capability", "")).partition(".")
-    return (int(major), int(minor)) if dot and major.isdigit() and minor.isdigit() else None
-
-
-def _bfloat16_unit(flags: Sequence[str]) -> str:
-    units = (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"))
-    return next((name for flag, name in units if flag in flags), "")
-
-
-def gib(num_bytes: float) -> str:
-    """Bytes for people, in GiB or MiB."""
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
-
-
-def _available_bytes(total: int) -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return total // 2
-
-
-def _cpuinfo() -> dict[str, str]:
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
-    except OSError:
-        return {}
-    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
-    return {key.strip(): value for key, value in pairs}
-
-
-def machine_digest() -> str:
-    """A name for this kind of CPU: programs for one have crashed on another."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = "".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
-    except OSError:
-        cpu = platform.processor()
-    return hashlib.sha256(f"{platform.machine()} {cpu}".encode()).hexdigest()[:12]

@@ -42,6 +42,7 @@ class EngineMetrics:
     held_tokens: int = 0  # summed over steps: tokens of running requests, shared ones as often as they are shared
     contiguous_slots: int = 0  # summed over steps: what max-length reservations for the same requests would hold
     plan_s: float = 0.0
+    draft_s: float = 0.0  # of a draft model, drawing guesses
     pack_s: float = 0.0
     execute_s: float = 0.0  # launching steps
     mask_s: float = 0.0  # making masks, while the device computes

@@ -21,8 +21,8 @@ from jaxpaged.batch import COPIES, StepLayout, unpack
 from jaxpaged.buckets import Bucket, BucketTable
 from jaxpaged.bundle import Bundle, fingerprint_of
 from jaxpaged.config import ResolvedConfig
+from jaxpaged.device import machine_digest
 from jaxpaged.masks import mask_words
-from jaxpaged.memory import machine_digest
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import Graph, make_context, unflatten
 from jaxpaged.models.kv import KVPool, copy_blocks, make_pool, pool_specs
@@ -50,8 +50,16 @@ class Programs:
     Asking may come from several threads.
     """
 
-    def __init__(self, model: LoadedModel, config: ResolvedConfig, *, bundle: Bundle | None = None) -> None:
-        """bundle: where programs come from, instead of being compiled. Raises ConfigError for one made elsewhere."""
+    def __init__(
+        self,
+        model: LoadedModel,
+        config: ResolvedConfig,
+        *,
+        bundle: Bundle | None = None,
+        samplers: Programs | None = None,
+    ) -> None:
+        """bundle: where programs come from, instead of being compiled. samplers: programs of another model with as many
+        tokens, whose samplers serve as well. Raises ConfigError for a bundle made elsewhere."""
         self.model = model
         self.config = config
         self.backend = Backend(config.attention_backend)
@@ -59,7 +67,8 @@ class Programs:
         self._num_groups = len(model.config.kv_groups())
         if bundle is not None:
             bundle.check(self.fingerprint)
-        self._bundle = bundle
+        self.bundle = bundle
+        self._samplers = samplers
         self.compiled: dict[str, jax.stages.Compiled] = {}
         """All that was compiled or loaded so far, by name."""
 
@@ -92,6 +101,8 @@ class Programs:
 
     def sampler(self, rows: int) -> jax.stages.Compiled:
         """The sampler of `rows` rows; all buckets of as many rows share it."""
+        if self._samplers is not None:
+            return self._samplers.sampler(rows)
         name = f"sampler-{rows}"
         if name in self.compiled:
             return self.compiled[name]
@@ -175,7 +186,7 @@ class Programs:
 
     def with_pool(self, config: ResolvedConfig) -> Programs:
         """Programs for another number of blocks; those that do not depend on it are kept."""
-        other = Programs(self.model, config, bundle=self._bundle)
+        other = Programs(self.model, config, bundle=self.bundle)
         if config == replace(self.config, num_blocks=config.num_blocks, reasons=config.reasons):
             kept = ("sampler-", "logprobs-", "pick-", "score")
             other.compiled.update({name: it for name, it in self.compiled.items() if name.startswith(kept)})
@@ -185,8 +196,8 @@ class Programs:
         self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...], *, donate: int | None, results: Any
     ) -> jax.stages.Compiled:
         """Load or compile a program. results: a tree of the form that it gives."""
-        if self._bundle is not None:
-            program = self._bundle.load(name, arguments, results)
+        if self.bundle is not None:
+            program = self.bundle.load(name, arguments, results)
         else:
             program = jax.jit(function, donate_argnums=donate).lower(*arguments).compile()
         self.compiled[name] = program

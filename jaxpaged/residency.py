@@ -51,7 +51,7 @@ class _Sample:
 
 
 class BlockResidency:
-    """Told by `KVCache` of every allocation, prefix hit and eviction; follows some blocks of the pool.
+    """A `BlockListener` that follows some blocks of the pool.
 
     skip: how many allocations to pass over before the next sampled one; see `every`. clock: seconds, never going back;
     it is asked only where a sampled block is concerned.

@@ -15,6 +15,7 @@ from jax.stages import Compiled
 
 from jaxpaged.batch import StepInputs
 from jaxpaged.buckets import Bucket
+from jaxpaged.config import ResolvedConfig
 from jaxpaged.errors import EngineError
 from jaxpaged.masks import mask_words
 from jaxpaged.models.kv import KVPool
@@ -25,7 +26,11 @@ from jaxpaged.sampler import Sampled, SamplingRows
 from jaxpaged.sampling_params import MAX_BIASES
 from jaxpaged.scored_tokens import ScoredTokens
 from jaxpaged.scoring import Scored, StepScores, by_token
+from jaxpaged.weights.load import LoadedModel
 from jaxpaged.wide_logprobs import WideLogprobs, slices_of
+
+StandIns = dict[int, tuple[Array, Array, Array, Array]]
+"""By a number of rows, on the device: history, bias ids, bias values and masks that ask for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +106,8 @@ class StepResult:
 class ModelRunner:
     """Runs steps. `execute` launches one and hands the pool on; it never looks at the result."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, *, stand_ins: StandIns | None = None) -> None:
+        """stand_ins: of a runner with as many tokens, which are then shared."""
         self.model = programs.model
         self.config = programs.config
         self.leaves = programs.model.leaves
@@ -111,7 +117,15 @@ class ModelRunner:
         self._programs = programs
         self.pool: KVPool = programs.pool_maker()()
         self._last_tokens = self._no_tokens()
-        self._unused: dict[int, tuple[Array, Array, Array, Array]] = {}
+        self._unused: StandIns = {} if stand_ins is None else stand_ins
+
+    def beside(self, model: LoadedModel, config: ResolvedConfig) -> ModelRunner:
+        """A runner of another model for the same steps; what does not depend on the model is shared. With programs of a
+        bundle its own are of the bundle of the draft model."""
+        bundle = self._programs.bundle and self._programs.bundle.of_draft()
+        alike = model.config.vocab == self.model.config.vocab
+        programs = Programs(model, config, bundle=bundle, samplers=self._programs if alike else None)
+        return ModelRunner(programs, stand_ins=self._unused if alike else None)
 
     @property
     def fingerprint(self) -> dict[str, str]:

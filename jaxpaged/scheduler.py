@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from jaxpaged.block_listener import BlockListener
 from jaxpaged.blockmap import BlockMap
 from jaxpaged.buckets import BucketTable
 from jaxpaged.drafting import Drafting
@@ -31,7 +32,6 @@ from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.planner import Planner
 from jaxpaged.prefix import PrefixListener
 from jaxpaged.request import PENDING, FinishReason, Logprob, Request, RequestState, TokenEvent
-from jaxpaged.residency import BlockResidency
 from jaxpaged.roster import Roster
 from jaxpaged.speculation.speculator import Speculator
 
@@ -50,7 +50,7 @@ class Scheduler:
         *,
         clock: Callable[[], float] = time.monotonic,
         listener: PrefixListener | None = None,
-        residency: BlockResidency | None = None,
+        block_listener: BlockListener | None = None,
         speculator: Speculator | None = None,
     ) -> None:
         for name, value, limit in (
@@ -67,7 +67,7 @@ class Scheduler:
             prefix_caching=config.prefix_caching,
             dtype=config.kv_dtype,
             listener=listener,
-            residency=residency,
+            block_listener=block_listener,
         )
         self.roster = Roster(config, self._cache, clock=clock)
         self._plan: StepPlan | None = None
@@ -172,6 +172,11 @@ class Scheduler:
             return None
         self._release(request, reason)
         return TokenEvent(request_id=request_id, token=None, finish=reason, stop_reason=stop_reason, error=error)
+
+    @property
+    def drawing_s(self) -> float:
+        """Seconds that a draft model took since the start, within `plan`; 0 where there is none."""
+        return 0.0 if self._drafting is None else self._drafting.drawing_s
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes; requests in flight go on undisturbed."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 
 from jaxpaged.buckets import BucketTable
-from jaxpaged.inventory import inventory
-from jaxpaged.memory import Device, gib
+from jaxpaged.device import Device, gib
+from jaxpaged.draft_runner import DraftRunner
+from jaxpaged.inventory import inventory, kv_bytes_per_block
 from jaxpaged.programs import Programs
 from jaxpaged.step_memory import estimate
 from jaxpaged.weights.source import shown_name
@@ -23,6 +24,7 @@ def start_table(
     dtype_reason: str,
     cache_folder: Path | None,
     sampling: str,
+    draft: DraftRunner | None,
     ready: str,
 ) -> list[tuple[str, str]]:
     """Names and values."""
@@ -31,11 +33,22 @@ def start_table(
         ("model", f"{shown_name(config.model)} ({model.architecture})"),
         ("device", f"{device.name} ({device.platform}, {jax.device_count()} device)"),
         *inventory(config, model, buckets, weight_bytes=weight_bytes, dtype_reason=dtype_reason),
+        *_draft(draft),
         ("step memory", _step_memory(programs, buckets)),
         ("sampling defaults", sampling),
         ("programs", f"of the bundle {config.bundle}" if config.bundle else f"compile cache {cache_folder or 'off'}"),
         ("ready in", ready),
     ]
+
+
+def _draft(draft: DraftRunner | None) -> list[tuple[str, str]]:
+    if draft is None:
+        return []
+    config, model = draft.runner.config, draft.runner.model
+    weights = gib(sum(leaf.nbytes for leaf in model.leaves))
+    keys = gib(config.num_blocks * kv_bytes_per_block(config, model.config))
+    name = shown_name(draft.name)
+    return [("draft model", f"{name} ({model.config.architecture}): weights {weights}, and {keys} beside the KV pool")]
 
 
 def _step_memory(programs: Programs, buckets: BucketTable) -> str:

@@ -88,10 +88,11 @@ class Steps:
     def _launch(self, scheduler: Scheduler) -> bool:
         """Send the next step on its way; False where nothing can be computed before a commit."""
         metrics = self._metrics
-        started = self._clock()
+        started, drawn_s = self._clock(), scheduler.drawing_s
         plan = scheduler.plan()
-        planned = self._clock()
-        metrics.plan_s += planned - started
+        planned, drawing_s = self._clock(), scheduler.drawing_s - drawn_s
+        metrics.plan_s += planned - started - drawing_s
+        metrics.draft_s += drawing_s
         if plan is None:
             return False
         inputs = self._packer.pack(plan, self._runner.layout(plan.bucket))

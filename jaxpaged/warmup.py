@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from jax import monitoring
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxpaged.buckets import Bucket, BucketTable
-from jaxpaged.memory import machine_digest
+from jaxpaged.device import machine_digest
 from jaxpaged.progress import Progress, progress_of
 from jaxpaged.runner import ModelRunner
 
@@ -72,6 +72,21 @@ def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: Progres
         jobs += [partial(runner.compile_sampler, rows), partial(runner.compile_logprob_picker, rows)]
     jobs += [partial(runner.compile_picker, tokens) for tokens in {bucket.tokens for bucket in order}]
     jobs += [runner.compile_scorer, runner.compile_copier]
+    _run(jobs, progress=progress)
+    return len(jobs)
+
+
+def warm_up_draft(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: Progress | bool) -> int:
+    """The same of a draft model, which is never scored and copies no blocks. Its samplers may be those of the served
+    model: that one comes first."""
+    order = _largest_first(buckets)
+    jobs = [partial(runner.compile, bucket) for bucket in order]
+    jobs += [partial(runner.compile_sampler, rows) for rows in {bucket.rows for bucket in order}]
+    _run(jobs, progress=progress)
+    return len(jobs)
+
+
+def _run(jobs: Sequence[Callable[[], object]], *, progress: Progress | bool) -> None:
     with (
         ThreadPoolExecutor(max_workers=_workers(), thread_name_prefix="compile") as pool,
         progress_of(progress).track("compiling", total=len(jobs), unit="program") as advance,
@@ -83,18 +98,22 @@ def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: Progres
         except BaseException:  # a program that cannot be, or ctrl-C: the others are not waited for
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return len(jobs)
 
 
 class EarlyStart:
     """Lets an engine serve as soon as the largest shapes are compiled; the others come while it does.
 
-    Blocks until the base of `table` is compiled. `grown` then tells the tables that are ready as they grow.
+    Blocks until the base of `table` is compiled. `grown` then tells the tables that are ready as they grow. draft: runs
+    a draft model.
     """
 
-    def __init__(self, runner: ModelRunner, table: BucketTable, *, progress: Progress | bool) -> None:
+    def __init__(
+        self, runner: ModelRunner, table: BucketTable, *, draft: ModelRunner | None = None, progress: Progress | bool
+    ) -> None:
         warm_up(runner, table.base, progress=progress)
-        self._runner, self._table = runner, table
+        if draft is not None:
+            warm_up_draft(draft, table.base, progress=progress)
+        self._runner, self._draft, self._table = runner, draft, table
         self._ready = set(table.base)
         self._rest = [bucket for bucket in _largest_first(table) if bucket not in self._ready]
         self._ended: queue.SimpleQueue[Bucket | Exception] = queue.SimpleQueue()
@@ -124,6 +143,9 @@ class EarlyStart:
                 self._runner.compile_sampler(bucket.rows)
                 self._runner.compile_logprob_picker(bucket.rows)
                 self._runner.compile_picker(bucket.tokens)
+                if self._draft is not None:
+                    self._draft.compile(bucket)
+                    self._draft.compile_sampler(bucket.rows)
             except Exception as error:
                 self._ended.put(error)
                 return

@@ -116,7 +116,7 @@ class ShadowModel:
         self._packer = Packer(
             num_seats=scheduler.config.num_seats,
             table_width=self.table_width,
-            num_groups=len(self.windows),
+            groups=range(len(self.windows)),
             max_model_len=max_model_len,
             vocab_size=VOCAB,
         )

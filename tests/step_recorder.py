@@ -38,7 +38,7 @@ def record(
     packer = Packer(
         num_seats=config.num_seats,
         table_width=engine.config.table_width,
-        num_groups=len(windows),
+        groups=range(len(windows)),
         max_model_len=longest,
         vocab_size=engine.model_config.vocab,
     )

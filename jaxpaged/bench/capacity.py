@@ -8,11 +8,14 @@ from pathlib import Path
 from jaxpaged.bench.shapes import SHAPES, shape_config
 from jaxpaged.bench.sheets import DEVICE_SHEETS, DeviceSheet
 from jaxpaged.config import EngineConfig, ResolvedConfig
+from jaxpaged.device import Device, claim_share, gib, this_device
 from jaxpaged.errors import ConfigError
-from jaxpaged.memory import Device, claim_share, gib, resolve, resolve_dtype, this_device
+from jaxpaged.loaded_draft import draft_choice
+from jaxpaged.memory import DraftPool, resolve, resolve_combination, resolve_dtype
 from jaxpaged.models.config import ModelConfig
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
+from jaxpaged.speculation.config import OPTION
 from jaxpaged.weights.folder import is_gguf
 from jaxpaged.weights.load import read_model_config
 from pallas_kernels.target import Target, assume_target, current_target
@@ -23,7 +26,10 @@ HERE = ("here", "cpu")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What the engine would be. sheet: of the device, None for a CPU or one without. is_here: it is JAX's own."""
+    """What the engine would be. sheet: of the device, None for a CPU or one without. is_here: it is JAX's own.
+
+    weight_bytes: of the draft model, too, which are draft_bytes; draft_block_bytes: what it keeps in a KV block.
+    """
 
     model: ModelConfig
     config: ResolvedConfig
@@ -32,6 +38,8 @@ class Capacity:
     is_here: bool
     weight_bytes: int
     dtype_reason: str
+    draft_bytes: int = 0
+    draft_block_bytes: int = 0
 
 
 def capacity(options: EngineConfig, device: str) -> Capacity:
@@ -55,8 +63,9 @@ def capacity(options: EngineConfig, device: str) -> Capacity:
         return _resolved(options, model, _absent_device(sheet, options.memory_share), sheet, is_here=False)
 
 
-def read_shape(model: str, *, context: int | None = None) -> ModelConfig:
-    """The model of a named shape, a config.json, a GGUF file or a folder. context: see `read_config`.
+def read_shape(model: str, *, context: int | None = None, option: str = "--model") -> ModelConfig:
+    """The model of a named shape, a config.json, a GGUF file or a folder. context: see `read_config`. option: what it
+    was named by.
 
     Raises ConfigError or ModelError for what is none.
     """
@@ -66,7 +75,7 @@ def read_shape(model: str, *, context: int | None = None) -> ModelConfig:
         return read_config(shape_config(model), context=context)
     if not Path(model).is_dir():
         raise ConfigError(
-            name="--model",
+            name=option,
             value=model,
             limit=f"it is no folder, no config.json and none of {', '.join(SHAPES)}",
             fix="Name a shape, or give the folder of a model in Hugging Face layout",
@@ -78,7 +87,9 @@ def _resolved(
     options: EngineConfig, model: ModelConfig, device: Device, sheet: DeviceSheet | None, *, is_here: bool
 ) -> Capacity:
     dtype, why = resolve_dtype(options.dtype, model.dtype, device)
-    weight_bytes = build(model, dtype=dtype, quantization=options.quantization).nbytes
+    own_bytes = build(model, dtype=dtype, quantization=options.quantization).nbytes
+    draft_bytes, pool = _draft(options, model, device, dtype)
+    weight_bytes = own_bytes + draft_bytes
     held_as = options.quantization or dtype
     if weight_bytes >= device.free_bytes:
         raise ConfigError(
@@ -91,13 +102,27 @@ def _resolved(
     loaded = replace(device, free_bytes=device.free_bytes - weight_bytes)
     return Capacity(
         model=model,
-        config=resolve(options, model, loaded, dtype=dtype, weight_bytes=weight_bytes),
+        config=resolve(options, model, loaded, dtype=dtype, weight_bytes=weight_bytes, draft=pool),
         device=device,
         sheet=sheet,
         is_here=is_here,
         weight_bytes=weight_bytes,
         dtype_reason=why,
+        draft_bytes=draft_bytes,
+        draft_block_bytes=pool.block_bytes if pool else 0,
     )
+
+
+def _draft(options: EngineConfig, model: ModelConfig, device: Device, dtype: str) -> tuple[int, DraftPool | None]:
+    """Bytes of the draft model's weights, and what it keeps in a block; none where there is none."""
+    if options.speculation is None or not options.speculation.model:
+        return 0, None
+    name = f"{OPTION}.model"
+    draft = read_shape(options.speculation.model, context=options.max_model_len, option=name)
+    draft = replace(draft, one_kv_group=True)
+    served = resolve_combination(options, model, device, dtype=dtype)
+    choice = draft_choice(options, draft, served, device, dtype=dtype)
+    return build(draft, dtype=dtype).nbytes, DraftPool.of(draft, device, choice)
 
 
 def _own_device(name: str, share: float) -> Device:

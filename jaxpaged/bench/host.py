@@ -32,9 +32,7 @@ def measure(rows: int, *, context: int, steps: int) -> dict[str, Any]:
     buckets = BucketTable.build(max_rows=rows, max_step_tokens=config.max_step_tokens, min_rows=min(rows, 8))
     width = -(-longest // _BLOCK)
     scheduler = Scheduler(config, KVPoolSpec(block_size=_BLOCK, num_blocks=rows * width + 1), buckets)
-    packer = Packer(
-        num_seats=config.num_seats, table_width=width, num_groups=1, max_model_len=longest, vocab_size=_VOCAB
-    )
+    packer = Packer(num_seats=config.num_seats, table_width=width, groups=[0], max_model_len=longest, vocab_size=_VOCAB)
     for number in range(rows):
         scheduler.submit(_request(number, context=max(1, context - steps), answer=longest))
     in_flight: deque[StepPlan] = deque()

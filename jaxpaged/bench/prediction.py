@@ -14,6 +14,7 @@ from jaxpaged.bench.step_cost import StepCost
 from jaxpaged.bench.throughput import serve
 from jaxpaged.bench.trace import TraceRequest
 from jaxpaged.buckets import BucketTable
+from jaxpaged.device import gib
 from jaxpaged.inventory import contexts_that_fit, inventory, kv_bytes_per_block, kv_bytes_per_token
 from jaxpaged.weights.source import shown_name
 
@@ -69,6 +70,8 @@ def capacity_row(capacity: Capacity, buckets: BucketTable, trace: Sequence[Trace
         "weight_bytes": capacity.weight_bytes,
         "kv_bytes_per_token": per_token,
         "kv_bytes": kv_bytes_per_block(config, capacity.model) * config.num_blocks,
+        "draft_weight_bytes": capacity.draft_bytes,
+        "draft_kv_bytes": capacity.draft_block_bytes * config.num_blocks,
         "contexts_of_max_model_len": _contexts(capacity, config.max_model_len),
         "contexts_of_mean_len": None if mean is None else _contexts(capacity, mean),
         "mean_len": None if mean is None else round(mean, 1),
@@ -92,6 +95,9 @@ def capacity_table(capacity: Capacity, buckets: BucketTable, trace: Sequence[Tra
     if mean is not None:
         fits = f"{_contexts(capacity, mean):,} of the trace's mean of {mean:,.0f} tokens fit"
         rows = [(name, f"{value}; {fits}" if name == "concurrency" else value) for name, value in rows]
+    if capacity.draft_bytes:
+        keys = gib(capacity.draft_block_bytes * config.num_blocks)
+        rows.append(("draft model", f"weights {gib(capacity.draft_bytes)} of these, and {keys} beside the KV pool"))
     return [("model", f"{shown_name(config.model)} ({model.architecture})"), ("device", what), *rows]
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from jaxpaged.bench.shapes import shape_config
 from jaxpaged.config import EngineConfig
+from jaxpaged.device import claim_share, gib, this_device
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError
-from jaxpaged.memory import claim_share, gib, resolve_combination, resolve_dtype, this_device
+from jaxpaged.memory import resolve_combination, resolve_dtype
 from jaxpaged.models.decoder import build
 from jaxpaged.models.families import read_config
 from jaxpaged.weights.random import random_model

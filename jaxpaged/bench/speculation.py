@@ -29,13 +29,16 @@ Prompts = Sequence[tuple[int, ...]]
 class Pass:
     """All prompts served once. seconds: from the first submission to the last token. rows: of requests, summed over
     steps; guesses are not counted. costs: seconds, as the speculator learned them: of a step of one row that did not
-    wait for the one before it, of a further row, and of waiting."""
+    wait for the one before it, of a further row, and of waiting. passes: of a draft model; drawing_s: what it took in
+    all, prompts included."""
 
     answers: tuple[tuple[int, ...], ...]
     seconds: float
     rows: int
     counts: SpeculationCounts | None
     costs: tuple[float, float, float] | None
+    passes: int
+    drawing_s: float
 
     @property
     def num_tokens(self) -> int:
@@ -133,8 +136,10 @@ def _serve(
     engine.step()  # one may be in flight that computes for nobody any more
     engine.require_idle("bench speculation")
     config = replace(engine.config, speculation=speculation)
-    engine.scheduler = make_scheduler(config, engine.model_config.kv_windows(), engine.buckets, clock=clock)
-    rows = engine.metrics.step_rows
+    windows = engine.model_config.kv_windows()
+    engine.scheduler = make_scheduler(config, windows, engine.buckets, clock=clock, draft=engine.draft)
+    rows, drawing_s = engine.metrics.step_rows, engine.metrics.draft_s
+    passes = engine.draft.passes if engine.draft else 0
     coming = list(enumerate(prompts))[::-1]
     answers: dict[str, tuple[int, ...]] = {}
     live = 0
@@ -155,6 +160,8 @@ def _serve(
         rows=engine.metrics.step_rows - rows,
         counts=speculator and speculator.counts,
         costs=speculator and _learned(speculator.costs),
+        passes=engine.draft.passes - passes if engine.draft else 0,
+        drawing_s=engine.metrics.draft_s - drawing_s,
     )
 
 
@@ -186,4 +193,6 @@ def _case(pairs: Sequence[tuple[Pass, Pass]]) -> dict[str, Any]:
         "step_us": step,
         "row_us": row,
         "wait_us": wait,
+        "draft_passes": sum(guessed.passes for _, guessed in pairs),
+        "draft_share": round(sum(g.drawing_s for _, g in pairs) / sum(g.seconds for _, g in pairs), 3),
     }

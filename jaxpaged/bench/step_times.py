@@ -108,7 +108,7 @@ def _point(engine: LLMEngine, bucket: Bucket, rows: Sequence[tuple[int, int]]) -
     packer = Packer(
         num_seats=config.num_seats,
         table_width=config.table_width,
-        num_groups=groups,
+        groups=range(groups),
         max_model_len=config.max_model_len,
         vocab_size=model.vocab,
     )

@@ -59,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
     config = options.engine
     speculation = config.speculation or speculation_config(_DEFAULT)
     assert speculation is not None
-    engine = bench_engine(replace(config, speculative_config={}), None, quiet=options.quiet)
+    without = config if speculation.model else replace(config, speculative_config={})
+    engine = bench_engine(without, None, quiet=options.quiet)
     from jaxpaged.bench.speculation import measure, sentences  # starts jax
 
     texts = read_corpus().held_out

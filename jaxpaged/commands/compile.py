@@ -55,10 +55,15 @@ def main(argv: Sequence[str]) -> int:
     options = parse(CompileOptions, argv, prog="jaxpaged compile")
     config = options.config()
     engine = start_engine(config, quiet=options.quiet)
-    from jaxpaged.bundle import write_bundle  # with jax
+    from jaxpaged.bundle import draft_folder, write_bundle  # with jax
 
-    runner = engine.runner
-    size = write_bundle(options.output, runner.programs, fingerprint=runner.fingerprint, config=engine.config)
+    places = [(options.output, engine.runner)]
+    if engine.draft is not None:
+        places.append((draft_folder(options.output), engine.draft.runner))
+    count = size = 0
+    for folder, runner in places:
+        size += write_bundle(folder, runner.programs, fingerprint=runner.fingerprint, config=runner.config)
+        count += len(runner.programs)
     if not options.quiet:
-        say(f"{len(runner.programs)} programs, {size / 1e6:.1f} MB: {options.output}")
+        say(f"{count} programs, {size / 1e6:.1f} MB: {options.output}")
     return 0

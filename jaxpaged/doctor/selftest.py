@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxpaged.device import this_device
 from jaxpaged.doctor.probe import LINE_MARK
 from jaxpaged.errors import ConfigError
 from jaxpaged.llm import LLM
-from jaxpaged.memory import resolve_dtype, this_device
+from jaxpaged.memory import resolve_dtype
 from jaxpaged.request import RequestOutput, SamplingParams
 from jaxpaged.tuning import tuning_path, user_tuning
 from pallas_kernels.backend import Backend, choose_backend

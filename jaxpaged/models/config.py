@@ -128,6 +128,7 @@ class ModelConfig:
     E and back by a product; positions: rows of a table of learned positions, added to the vectors (0: none), of which
     token p gets row p + position_offset; final_norm: before the output head; tied: the head is the embedding table;
     head_bias; logit_scale and then logit_softcap, t * tanh(x / t), are on the logits.
+    one_kv_group: all layers are one KV group, whose blocks are never given up, whatever their windows.
     In a layer: arrangement; one_norm: of PARALLEL, m is n; residual_scale multiplies what is added to the residual
     stream; norm: of all these norms. gated: the network has a gate; activation: a name in
     `pallas_kernels.activations`. scale: factor on q.k; softcap: on the scores; sinks: a logit per head that takes part
@@ -168,6 +169,7 @@ class ModelConfig:
     head_bias: bool = False
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+    one_kv_group: bool = False
 
     def __post_init__(self) -> None:
         assert self.layers, "a model has layers"
@@ -179,6 +181,8 @@ class ModelConfig:
 
         A window that no context outgrows is none.
         """
+        if self.one_kv_group:
+            return (KVGroup(layers=tuple(range(len(self.layers))), window=None),)
         kinds: dict[int | None, list[int]] = {}
         for i, layer in enumerate(self.layers):
             bounded = layer.window is not None and layer.window < self.max_positions

@@ -14,7 +14,7 @@ from jaxpaged.errors import ConfigError, ParameterError
 from jaxpaged.json_option import option_object
 
 OPTION = "speculative_config"
-METHODS = ("ngram", "suffix")
+METHODS = ("ngram", "suffix", "draft_model")
 MOST_DRAFTED = 64
 """Tokens that may be drafted of one request in one step."""
 _MOST_MATCHED = 256  # tokens of a match that may be looked at
@@ -30,9 +30,11 @@ _KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "suffix_decoding_max_spec_factor",
             "suffix_decoding_min_token_prob",
         ),
+        "draft_model": (*_COMMON, "model"),
     }
 )
 _LOOKUP = 5  # tokens of an n-gram where neither length is given: vLLM's default
+_FIX = 'As in {"method": "ngram", "num_speculative_tokens": 4} or {"model": "FOLDER", "num_speculative_tokens": 4}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class SpeculationConfig:
     the shortest and the longest n-gram that is looked up. suffix_decoding_max_tree_depth: tokens of a match that count
     at most. suffix_decoding_max_cached_requests: finished answers that are looked into beside the request itself.
     suffix_decoding_max_spec_factor: drafted tokens per matched token. suffix_decoding_min_token_prob: a token less
-    likely to be drawn is not drafted.
+    likely to be drawn is not drafted. model: the draft model, as `EngineConfig.model` names one.
     """
 
     method: str
@@ -54,23 +56,27 @@ class SpeculationConfig:
     suffix_decoding_max_cached_requests: int = 10_000
     suffix_decoding_max_spec_factor: float = 1.0
     suffix_decoding_min_token_prob: float = 0.1
+    model: str = ""
 
     def asked(self) -> dict[str, Any]:
         """The option again, with every default of its method filled in."""
         return {key: value for key, value in asdict(self).items() if key in _KEYS[self.method]}
 
 
-def speculation_config(value: object) -> SpeculationConfig | None:
-    """The option `speculative_config`, an object or its JSON text. None where nothing is asked for.
+def speculation_config(value: object, *, own_draft: str = "") -> SpeculationConfig | None:
+    """The option `speculative_config`, an object or its JSON text. None where nothing is asked for. own_draft: the
+    draft model that goes with the served one, where there is one.
 
     Raises ConfigError naming the key, its value and the limit.
     """
-    asked = option_object(OPTION, value, fix='As in {"method": "ngram", "num_speculative_tokens": 4}')
+    asked = option_object(OPTION, value, fix=_FIX)
     if not asked:
         return None
     method = asked.get("method")
+    if method is None and asked.get("model") is not None:
+        method = "draft_model"
     if method not in METHODS:
-        limit = f"it must be {' or '.join(METHODS)}: drafts come from the text itself, not from a second model"
+        limit = f"it must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, which goes without saying beside a model"
         raise ConfigError(name=f"{OPTION}.method", value=method, limit=limit)
     for key, given in asked.items():
         if key not in _KEYS[method]:
@@ -78,6 +84,8 @@ def speculation_config(value: object) -> SpeculationConfig | None:
             limit = f"method {method} has no such key; it has {', '.join(_KEYS[method])}"
             fix = f"Did you mean {near[0]}?" if near else "Leave it out"
             raise ConfigError(name=f"{OPTION}.{str(key)[:64]}", value=given, limit=limit, fix=fix)
+    if method == "draft_model":
+        return _draft_model(asked, own_draft)
     return _ngram(asked) if method == "ngram" else _suffix(asked)
 
 
@@ -91,16 +99,34 @@ def _ngram(value: Mapping[str, Any]) -> SpeculationConfig:
         raise ConfigError(
             name=f"{OPTION}.prompt_lookup_min", value=shortest, limit=f"it may not exceed prompt_lookup_max={longest}"
         )
+    count = _count(value, "ngram")
+    return SpeculationConfig(
+        method="ngram", num_speculative_tokens=count, prompt_lookup_min=shortest, prompt_lookup_max=longest
+    )
+
+
+def _draft_model(value: Mapping[str, Any], own_draft: str) -> SpeculationConfig:
+    model = own_draft if value.get("model") is None else value["model"]
+    if not isinstance(model, str) or not model:
+        raise ConfigError(
+            name=f"{OPTION}.model",
+            value=model,
+            limit="method draft_model needs it: a small model with the vocabulary of the one that is served",
+            fix="Name its folder, or its name on the hub",
+        )
+    return SpeculationConfig(method="draft_model", num_speculative_tokens=_count(value, "draft_model"), model=model)
+
+
+def _count(value: Mapping[str, Any], method: str) -> int:
+    """How many tokens to draft, where the method has no number of its own."""
     count = _integer(value, "num_speculative_tokens", None, 1, MOST_DRAFTED)
     if count is None:
         raise ConfigError(
             name=f"{OPTION}.num_speculative_tokens",
             value=None,
-            limit="method ngram needs it: how many tokens to draft at most",
+            limit=f"method {method} needs it: how many tokens to draft at most",
         )
-    return SpeculationConfig(
-        method="ngram", num_speculative_tokens=count, prompt_lookup_min=shortest, prompt_lookup_max=longest
-    )
+    return count
 
 
 def _suffix(value: Mapping[str, Any]) -> SpeculationConfig:

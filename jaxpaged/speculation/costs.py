@@ -10,6 +10,7 @@ _MEMORY = 0.98  # how much of the evidence is left after one more step
 _SOLVED_EVERY = 8  # steps
 _MOST_TIMES = 4.0  # a step that takes more times what was expected was held up by something else
 _WEIGHT = 4.0  # of what is held before any step was seen, in steps
+_LATEST = 0.1  # weight of the latest pass of a draft model
 _LEAST = 1e-9  # seconds: a coarse clock may see steps that take none, and ratios are asked for
 ROW_SHARE = 0.02
 """What a further row adds, as a share of a step without rows, before any step was seen."""
@@ -68,3 +69,30 @@ class StepCosts:
             mean_rows, share = self._products[0, 1] / self._products[0, 0], self._products[0, 2] / self._products[0, 0]
             base = max(mean * 0.05, mean - row * float(mean_rows) - wait * float(share))
         self._terms = max(base, _LEAST), row, wait
+
+
+class DraftCosts:
+    """What one pass of a draft model takes, by its rows, in the units of `steps`.
+
+    share: of a step of the model that is served, before any pass was seen.
+    """
+
+    def __init__(self, steps: Costs, *, share: float) -> None:
+        self._steps = steps
+        self._share = share
+        self._base = 0.0  # seconds of a pass without rows; 0: none was seen
+        self._num_seen = 0
+
+    def of(self, rows: int) -> float:
+        """What a pass is expected to take."""
+        if not self._base:
+            return self._share * self._steps.of(rows, waited=False)
+        return self._base * (1 + ROW_SHARE * rows)
+
+    def note(self, rows: int, seconds: float) -> None:
+        """Take in a pass; the first one may have had to compile its program, and tells nothing."""
+        self._num_seen += 1
+        if self._num_seen == 1:
+            return
+        base = max(_LEAST, seconds / (1 + ROW_SHARE * rows))
+        self._base = self._base + _LATEST * (min(base, _MOST_TIMES * self._base) - self._base) if self._base else base

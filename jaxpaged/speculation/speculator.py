@@ -8,33 +8,40 @@ for any, and nothing is done at all.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 from jaxpaged.request import PENDING, Request
-from jaxpaged.speculation.acceptance import Acceptance, Trust
+from jaxpaged.speculation.acceptance import DRAWN, Acceptance, Trust
 from jaxpaged.speculation.answers import AnswerStore
 from jaxpaged.speculation.config import SpeculationConfig
-from jaxpaged.speculation.costs import Costs, StepCosts
+from jaxpaged.speculation.costs import Costs, DraftCosts, StepCosts
 from jaxpaged.speculation.counts import SpeculationCounts
-from jaxpaged.speculation.drafter import NO_GUESS, Drafter, Guess
+from jaxpaged.speculation.draft_model import DraftModel
+from jaxpaged.speculation.drafter import NO_GUESS, Drafter, Guess, NoDrafter
 from jaxpaged.speculation.forced import ForcedDrafter, Forcing
 from jaxpaged.speculation.ngram import NgramDrafter
 from jaxpaged.speculation.suffix import SuffixDrafter
 
 Charge = Callable[[int], int]
 """How many rows a step computes, padding included, with so many drafted ones in it."""
+Reach = Callable[[Request, int], int]
+"""How many of so many guesses of a request have a block to go to; takes the blocks."""
 _MARGIN = 1.05  # how much faster it must promise to be
 _LEARNED_AT_ONCE = 512  # tokens of all requests together in one step: some 1 ms
+_REST = 16  # steps
+_LONGEST_PAUSE = 64  # steps without a draft model's guesses, after which one is tried
 
 
 class _Track:
-    """One request's guesses. guess: the latest one, of the tokens from place `start` on."""
+    """One request's guesses. guess: the latest one, of the tokens from place `start` on. trust: by guesses of the same
+    class; drawn: by all of a draft model."""
 
-    __slots__ = ("drafter", "guess", "start", "trust")
+    __slots__ = ("drafter", "drawn", "guess", "start", "trust")
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
-        self.trust = Trust()
+        self.trust, self.drawn = Trust(), Trust()
         self.guess = NO_GUESS
         self.start = 0
 
@@ -43,7 +50,7 @@ class Speculator:
     """Makes guesses for the requests of one scheduler, and learns from what becomes of them. Not thread-safe.
 
     pads: whether padding costs what rows do. make: a request's drafter, in place of the one that `config` asks for.
-    costs: of steps, in place of what is measured.
+    costs: of steps, in place of what is measured. draft: the model of method draft_model.
     """
 
     def __init__(
@@ -53,8 +60,11 @@ class Speculator:
         pads: bool = True,
         make: Callable[[Request], Drafter] | None = None,
         costs: Costs | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
+        assert (draft is None) == (config.method != "draft_model"), "the method has a model, the others have none"
         self.config = config
+        self.draft = draft
         self.counts = SpeculationCounts(accepted_at=[0] * config.num_speculative_tokens)
         self.costs: Costs = costs or StepCosts()
         self.pads = pads
@@ -65,20 +75,30 @@ class Speculator:
         self._least = config.suffix_decoding_min_token_prob if suffix else 0.0
         self._make = make or self._drafter_of
         self._tracks: dict[str, _Track] = {}
+        self._draft_costs = None if draft is None else DraftCosts(self.costs, share=draft.share)
+        self._untried = 0  # steps since a draft model's guesses were tried
+        self._resting = 0  # steps for which none are wanted, since nobody had a block for them
+        self._pause = _LONGEST_PAUSE  # after how many they are: half as many when one came true, twice when it did not
 
-    def choose(self, requests: Sequence[Request], room: int, charge: Charge) -> list[tuple[int, ...]]:
+    def choose(
+        self, requests: Sequence[Request], room: int, charge: Charge, reach: Reach | None = None
+    ) -> list[tuple[int, ...]]:
         """The guesses that get rows beside the next token of each of `requests`, of which all tokens are known.
 
-        room: rows that there are for them at most.
+        room: rows that there are for them at most. reach: a draft model writes to blocks, others need none yet.
         """
         if self._answers is not None:
             self._answers.work()
         if not self._may_pay(len(requests), room, charge):
             return [()] * len(requests)
         guesses = self._guesses(requests)
+        if self.draft is not None:
+            assert reach is not None
+            guesses = self._drawn(self.draft, requests, guesses, room, charge, reach)
         candidates = self._candidates(requests, guesses)[:room]
         taken = [0] * len(requests)
-        for _, i in candidates[: self._best([gain for gain, _ in candidates], len(requests), charge)]:
+        drawn = any(guess.is_drawn for guess in guesses)  # their cost is spent, and so is the wait
+        for _, i in candidates[: self._best([gain for gain, _ in candidates], len(requests), charge, waited=drawn)]:
             taken[i] += 1  # a request's guesses come in their order, since their gains fall
         return [guess.tokens[:count] for guess, count in zip(guesses, taken, strict=True)]
 
@@ -88,6 +108,11 @@ class Speculator:
         if not self._may_pay(len(requests), room, charge):
             return False
         candidates = self._candidates(requests, self._guesses(requests))[:room]
+        if not candidates and self.draft is not None:
+            if self._resting:
+                self._resting -= 1
+                return False
+            return self._depth([one for one in requests if self._most_drawn(one) > 0], room, charge) > 0
         return self._best([gain for gain, _ in candidates], len(requests), charge) > 0
 
     def verified(self, place: int, *, accepted: bool) -> None:
@@ -101,6 +126,8 @@ class Speculator:
     def ended(self, request: Request) -> None:
         """Forget a request. Its answer may serve others, unless it asked for a namespace of its own."""
         self._tracks.pop(request.id, None)
+        if self.draft is not None:
+            self.draft.forget(request)
         if self._answers is not None and not request.salt:
             self._answers.add(request.tokens[len(request.prompt) :])
 
@@ -116,11 +143,67 @@ class Speculator:
 
     def _pays(self, tokens: float, drafted: int, count: int, charge: Charge) -> bool:
         plain = count / self.costs.of(charge(0), waited=False)
-        return tokens / self.costs.of(charge(drafted), waited=True) > _MARGIN * plain
+        passes = -(-drafted // count)
+        return tokens / (self.costs.of(charge(drafted), waited=True) + self._drawing(passes, count)) > _MARGIN * plain
+
+    def _drawing(self, passes: int, count: int) -> float:
+        """What so many passes of a draft model with `count` rows take."""
+        return passes * self._draft_costs.of(count) if self._draft_costs else 0.0
+
+    def _depth(self, requests: Sequence[Request], room: int, charge: Charge) -> int:
+        """How many tokens a draft model had best draw of each request, by how its earlier ones came true."""
+        if not (count := len(requests)):
+            return 0
+        rate, best = _MARGIN * count / self.costs.of(charge(0), waited=False), 0
+        mean = self._acceptance.rate(DRAWN)
+        likelihoods = [self._tracks[request.id].drawn.likelihood(mean) for request in requests]
+        gains: list[float] = []
+        for depth in range(1, min(self.config.num_speculative_tokens, room) + 1):
+            gains = sorted((*gains, *(likelihood**depth for likelihood in likelihoods)), reverse=True)[:room]
+            step = self.costs.of(charge(len(gains)), waited=True)
+            promised = (count + sum(gains)) / (step + self._drawing(depth, count))
+            if promised > rate:
+                best, rate = depth, promised
+        self._untried = 0 if best else self._untried + 1
+        return 1 if self._untried > self._pause else best
+
+    def _most_drawn(self, request: Request) -> int:
+        """How many guesses a draft model may draw of a request at most."""
+        assert self.draft is not None
+        return min(request.max_tokens - request.num_output - 1, self.draft.longest - request.num_tokens)
+
+    def _drawn(
+        self,
+        draft: DraftModel,
+        requests: Sequence[Request],
+        guesses: list[Guess],
+        room: int,
+        charge: Charge,
+        reach: Reach,
+    ) -> list[Guess]:
+        """The guesses, with those of the draft model where there is none; no more than are likely to pay."""
+        without = [i for i, guess in enumerate(guesses) if not guess.tokens and self._most_drawn(requests[i]) > 0]
+        depth = self._depth([requests[i] for i in without], room, charge)
+        if not depth:
+            return guesses
+        counts = {i: min(depth, self._most_drawn(requests[i])) for i in without}
+        asked = {i: count for i, count in counts.items() if reach(requests[i], count) == count}
+        self._untried = 0
+        if not asked:
+            self._resting = _REST
+            return guesses
+        passes, seconds = draft.passes, draft.pass_seconds
+        drawn = draft.propose([requests[i] for i in asked], list(asked.values()))
+        if draft.passes > passes and self._draft_costs is not None:
+            self._draft_costs.note(len(asked), (draft.pass_seconds - seconds) / (draft.passes - passes))
+        guesses = [*guesses]
+        for i, guess in zip(asked, drawn, strict=True):
+            guesses[i] = self._tracks[requests[i].id].guess = guess
+        return guesses
 
     def _guesses(self, requests: Sequence[Request]) -> list[Guess]:
         """What may follow the known tokens of each."""
-        budget = _LEARNED_AT_ONCE
+        budget = _LEARNED_AT_ONCE if self.draft is None else sys.maxsize
         guesses: list[Guess] = []
         for request in requests:
             end = len(request.tokens) - _num_pending(request)
@@ -142,9 +225,13 @@ class Speculator:
         guess, tokens = track.guess, request.tokens
         came = tokens[track.start : min(end, track.start + len(guess.tokens))]
         for i, (guessed, token) in enumerate(zip(guess.tokens, came, strict=False)):
-            hit = guessed == token
-            track.trust.note(self._acceptance.rate(guess.match + i), hit=hit)
-            self._acceptance.note(guess.match + i, hit=hit)
+            hit, kind = guessed == token, guess.kind(i)
+            track.trust.note(self._acceptance.rate(kind), hit=hit)
+            self._acceptance.note(kind, hit=hit)
+            if guess.is_drawn:
+                track.drawn.note(self._acceptance.rate(DRAWN), hit=hit)
+                self._acceptance.note(DRAWN, hit=hit)
+                self._pause = max(1, self._pause // 2) if hit else min(_LONGEST_PAUSE, 2 * self._pause)
             if not hit:
                 break
         track.drafter.learn(tokens, end)
@@ -159,7 +246,7 @@ class Speculator:
             most = min(self.config.num_speculative_tokens, request.max_tokens - request.num_output - 1)
             trust, gain = self._tracks[request.id].trust, 1.0
             for place in range(min(len(guess.tokens), pending + most)):
-                gain *= trust.likelihood(self._acceptance.rate(guess.match + place))
+                gain *= trust.likelihood(self._acceptance.rate(guess.kind(place)))
                 if gain < self._least:
                     break
                 if place >= pending:
@@ -167,10 +254,10 @@ class Speculator:
         found.sort(key=lambda candidate: -candidate[0])
         return found
 
-    def _best(self, gains: Sequence[float], count: int, charge: Charge) -> int:
-        """How many guesses, from the likeliest on, make `count` requests fastest."""
+    def _best(self, gains: Sequence[float], count: int, charge: Charge, *, waited: bool = False) -> int:
+        """How many guesses, from the likeliest on, make `count` requests fastest. waited: without any, too."""
         best = 0
-        rate = _MARGIN * count / self.costs.of(charge(0), waited=False)
+        rate = (1.0 if waited else _MARGIN) * count / self.costs.of(charge(0), waited=waited)
         tokens = float(count)
         for drafted, gain in enumerate(gains, 1):
             tokens += gain
@@ -186,6 +273,8 @@ class Speculator:
 
     def _lookup_of(self, request: Request) -> Drafter:
         config = self.config
+        if config.method == "draft_model":
+            return NoDrafter()
         if config.method == "ngram":
             return NgramDrafter(shortest=config.prompt_lookup_min, longest=config.prompt_lookup_max)
         return SuffixDrafter(

@@ -91,7 +91,7 @@ class Replay:
         return Packer(
             num_seats=config.num_seats,
             table_width=config.table_width,
-            num_groups=len(engine.model_config.kv_groups()),
+            groups=range(len(engine.model_config.kv_groups())),
             max_model_len=config.max_model_len,
             vocab_size=engine.model_config.vocab,
         )

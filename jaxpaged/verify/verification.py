@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxpaged.bench.circumstances import versions
 from jaxpaged.config import EngineConfig
+from jaxpaged.device import this_device
 from jaxpaged.engine import LLMEngine
-from jaxpaged.memory import resolve_combination, resolve_dtype, this_device
+from jaxpaged.memory import resolve_combination, resolve_dtype
 from jaxpaged.tiny import TINY_MODEL
 from jaxpaged.verify.certificate import Certificate, Comparison, Setting
 from jaxpaged.verify.figures import compare

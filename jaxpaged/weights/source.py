@@ -42,6 +42,10 @@ def localised(
     if tokenizer is not None:
         own = revisions["tokenizer_revision"] is None and config.tokenizer == config.model
         tokenizer = model if own else _path(config, tokenizer, "tokenizer", revisions, weights=False, progress=progress)
+    speculation = config.speculation
+    if speculation is not None and speculation.model and weights:
+        draft = _path(config, speculation.model, "speculative_config.model", revisions, weights=True, progress=progress)
+        config = replace(config, speculative_config={**config.speculative_config, "model": draft})
     given = next(((name, value) for name, value in revisions.items() if value is not None), None)
     if given is not None and not has_model:
         raise ConfigError(
@@ -93,9 +97,10 @@ def _path(
 ) -> str:
     """Where the files of a model or tokenizer are. The revision that was made use of is taken out of `revisions`."""
     path = Path(given)
-    if path.is_dir() or (option == "model" and is_gguf(path)):
+    holds_weights = option != "tokenizer"
+    if path.is_dir() or (holds_weights and is_gguf(path)):
         return given
-    if path.exists() and path.suffix == ".gguf" and option == "model":
+    if path.exists() and path.suffix == ".gguf" and holds_weights:
         limit = "it is no GGUF file: it does not begin as one"
         raise ModelError(name=option, value=given, limit=limit, fix="Download it again")
     if path.exists():
@@ -103,8 +108,8 @@ def _path(
     if not is_hub_name(given):
         limit = "there is no such folder, and a model's name on the hub has the form org/name"
         raise ModelError(name=option, value=given, limit=limit, fix=_FIX)
-    key = "revision" if option == "model" else "tokenizer_revision"
-    revision, revisions[key] = revisions[key], None
+    key = {"model": "revision", "tokenizer": "tokenizer_revision"}.get(option, "")
+    revision, revisions[key] = revisions.get(key), None
     folder = download(
         given,
         option=option,

@@ -69,7 +69,7 @@ def test_a_run_on_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:
         ("--rounds 0", "--rounds is 0: it must be at least 1"),
         (
             '--speculative-config {"method":"medusa"}',
-            "speculative_config.method is 'medusa': it must be ngram or suffix",
+            "speculative_config.method is 'medusa': it must be ngram, suffix or draft_model",
         ),
     ],
 )

@@ -40,8 +40,8 @@ from jaxpaged.bench.programs import machine_dtype
 from jaxpaged.bench.throughput import measure
 from jaxpaged.bench.trace import TraceRequest
 from jaxpaged.config import EngineConfig
+from jaxpaged.device import claim_share
 from jaxpaged.engine import LLMEngine
-from jaxpaged.memory import claim_share
 from jaxpaged.tiny import TINY_MODEL
 
 SHARE = 0.4

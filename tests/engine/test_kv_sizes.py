@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from jaxpaged.config import EngineConfig, ResolvedConfig
+from jaxpaged.device import Device
 from jaxpaged.errors import ConfigError
 from jaxpaged.inventory import contexts_that_fit, describe_groups, kv_bytes_per_block, kv_bytes_per_token
-from jaxpaged.memory import Device, resolve
+from jaxpaged.memory import resolve
 from jaxpaged.models.families import read_config
 from jaxpaged.models.kv import pool_specs
 from pallas_kernels.backend import Backend

@@ -14,19 +14,10 @@ from jaxpaged import memory
 from jaxpaged.assembly import make_buckets
 from jaxpaged.bench.shapes import SHAPES
 from jaxpaged.config import EngineConfig, ResolvedConfig
+from jaxpaged.device import Device, allocator_share, claim_share, gib, this_device
 from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError
-from jaxpaged.memory import (
-    Device,
-    allocator_share,
-    blocks_follow_step,
-    claim_share,
-    gib,
-    resolve,
-    resolve_dtype,
-    resolve_kv_dtype,
-    this_device,
-)
+from jaxpaged.memory import DraftPool, blocks_follow_step, resolve, resolve_combination, resolve_dtype, resolve_kv_dtype
 from jaxpaged.models.families import read_config
 from jaxpaged.programs import Programs
 from jaxpaged.sampling_params import MAX_BIASES, SamplingParams
@@ -88,11 +79,9 @@ MODEL = read_config(
 )
 
 
-def resolved(
-    platform: str, *, gib: float = 100, limit: float = 1.0, step: StepMemory | None = None, **options: Any
-) -> ResolvedConfig:
+def device_of(platform: str, *, gib: float = 100, limit: float = 1.0) -> Device:
     size = int(gib * GIB)
-    on = Device(
+    return Device(
         platform=platform,
         name="some",
         free_bytes=size,
@@ -100,7 +89,19 @@ def resolved(
         limit_bytes=int(limit * size),
         bfloat16_unit="",
     )
-    return resolve(EngineConfig(**options), MODEL, on, dtype="bfloat16", weight_bytes=GIB, step=step)
+
+
+def resolved(
+    platform: str,
+    *,
+    gib: float = 100,
+    limit: float = 1.0,
+    step: StepMemory | None = None,
+    draft: DraftPool | None = None,
+    **options: Any,
+) -> ResolvedConfig:
+    on = device_of(platform, gib=gib, limit=limit)
+    return resolve(EngineConfig(**options), MODEL, on, dtype="bfloat16", weight_bytes=GIB, step=step, draft=draft)
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
@@ -178,6 +179,48 @@ def test_no_array_of_bytes_between_2_and_4_gib_on_a_gpu() -> None:
     for blocks in (131_072, 262_145):
         config = resolved("rocm", kv_cache_dtype="fp8", num_gpu_blocks_override=blocks)
         assert config.num_blocks == blocks
+
+
+def draft_pool(platform: str, *, layers: int, **options: Any) -> DraftPool:
+    """Of a draft model with half the served one's heads."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 1000,
+        "hidden_size": 512,
+        "intermediate_size": 512,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 4096,
+    }
+    model = replace(read_config(config), one_kv_group=True)
+    choice = resolve_combination(EngineConfig(**options), model, device_of(platform), dtype="bfloat16")
+    return DraftPool.of(model, device_of(platform), choice)
+
+
+def test_a_block_costs_what_both_models_keep_in_it() -> None:
+    for platform in ("rocm", "cpu"):
+        options: dict[str, Any] = {"kv_cache_memory_bytes": GIB, "block_size": 16, "kv_cache_dtype": "bf16"}
+        own, draft = 16 * 2 * 2 * 8 * 128 * 2, 16 * 3 * 2 * 4 * 128 * 2
+        pool = draft_pool(platform, layers=3, **options)
+        assert pool.block_bytes == draft
+        assert resolved(platform, **options).num_blocks == GIB // own
+        assert resolved(platform, draft=pool, **options).num_blocks == GIB // (own + draft)
+    fitting = resolved("cuda", draft=draft_pool("cuda", layers=3)).num_blocks
+    assert fitting < resolved("cuda").num_blocks
+
+
+def test_no_array_of_a_draft_model_has_between_2_and_4_gib_on_a_gpu() -> None:
+    low = 2 * GIB // (8 * 16 * 128)
+    fp8: dict[str, Any] = {"kv_cache_dtype": "fp8"}
+    draft = draft_pool("rocm", layers=1, **fp8)  # its arrays are half as large, so their hazard begins where that ends
+    assert draft.hazard == (2 * low, 4 * low + 1)
+    with pytest.raises(ConfigError, match=f"at most {2 * low} or at least {4 * low + 1}"):
+        resolved("rocm", num_gpu_blocks_override=3 * low, draft=draft, **fp8)
+    between = resolved("rocm", draft=draft, kv_cache_memory_bytes=40 * GIB, **fp8)
+    assert between.num_blocks == low  # from the one into the other
+    assert "2 GiB of float8_e4m3fn keys" in between.reasons["num_blocks"]
+    assert resolved("rocm", kv_cache_memory_bytes=40 * GIB, **fp8).num_blocks > 2 * low
 
 
 def test_a_share_asked_for_on_a_cpu_is_said_to_have_no_effect() -> None:
@@ -337,7 +380,7 @@ def test_a_share_that_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     jax.devices()
     claim_share(0.9)  # too late: what is claimed now would not be what the allocator holds
     assert os.environ["XLA_CLIENT_MEM_FRACTION"] == ""
-    monkeypatch.setattr("jaxpaged.memory._jax_runs", lambda: False)
+    monkeypatch.setattr("jaxpaged.device._jax_runs", lambda: False)
     claim_share(0.9)
     assert os.environ["XLA_CLIENT_MEM_FRACTION"] == "0.9"
 

@@ -89,7 +89,7 @@ def drawn(requests: Sequence[Request], logits: np.ndarray) -> tuple[Sampled, Wid
     layout = StepLayout(bucket=Bucket(tokens=ROWS, rows=ROWS), table_width=1, num_groups=1)
     rows = tuple(RowPlan(request, len(request.tokens) - 1, 1, True) for request in requests)
     vocab = logits.shape[1]
-    packer = Packer(num_seats=ROWS, table_width=1, num_groups=1, max_model_len=LONGEST, vocab_size=vocab)
+    packer = Packer(num_seats=ROWS, table_width=1, groups=[0], max_model_len=LONGEST, vocab_size=vocab)
     plan = StepPlan(rows=rows, bucket=layout.bucket)
     inputs = packer.pack(plan, layout)
     masks, _ = MaskFiller(vocab=vocab).of(plan)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draft_models import draft_of, perturbed
 from drafters import AnyPrice, OracleDrafter, eager_speculator
 from greedy_oracle import TIE
 from native_backend import need
@@ -299,7 +300,8 @@ def serve(
     hybrid.steps.in_flight.clear()
     config = SchedulerConfig(max_rows=16, max_step_tokens=128, max_model_len=256, chunk_align=CHUNK_ALIGN)
     pool = KVPoolSpec(block_size=BLOCK, num_blocks=blocks, windows=hybrid.model_config.kv_windows())
-    hybrid.scheduler = Scheduler(config, pool, hybrid.buckets.base, speculator=speculator)
+    fills = speculator.draft.fills if speculator is not None and speculator.draft is not None else None
+    hybrid.scheduler = Scheduler(config, pool, hybrid.buckets.base, speculator=speculator, block_listener=fills)
     return run(hybrid, jobs)
 
 
@@ -328,8 +330,10 @@ def likeliest(hybrid: LLMEngine, prompt: tuple[int, ...], count: int) -> dict[in
     return {token: weight / sum(weights.values()) for token, weight in weights.items()}
 
 
-def test_the_distribution_is_that_of_the_model(hybrid: LLMEngine) -> None:
-    """Tokens of 1,500 seeds, of which one is guessed at its place, against their probabilities: chi-square."""
+@pytest.mark.parametrize("drawn", [False, True])
+def test_the_distribution_is_that_of_the_model(hybrid: LLMEngine, drawn: bool) -> None:
+    """Tokens of 1,500 seeds, of which one is guessed at its place, against their probabilities: chi-square. drawn: the
+    guesses are a draft model's, which draws by the same noise."""
     kept, seeds = 6, 1500
     prompt = tuple(random.Random(5).randrange(211) for _ in range(20))
     first = likeliest(hybrid, prompt, kept)
@@ -341,15 +345,21 @@ def test_the_distribution_is_that_of_the_model(hybrid: LLMEngine) -> None:
         return OracleDrafter(request, answer, length=2, share=1.0, vocab=211, rng=random.Random(0))
 
     speculator = eager_speculator(make, most=1)
+    if drawn:
+        draft = draft_of(hybrid, perturbed(hybrid._programs.model, share=0.1))
+        draft.buckets = hybrid.buckets.base
+        config = SpeculationConfig(method="draft_model", num_speculative_tokens=1, model="draft")
+        speculator = Speculator(config, costs=AnyPrice(), draft=draft)
+        speculator._draft_costs = None  # passes take nothing
     asked: dict[str, Any] = {"temperature": 1.0, "top_k": kept, "max_tokens": 3, "ignore_eos": True}
     jobs: list[Job] = [(prompt, SamplingParams(**asked, seed=seed)) for seed in range(seeds)]
     serve(hybrid, [], speculator)
-    drawn: Counter[tuple[int, ...]] = Counter()
+    found: Counter[tuple[int, ...]] = Counter()
     for start in range(0, seeds, 5):  # so few at a time that there are rows for guesses
-        drawn.update(output.outputs[0].token_ids[:2] for output in run(hybrid, jobs[start : start + 5]))
+        found.update(output.outputs[0].token_ids[:2] for output in run(hybrid, jobs[start : start + 5]))
     assert speculator.counts.accepted_tokens > seeds / 50
-    assert speculator.counts.draft_tokens > 2 * speculator.counts.accepted_tokens
+    assert speculator.counts.draft_tokens > (1.05 if drawn else 2) * speculator.counts.accepted_tokens
     pairs = {(a, b): p * q for a, p in first.items() for b, q in second[a].items()}
-    assert drawn.keys() <= pairs.keys()
-    result = chisquare([drawn[pair] for pair in pairs], [seeds * p for p in pairs.values()])
-    assert result.pvalue > 1e-3, drawn
+    assert found.keys() <= pairs.keys()
+    result = chisquare([found[pair] for pair in pairs], [seeds * p for p in pairs.values()])
+    assert result.pvalue > 1e-3, found

@@ -22,7 +22,7 @@ def packer(*, layout: StepLayout = LAYOUT, max_model_len: int = 6, vocab_size: i
     return Packer(
         num_seats=SEATS,
         table_width=layout.table_width,
-        num_groups=layout.num_groups,
+        groups=range(layout.num_groups),
         max_model_len=max_model_len,
         vocab_size=vocab_size,
     )

@@ -230,7 +230,7 @@ def test_what_is_packed_of_a_drafted_row_is_as_if_its_guesses_were_there() -> No
     plan = scheduler.plan()
     assert plan is not None
     layout = StepLayout(bucket=plan.bucket, table_width=10, num_groups=1)
-    packer = Packer(num_seats=16, table_width=10, num_groups=1, max_model_len=40, vocab_size=100)
+    packer = Packer(num_seats=16, table_width=10, groups=[0], max_model_len=40, vocab_size=100)
     inputs = packer.pack(plan, layout)
     fields = unpack(inputs.ints, layout, lambda bits: bits.view(np.float32))
     assert plan.bucket == Bucket(tokens=4, rows=4)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxpaged.speculation.answers import AnswerReader, AnswerStore
 from jaxpaged.speculation.automaton import ROOT, SuffixAutomaton
-from jaxpaged.speculation.drafter import Drafter, continuation
+from jaxpaged.speculation.drafter import Drafter, Guess, continuation
 from jaxpaged.speculation.forced import ForcedDrafter
 from jaxpaged.speculation.ngram import NgramDrafter
 from jaxpaged.speculation.suffix import SuffixDrafter
@@ -30,16 +30,16 @@ def learned(drafter: Drafter, tokens: Sequence[int], *, piece: int = 3) -> Draft
 def test_the_latest_ngram_goes_on_as_it_did_before() -> None:
     text = [1, 2, 3, 4, 5, 9, 1, 2, 3]
     drafter = learned(NgramDrafter(shortest=2, longest=3), text)
-    assert drafter.guess(text, 3) == ((4, 5, 9), 3)
+    assert drafter.guess(text, 3) == Guess((4, 5, 9), 3)
     assert drafter.guess(text, 2).tokens == (4, 5)
 
 
 def test_the_longest_ngram_counts_and_of_these_the_latest_place() -> None:
     text = [7, 1, 2, 3, 1, 2, 4, 7, 1, 2, 5, 8, 1, 2]
     drafter = learned(NgramDrafter(shortest=2, longest=3), text)
-    assert drafter.guess(text, 1) == ((5,), 2)
+    assert drafter.guess(text, 1) == Guess((5,), 2)
     text += [5, 7, 1, 2]
-    assert learned(drafter, text).guess(text, 1) == ((5,), 3)
+    assert learned(drafter, text).guess(text, 1) == Guess((5,), 3)
 
 
 def test_nothing_is_guessed_where_no_ngram_was_there_before() -> None:
@@ -53,7 +53,7 @@ def test_a_text_that_repeats_is_guessed_past_its_end() -> None:
     assert learned(NgramDrafter(shortest=3, longest=3), text).guess(text, 7).tokens == (1, 2, 3, 1, 2, 3, 1)
     assert continuation([5, 6], 0, 2, 5) == (5, 6, 5, 6, 5)
     suffix = SuffixDrafter(depth=8, factor=4.0, answers=None)
-    assert learned(suffix, text).guess(text, 7) == ((1, 2, 3, 1, 2, 3, 1), 3)
+    assert learned(suffix, text).guess(text, 7) == Guess((1, 2, 3, 1, 2, 3, 1), 3)
 
 
 @given(text=TEXTS, shortest=st.integers(1, 4), more=st.integers(0, 3))
@@ -134,9 +134,9 @@ def test_answers_of_others_are_guessed_from_and_end_where_they_ended() -> None:
     read_all(store)
     text = [3, 5, 6]
     drafter = learned(SuffixDrafter(depth=8, factor=4.0, answers=store), text)
-    assert drafter.guess(text, 5) == ((1,), 2)  # the later one of two
+    assert drafter.guess(text, 5) == Guess((1,), 2)  # the later one of two
     text += [7]
-    assert learned(drafter, text).guess(text, 5) == ((8,), 3)
+    assert learned(drafter, text).guess(text, 5) == Guess((8,), 3)
 
 
 def test_the_requests_own_text_comes_first_and_a_longer_match_before_it() -> None:
@@ -145,10 +145,10 @@ def test_the_requests_own_text_comes_first_and_a_longer_match_before_it() -> Non
     read_all(store)
     text = [1, 2, 3, 9, 1, 2, 3]
     drafter = learned(SuffixDrafter(depth=8, factor=1.0, answers=store), text)
-    assert drafter.guess(text, 1) == ((9,), 3)
+    assert drafter.guess(text, 1) == Guess((9,), 3)
     text = [1, 2, 3, 9, 4, 1, 2, 3]
     drafter = learned(SuffixDrafter(depth=8, factor=1.0, answers=store), text)
-    assert drafter.guess(text, 1) == ((30,), 4)
+    assert drafter.guess(text, 1) == Guess((30,), 4)
 
 
 @pytest.mark.parametrize(

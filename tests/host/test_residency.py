@@ -95,7 +95,7 @@ def make(
     windows = (None, 5)[:groups]
     pool = KVPoolSpec(block_size=BLOCK, num_blocks=1 + (blocks - 1) * groups, windows=windows)
     buckets = BucketTable.build(max_rows=2, max_step_tokens=16, min_rows=2, min_step_tokens=8)
-    scheduler = Scheduler(config, pool, buckets, residency=residency)
+    scheduler = Scheduler(config, pool, buckets, block_listener=residency)
     return scheduler, ShadowModel(scheduler, max_model_len=LONGEST)
 
 

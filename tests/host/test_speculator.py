@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from host_model import make_request
 from jaxpaged.config import EngineConfig
 from jaxpaged.errors import ConfigError
 from jaxpaged.request import PENDING, Request
-from jaxpaged.speculation.acceptance import Acceptance, Trust
+from jaxpaged.speculation.acceptance import Acceptance, Trust, drawn_class, matched_class
 from jaxpaged.speculation.config import SpeculationConfig, speculation_config
 from jaxpaged.speculation.costs import StepCosts
 from jaxpaged.speculation.speculator import Speculator
+from jaxpaged.tiny import TINY_DRAFT
 
 NGRAM = SpeculationConfig(method="ngram", num_speculative_tokens=4, prompt_lookup_min=2, prompt_lookup_max=3)
 SUFFIX = SpeculationConfig(method="suffix", num_speculative_tokens=4)
@@ -54,15 +56,23 @@ def test_the_options_are_those_of_vllm() -> None:
     suffix = speculation_config({"method": "suffix"})
     assert suffix is not None
     assert suffix.num_speculative_tokens == suffix.suffix_decoding_max_tree_depth == 24
+    draft = speculation_config({"model": "org/small", "num_speculative_tokens": 3})
+    assert draft == SpeculationConfig(method="draft_model", num_speculative_tokens=3, model="org/small")
+    assert draft is not None
+    assert draft.asked() == {"method": "draft_model", "num_speculative_tokens": 3, "model": "org/small"}
     assert speculation_config(None) is speculation_config({}) is speculation_config("null") is None
 
 
 @pytest.mark.parametrize(
     ("value", "name", "says"),
     [
-        ({"method": "eagle"}, "speculative_config.method", "ngram or suffix"),
-        ({"num_speculative_tokens": 3}, "speculative_config.method", "ngram or suffix"),
-        ({"method": "draft_model", "model": "x"}, "speculative_config.method", "not from a second model"),
+        ({"method": "eagle"}, "speculative_config.method", "ngram, suffix or draft_model"),
+        ({"num_speculative_tokens": 3}, "speculative_config.method", "ngram, suffix or draft_model"),
+        ({"method": "draft_model", "num_speculative_tokens": 3}, "speculative_config.model", "needs it"),
+        ({"method": "draft_model", "model": "", "num_speculative_tokens": 3}, "speculative_config.model", "needs it"),
+        ({"model": "x"}, "speculative_config.num_speculative_tokens", "needs it"),
+        ({"model": 3, "num_speculative_tokens": 3}, "speculative_config.model", "small model"),
+        ({"method": "ngram", "model": "x"}, "speculative_config.model", "no such key"),
         ({"method": "ngram"}, "speculative_config.num_speculative_tokens", "needs it"),
         ({"method": "ngram", "num_speculative_tokens": 0}, "speculative_config.num_speculative_tokens", "from 1 to"),
         ({"method": "ngram", "num_speculative_tokens": True}, "speculative_config.num_speculative_tokens", "whole"),
@@ -84,7 +94,7 @@ def test_what_cannot_be_is_refused_by_name(value: object, name: str, says: str) 
         speculation_config(value)
     assert caught.value.name.endswith(name)
     with pytest.raises(ConfigError):
-        EngineConfig(speculative_config=value)  # pyright: ignore[reportArgumentType]
+        EngineConfig(model="org/other", speculative_config=value)  # pyright: ignore[reportArgumentType]
 
 
 def test_an_engine_config_holds_it_in_full_and_is_the_same_when_made_again() -> None:
@@ -93,6 +103,11 @@ def test_an_engine_config_holds_it_in_full_and_is_the_same_when_made_again() -> 
     assert EngineConfig(speculative_config=asked.speculative_config) == asked
     assert asked.speculation == SpeculationConfig(method="ngram", num_speculative_tokens=3)
     assert EngineConfig().speculation is None
+    own = EngineConfig(speculative_config={"method": "draft_model", "num_speculative_tokens": 3})
+    assert own.speculative_config["model"] == str(TINY_DRAFT)
+    assert (TINY_DRAFT / "model.safetensors").exists()
+    with pytest.raises(ConfigError, match="needs it: a small model"):
+        replace(own, model="org/other", speculative_config={"method": "draft_model", "num_speculative_tokens": 3})
 
 
 def test_guesses_that_cost_nothing_are_all_made() -> None:
@@ -228,14 +243,33 @@ def test_counts_tell_where_guesses_came_true() -> None:
 
 def test_rates_follow_what_comes_true_by_the_length_of_the_match() -> None:
     acceptance = Acceptance()
+
+    def rate(match: int) -> float:
+        return acceptance.rate(matched_class(match))
+
     for _ in range(200):
-        acceptance.note(2, hit=False)
-        acceptance.note(20, hit=True)
-    assert acceptance.rate(2) < 0.02
-    assert acceptance.rate(20) > 0.98
-    assert acceptance.rate(24) == acceptance.rate(17)
-    assert acceptance.rate(3) == 0.55  # no evidence
-    assert acceptance.rate(1000) == acceptance.rate(25) == 0.9
+        acceptance.note(matched_class(2), hit=False)
+        acceptance.note(matched_class(20), hit=True)
+    assert rate(2) < 0.02
+    assert rate(20) > 0.98
+    assert rate(24) == rate(17)
+    assert rate(3) == 0.55  # no evidence
+    assert rate(1000) == rate(25) == 0.9
+
+
+def test_rates_of_what_a_model_draws_go_by_how_likely_it_holds_it() -> None:
+    acceptance = Acceptance()
+    first = [acceptance.rate(drawn_class(i / 10 + 0.05)) for i in range(10)]
+    assert first == sorted(first)
+    assert 0 < first[0] < 0.2
+    assert 0.8 < first[-1] < 1
+    assert drawn_class(0.0) == drawn_class(0.09)
+    assert drawn_class(1.0) == drawn_class(0.93) == drawn_class(1.0000001)
+    for _ in range(200):
+        acceptance.note(drawn_class(0.97), hit=False)
+    assert acceptance.rate(drawn_class(0.92)) < 0.05
+    assert acceptance.rate(drawn_class(0.85)) == first[8]
+    assert acceptance.rate(matched_class(24)) == 0.85  # matches are of another kind
 
 
 def test_a_request_whose_guesses_fail_is_trusted_less() -> None:
