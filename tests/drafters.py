@@ -21,6 +21,19 @@ class AnyPrice:
         pass
 
 
+class LinearCosts:
+    """base + row * rows, and more for waiting."""
+
+    def __init__(self, base: float, row: float, wait: float) -> None:
+        self.base, self.row, self.wait = base, row, wait
+
+    def of(self, rows: int, *, waited: bool) -> float:
+        return self.base + self.row * rows + self.wait * waited
+
+    def note(self, rows: int, seconds: float, *, waited: bool) -> None:
+        pass
+
+
 class OracleDrafter:
     """Guesses the right token with a given likelihood, each by itself, and else any; `length` of them.
 

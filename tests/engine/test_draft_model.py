@@ -51,9 +51,7 @@ Job = tuple[tuple[int, ...], dict[str, Any]]
 DRAWN = SpeculationConfig(method="draft_model", num_speculative_tokens=4, model="draft")
 
 
-@pytest.fixture(scope="module")
-def engine() -> LLMEngine:
-    """Layers with a window and layers without: two KV groups."""
+def make_engine(**changes: Any) -> LLMEngine:
     config = EngineConfig(
         model="served",
         dtype="float32",
@@ -66,7 +64,13 @@ def engine() -> LLMEngine:
         compile_cache="off",
         warmup=False,
     )
-    return LLMEngine(config, model=random_model(SERVED, seed=3))
+    return LLMEngine(config, model=random_model({**SERVED, **changes}, seed=3))
+
+
+@pytest.fixture(scope="module")
+def engine() -> LLMEngine:
+    """Layers with a window and layers without: two KV groups."""
+    return make_engine()
 
 
 @pytest.fixture(scope="module")
@@ -320,19 +324,7 @@ def test_tokens_are_kept_in_the_blocks_that_are_kept_the_longest(
 
 @pytest.mark.long
 def test_where_every_layer_has_a_window_it_drafts_before_tokens_are_given_up() -> None:
-    config = EngineConfig(
-        model="served",
-        dtype="float32",
-        attention_backend="xla",
-        max_model_len=LONGEST,
-        max_num_seqs=ROWS,
-        max_num_batched_tokens=128,
-        num_gpu_blocks_override=BLOCKS,
-        block_size=BLOCK,
-        compile_cache="off",
-        warmup=False,
-    )
-    engine = LLMEngine(config, model=random_model({**SERVED, "max_window_layers": 0}, seed=3))
+    engine = make_engine(max_window_layers=0)
     assert engine.model_config.kv_windows() == (24,)
     draft = draft_of(engine, engine._programs.model)
     draft.buckets = engine.buckets.base

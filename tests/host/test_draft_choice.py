@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from drafters import AnyPrice
+from drafters import AnyPrice, LinearCosts
 from host_model import make_request
 
 from jaxpaged.block_listener import BlockListeners
@@ -23,19 +23,6 @@ from jaxpaged.speculation.speculator import Speculator
 
 CONFIG = SpeculationConfig(method="draft_model", num_speculative_tokens=4, model="draft")
 BUCKETS = BucketTable.build(max_rows=8, max_step_tokens=16, min_rows=2, min_step_tokens=8)
-
-
-class LinearCosts:
-    """base + row * rows, and more for waiting."""
-
-    def __init__(self, base: float, row: float, wait: float) -> None:
-        self.base, self.row, self.wait = base, row, wait
-
-    def of(self, rows: int, *, waited: bool) -> float:
-        return self.base + self.row * rows + self.wait * waited
-
-    def note(self, rows: int, seconds: float, *, waited: bool) -> None:
-        pass
 
 
 class StandIn:

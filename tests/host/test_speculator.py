@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from drafters import AnyPrice, OracleDrafter, eager_speculator
+from drafters import AnyPrice, LinearCosts, OracleDrafter, eager_speculator
 from host_model import make_request
 
 from jaxpaged.config import EngineConfig
@@ -22,19 +22,6 @@ from jaxpaged.tiny import TINY_DRAFT
 
 NGRAM = SpeculationConfig(method="ngram", num_speculative_tokens=4, prompt_lookup_min=2, prompt_lookup_max=3)
 SUFFIX = SpeculationConfig(method="suffix", num_speculative_tokens=4)
-
-
-class LinearCosts:
-    """base + row * rows, and more for waiting."""
-
-    def __init__(self, base: float, row: float, wait: float) -> None:
-        self.base, self.row, self.wait = base, row, wait
-
-    def of(self, rows: int, *, waited: bool) -> float:
-        return self.base + self.row * rows + self.wait * waited
-
-    def note(self, rows: int, seconds: float, *, waited: bool) -> None:
-        pass
 
 
 def repeating(name: str = "a", *, max_tokens: int = 50, salt: str = "") -> Request:
