@@ -7,7 +7,8 @@ judged.
 
 Needs no network, and these packages beside jax with a GPU plugin:
 
-    every part    flax (0.12.10 or newer beside jax 0.11), jinja2, numpy, safetensors, tokenizers, tqdm
+    every part    flax (0.12.10 or newer beside jax 0.11), jinja2, llguidance, numpy, safetensors,
+                  tokenizers, tqdm
     tests         pytest
     server        aiohttp, msgspec, prometheus_client, tyro, yaml; uvloop if it is there
     transformers  torch, transformers
@@ -50,7 +51,7 @@ PARTS = {
 TOTAL_S = 590
 LAST_S = 5
 """Before its limit a part is interrupted, and may write what it has."""
-NEEDED = ("jax", "flax", "jinja2", "numpy", "safetensors", "tokenizers", "tqdm")
+NEEDED = ("jax", "flax", "jinja2", "llguidance", "numpy", "safetensors", "tokenizers", "tqdm")
 NEEDED_BY = {
     "tests": ("pytest",),
     "server": ("aiohttp", "msgspec", "prometheus_client", "tyro", "yaml"),
