@@ -53,7 +53,7 @@ def test_what_the_refusals_advise_is_taken() -> None:
 
 
 def test_a_combination_is_refused_before_any_weight_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxpaged.engine.load_model", None)
+    monkeypatch.setattr("jaxpaged.loading.load_model", None)
     with pytest.raises(ConfigError, match="block_size is 8"):
         LLM(attention_backend="triton", block_size=8)
 

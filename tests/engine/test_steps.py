@@ -70,6 +70,8 @@ class Device:
 class Desk:
     """A scheduler of one request."""
 
+    drawing_s = 0.0
+
     def __init__(self) -> None:
         self.request = Request(id="a", prompt=(1, 2), params=SamplingParams(), seed=0, max_tokens=1)
         self.launched = 0
