@@ -54,9 +54,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(CompileOptions, argv, prog="jaxpaged compile")
     config = options.config()
-    engine = start_engine(config, quiet=options.quiet)
     from jaxpaged.bundle import write_bundle  # with jax
+    from jaxpaged.warmup import no_compile_cache
 
+    with no_compile_cache():
+        engine = start_engine(config, quiet=options.quiet)
     runner = engine.runner
     size = write_bundle(options.output, runner.programs, fingerprint=runner.fingerprint, config=engine.config)
     if not options.quiet:
