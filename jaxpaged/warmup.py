@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +60,25 @@ def use_compile_cache(folder: Path | None) -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return place
+
+
+@contextmanager
+def no_compile_cache() -> Iterator[None]:
+    """Neither JAX's persistent cache nor ours within: what is needed is compiled.
+
+    A CPU's program that comes from there and is serialised again lacks functions: it fails where it is loaded.
+    """
+    before = getattr(jax.config, "jax_enable_compilation_cache", True)
+    _enable_cache(False)
+    try:
+        yield
+    finally:
+        _enable_cache(before)
+
+
+def _enable_cache(enabled: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()  # it remembers whether it was in use
 
 
 def warm_up(runner: ModelRunner, buckets: Iterable[Bucket], *, progress: Progress | bool) -> int:

@@ -54,9 +54,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(CompileOptions, argv, prog="jaxpaged compile")
     config = options.config()
-    engine = start_engine(config, quiet=options.quiet)
     from jaxpaged.bundle import draft_folder, write_bundle  # with jax
+    from jaxpaged.warmup import no_compile_cache
 
+    with no_compile_cache():
+        engine = start_engine(config, quiet=options.quiet)
     places = [(options.output, engine.runner)]
     if engine.draft is not None:
         places.append((draft_folder(options.output), engine.draft.runner))

@@ -311,9 +311,10 @@ def test_a_time_that_cannot_be_is_refused() -> None:
 
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     return subprocess.run(
         [sys.executable, "-m", "jaxpaged_server.cli", "doctor", *arguments],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'server'}", **environment},
+        env={**inherited, "PYTHONPATH": f"{ROOT}:{ROOT / 'server'}", **environment},
         capture_output=True,
         text=True,
         timeout=280,

@@ -28,8 +28,9 @@ def resources_of(chip: str, names: Sequence[str], packages: Path) -> dict[str, d
 
 def run_all(command: Sequence[str], names: Sequence[str], packages: Path) -> dict[str, dict[str, Any]]:
     """Run `command NAME...` until every name has a result or is the one that a child died of."""
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment = {
-        **os.environ,
+        **inherited,  # and compile, whatever the run has compiled
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(str(path) for path in (TESTS.parent, TESTS.parent / "server", TESTS)),
         "LD_LIBRARY_PATH": str(stubs_of(packages)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from jaxpaged_server.cli import main
 
@@ -19,7 +21,9 @@ from jaxpaged.engine import LLMEngine
 from jaxpaged.errors import ConfigError
 from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
+from jaxpaged.warmup import no_compile_cache
 
+ROOT = Path(__file__).parents[2]
 SIZES: dict[str, Any] = {"max_num_seqs": 8, "max_model_len": 128, "max_num_batched_tokens": 128}
 PARAMS = SamplingParams(temperature=0.8, seed=1, max_tokens=8, ignore_eos=True, presence_penalty=0.5, logprobs=1)
 SCORED = replace(PARAMS, prompt_logprobs=1)
@@ -48,7 +52,8 @@ print(json.dumps([compiled, done[0].outputs[0].token_ids, of_prompt, sizes]))
 
 @pytest.fixture(scope="module")
 def engine() -> LLMEngine:
-    return LLMEngine(EngineConfig(dtype="float32", compile_cache="off", **SIZES))
+    with no_compile_cache():
+        return LLMEngine(EngineConfig(dtype="float32", compile_cache="off", **SIZES))
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +135,38 @@ def test_a_folder_with_other_things_is_left_alone(engine: LLMEngine, tmp_path: P
     with pytest.raises(ConfigError, match="it is there and no bundle"):
         write_bundle(tmp_path, engine.runner.programs, fingerprint={}, config=engine.config)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.long
+def test_what_the_compile_cache_has_is_compiled_for_a_bundle(tmp_path: Path) -> None:
+    """Where an engine has left the same programs in the cache."""
+    shape = ["--dtype", "float32", "--max-num-seqs", "4", "--max-model-len", "64", "--max-num-batched-tokens", "68"]
+    shape += ["--num-gpu-blocks-override", "20"]
+    environ = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "server")]), "XDG_CACHE_HOME": str(tmp_path)}
+
+    def said(*words: str) -> str:
+        command = [sys.executable, "-m", "jaxpaged_server.cli", *words, "--quiet"]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+
+    wanted = said("generate", "def f", "--max-tokens", "4", *shape)
+    bundle = str(tmp_path / "bundle")
+    said("compile", "-o", bundle, *shape)
+    assert said("generate", "def f", "--max-tokens", "4", "--bundle", bundle) == wanted
+
+
+def test_no_program_of_a_bundle_comes_from_the_compile_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    enabled: list[Any] = []
+
+    def start(config: EngineConfig, *, quiet: bool) -> None:
+        enabled.append(jax.config.jax_enable_compilation_cache)  # pyright: ignore[reportAttributeAccessIssue]
+        raise ConfigError(name="no", value="engine", limit="here")
+
+    monkeypatch.setattr("jaxpaged.commands.compile.start_engine", start)
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    assert main(["compile", "-o", str(tmp_path / "bundle")]) == 2
+    assert enabled == [False]
+    assert jax.config.jax_enable_compilation_cache == before  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(

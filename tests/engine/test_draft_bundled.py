@@ -22,6 +22,7 @@ from jaxpaged.outputs import OutputKind
 from jaxpaged.request import SamplingParams
 from jaxpaged.tiny import TINY_DRAFT, TINY_MODEL
 from jaxpaged.tiny.corpus import read_corpus
+from jaxpaged.warmup import no_compile_cache
 from jaxpaged.weights.random import random_model
 
 SIZES: dict[str, Any] = {"max_num_seqs": 8, "max_model_len": 128, "max_num_batched_tokens": 128, "compile_cache": "off"}
@@ -34,7 +35,8 @@ def engine() -> LLMEngine:
     options = EngineConfig(
         dtype="float32", kv_cache_memory_bytes=POOL_BYTES, speculative_config=DRAWN, early_start=True, **SIZES
     )
-    return LLMEngine(options)
+    with no_compile_cache():  # for the bundle
+        return LLMEngine(options)
 
 
 def answers(engine: LLMEngine, *, temperature: float) -> list[tuple[int, ...]]:

@@ -31,7 +31,11 @@ def tokens(backend: str, kv_cache_dtype: str) -> list[Any]:
     return outputs
 
 
-@pytest.mark.parametrize("kv_cache_dtype", ["bf16", "int8", "fp8"])
+LATER = [pytest.param(name, marks=pytest.mark.long) for name in ("bf16", "fp8")]
+"""What is stored, and how it is read, is every backend's as with int8; the kernels' tests have all of them."""
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["int8", *LATER])
 def test_backends_give_the_same_tokens(kv_cache_dtype: str) -> None:
     wanted = tokens("reference", kv_cache_dtype)
     assert tokens("xla", kv_cache_dtype) == wanted

@@ -38,9 +38,9 @@ def core() -> LLMEngine:
         EngineConfig(
             dtype="float32",
             max_model_len=512,
-            max_num_seqs=12,
-            max_num_batched_tokens=128,
-            num_gpu_blocks_override=120,
+            max_num_seqs=16,
+            max_num_batched_tokens=256,
+            num_gpu_blocks_override=129,  # as in test_bundled: the same programs
             compile_cache="off",
         )
     )

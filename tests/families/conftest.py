@@ -11,10 +11,9 @@ from families.zoo import CASES
 
 
 @pytest.fixture(scope="session")
-def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of compiled programs, of all processes of this run: samplers are alike in all cases."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compile-cache"
+def compile_cache() -> Path:
+    """The run's folder of compiled programs, of all its processes: samplers are alike in all cases."""
+    return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 @pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CASES])

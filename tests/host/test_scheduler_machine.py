@@ -313,5 +313,6 @@ TestScheduler.settings = SETTINGS
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1100)  # about three minutes on an idle core; a busy one may take long, and the command has a limit
 class TestSchedulerLong(SchedulerMachine.TestCase):
     settings = LONG
