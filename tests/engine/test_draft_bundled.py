@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,12 @@ POOL_BYTES = 4_000_000
 
 
 @pytest.fixture(scope="module")
-def engine() -> LLMEngine:
+def engine() -> Iterator[LLMEngine]:
     options = EngineConfig(
         dtype="float32", kv_cache_memory_bytes=POOL_BYTES, speculative_config=DRAWN, early_start=True, **SIZES
     )
-    with no_compile_cache():  # for the bundle
-        return LLMEngine(options)
+    with no_compile_cache():  # for the bundle; some are compiled while it serves
+        yield LLMEngine(options)
 
 
 def answers(engine: LLMEngine, *, temperature: float) -> list[tuple[int, ...]]:
