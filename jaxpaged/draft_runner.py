@@ -55,8 +55,8 @@ class DraftRunner:
         self.buckets = buckets
         self.share = draft.weight_bytes / sum(leaf.nbytes for leaf in served.leaves)
         self.longest = min(config.max_model_len, model.max_positions, draft.longest or config.max_model_len)
-        self.seconds = self.pass_seconds = 0.0
-        self.passes = 0
+        self.seconds = self.pass_seconds = self.prompt_seconds = 0.0
+        self.passes = self.prompt_tokens = 0
         self.runner = served.beside(draft.model, draft.resolved(config))
         self.fills = DraftFills(config.num_blocks, block_size=config.block_size, group=draft.group)
         self._vocab = min(model.vocab, served.model.config.vocab)
@@ -82,11 +82,14 @@ class DraftRunner:
         except BaseException:  # how far it came is not known
             self.restart()
             raise
-        now = self._clock()
-        self.seconds += now - began
-        if sum(row.length for row in rows) <= len(rows) * (1 + max(counts)):  # no prompts
+        taken_in, took_s = sum(row.length for row in rows), self._clock() - began
+        self.seconds += took_s
+        if taken_in <= len(rows) * (1 + max(counts)):
             self.passes += max(counts)
-            self.pass_seconds += now - began
+            self.pass_seconds += took_s
+        else:
+            self.prompt_tokens += taken_in
+            self.prompt_seconds += took_s
         return [guesses.get(id(request), NO_GUESS) for request in requests]
 
     def forget(self, request: Request) -> None:

@@ -82,6 +82,19 @@ class DraftCosts:
         self._share = share
         self._base = 0.0  # seconds of a pass without rows; 0: none was seen
         self._num_seen = 0
+        self._token = 0.0  # seconds of a token of a prompt; 0: none was seen
+        self._prompts_seen = 0
+
+    def of_tokens(self, tokens: int) -> float:
+        """What taking in so many tokens of a prompt is expected to take; nothing before any was seen."""
+        return tokens * self._token
+
+    def note_tokens(self, tokens: int, seconds: float) -> None:
+        """Take in a pass that took in prompts; the first one tells nothing, either."""
+        self._prompts_seen += 1
+        if self._prompts_seen > 1:
+            one = seconds / tokens
+            self._token += _LATEST * (min(one, _MOST_TIMES * self._token) - self._token) if self._token else one
 
     def of(self, rows: int) -> float:
         """What a pass is expected to take."""

@@ -43,6 +43,16 @@ class DraftModel(Protocol):
         """What these took."""
         ...
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that the other passes took in."""
+        ...
+
+    @property
+    def prompt_seconds(self) -> float:
+        """What these took."""
+        ...
+
     def propose(self, requests: Sequence[Request], counts: Sequence[int]) -> list[Guess]:
         """Guesses of the next `counts` tokens of requests of which all tokens are known; fewer, or none, of those whose
         tokens it has not all taken in yet. Each has blocks for its tokens and the guessed ones."""

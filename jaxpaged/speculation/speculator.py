@@ -29,21 +29,23 @@ Reach = Callable[[Request, int], int]
 """How many of so many guesses of a request have a block to go to; takes the blocks."""
 _MARGIN = 1.05  # how much faster it must promise to be
 _LEARNED_AT_ONCE = 512  # tokens of all requests together in one step: some 1 ms
-_REST = 16  # steps
+_REST = 16  # steps without a draft model's guesses after one in which nobody had a block for them
+_LOOKED_EVERY = 8  # steps, where a draft model's guesses do not pay
 _LONGEST_PAUSE = 64  # steps without a draft model's guesses, after which one is tried
 
 
 class _Track:
     """One request's guesses. guess: the latest one, of the tokens from place `start` on. trust: by guesses of the same
-    class; drawn: by all of a draft model."""
+    class; drawn: by all of a draft model. taken_in: whether one has taken in its tokens."""
 
-    __slots__ = ("drafter", "drawn", "guess", "start", "trust")
+    __slots__ = ("drafter", "drawn", "guess", "start", "taken_in", "trust")
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
         self.trust, self.drawn = Trust(), Trust()
         self.guess = NO_GUESS
         self.start = 0
+        self.taken_in = False
 
 
 class Speculator:
@@ -77,7 +79,7 @@ class Speculator:
         self._tracks: dict[str, _Track] = {}
         self._draft_costs = None if draft is None else DraftCosts(self.costs, share=draft.share)
         self._untried = 0  # steps since a draft model's guesses were tried
-        self._resting = 0  # steps for which none are wanted, since nobody had a block for them
+        self._resting = 0  # steps for which none are wanted
         self._pause = _LONGEST_PAUSE  # after how many they are: half as many when one came true, twice when it did not
 
     def choose(
@@ -89,7 +91,7 @@ class Speculator:
         """
         if self._answers is not None:
             self._answers.work()
-        if not self._may_pay(len(requests), room, charge):
+        if self._rests(requests) or not self._may_pay(len(requests), room, charge):
             return [()] * len(requests)
         guesses = self._guesses(requests)
         if self.draft is not None:
@@ -105,14 +107,12 @@ class Speculator:
     def worth_waiting(self, requests: Sequence[Request], room: int, charge: Charge) -> bool:
         """Whether the next step is likely to be better with guesses, for which the tokens that are `PENDING` must be
         there first."""
-        if not self._may_pay(len(requests), room, charge):
+        if self._rests(requests) or not self._may_pay(len(requests), room, charge):
             return False
         candidates = self._candidates(requests, self._guesses(requests))[:room]
         if not candidates and self.draft is not None:
-            if self._resting:
-                self._resting -= 1
-                return False
-            return self._depth([one for one in requests if self._most_drawn(one) > 0], room, charge) > 0
+            drawable = [one for one in requests if self._most_drawn(one) > 0]
+            return bool(drawable) and self._depth(drawable, room, charge)[0] > 0
         return self._best([gain for gain, _ in candidates], len(requests), charge) > 0
 
     def verified(self, place: int, *, accepted: bool) -> None:
@@ -150,22 +150,46 @@ class Speculator:
         """What so many passes of a draft model with `count` rows take."""
         return passes * self._draft_costs.of(count) if self._draft_costs else 0.0
 
-    def _depth(self, requests: Sequence[Request], room: int, charge: Charge) -> int:
-        """How many tokens a draft model had best draw of each request, by how its earlier ones came true."""
-        if not (count := len(requests)):
-            return 0
+    def _rests(self, requests: Sequence[Request]) -> bool:
+        """Whether a draft model is not to be thought of in this step, nor does anything else guess."""
+        if not self._resting or any(request.constraints for request in requests):
+            return False
+        self._resting -= 1
+        return True
+
+    def _depth(self, requests: Sequence[Request], room: int, charge: Charge) -> tuple[int, bool]:
+        """How many tokens a draft model had best draw of each request, by how its earlier ones came true; and whether
+        that is but to try it."""
+        count = len(requests)
         rate, best = _MARGIN * count / self.costs.of(charge(0), waited=False), 0
         mean = self._acceptance.rate(DRAWN)
-        likelihoods = [self._tracks[request.id].drawn.likelihood(mean) for request in requests]
+        tracks = [self._tracks[request.id] for request in requests]
+        likelihoods = [track.drawn.likelihood(mean) for track in tracks]
+        # what taking in a request costs, spread over the rest of its answer
+        new = (request for request, track in zip(requests, tracks, strict=True) if not track.taken_in)
+        taking = sum(
+            self._taking(request.num_tokens) / max(1, request.max_tokens - request.num_output) for request in new
+        )
         gains: list[float] = []
         for depth in range(1, min(self.config.num_speculative_tokens, room) + 1):
             gains = sorted((*gains, *(likelihood**depth for likelihood in likelihoods)), reverse=True)[:room]
-            step = self.costs.of(charge(len(gains)), waited=True)
-            promised = (count + sum(gains)) / (step + self._drawing(depth, count))
+            tokens = count + sum(gains)
+            step = self.costs.of(charge(len(gains)), waited=True) + taking * tokens / count
+            promised = tokens / (step + self._drawing(depth, count))
             if promised > rate:
                 best, rate = depth, promised
-        self._untried = 0 if best else self._untried + 1
-        return 1 if self._untried > self._pause else best
+        if best:
+            self._untried = 0
+            return best, False
+        self._untried += _LOOKED_EVERY
+        if self._untried > self._pause:
+            return 1, True
+        self._resting = _LOOKED_EVERY - 1
+        return 0, False
+
+    def _taking(self, tokens: int) -> float:
+        """What it takes a draft model to take in so many tokens."""
+        return self._draft_costs.of_tokens(tokens) if self._draft_costs else 0.0
 
     def _most_drawn(self, request: Request) -> int:
         """How many guesses a draft model may draw of a request at most."""
@@ -183,23 +207,33 @@ class Speculator:
     ) -> list[Guess]:
         """The guesses, with those of the draft model where there is none; no more than are likely to pay."""
         without = [i for i, guess in enumerate(guesses) if not guess.tokens and self._most_drawn(requests[i]) > 0]
-        depth = self._depth([requests[i] for i in without], room, charge)
+        depth, tries = self._depth([requests[i] for i in without], room, charge) if without else (0, False)
         if not depth:
             return guesses
+        self._untried = 0
+        if tries:  # one will do, the one that costs least
+            without = [min(without, key=lambda i: (not self._tracks[requests[i].id].taken_in, requests[i].num_tokens))]
         counts = {i: min(depth, self._most_drawn(requests[i])) for i in without}
         asked = {i: count for i, count in counts.items() if reach(requests[i], count) == count}
-        self._untried = 0
         if not asked:
             self._resting = _REST
             return guesses
-        passes, seconds = draft.passes, draft.pass_seconds
-        drawn = draft.propose([requests[i] for i in asked], list(asked.values()))
-        if draft.passes > passes and self._draft_costs is not None:
-            self._draft_costs.note(len(asked), (draft.pass_seconds - seconds) / (draft.passes - passes))
+        drawn = self._propose(draft, [requests[i] for i in asked], list(asked.values()))
         guesses = [*guesses]
         for i, guess in zip(asked, drawn, strict=True):
             guesses[i] = self._tracks[requests[i].id].guess = guess
         return guesses
+
+    def _propose(self, draft: DraftModel, requests: Sequence[Request], counts: Sequence[int]) -> list[Guess]:
+        passes, pass_s, tokens, token_s = draft.passes, draft.pass_seconds, draft.prompt_tokens, draft.prompt_seconds
+        drawn = draft.propose(requests, counts)
+        if self._draft_costs is not None and draft.passes > passes:
+            self._draft_costs.note(len(requests), (draft.pass_seconds - pass_s) / (draft.passes - passes))
+        elif self._draft_costs is not None and draft.prompt_tokens > tokens:
+            self._draft_costs.note_tokens(draft.prompt_tokens - tokens, draft.prompt_seconds - token_s)
+        for request in requests:
+            self._tracks[request.id].taken_in = True
+        return drawn
 
     def _guesses(self, requests: Sequence[Request]) -> list[Guess]:
         """What may follow the known tokens of each."""

@@ -32,8 +32,8 @@ class StandIn:
         self.answer, self.pass_s, self.longest = answer, pass_s, longest
         self.fills = DraftFills(100, block_size=4, group=0)
         self.share = 0.0
-        self.seconds = self.pass_seconds = 0.0
-        self.passes = 0
+        self.seconds = self.pass_seconds = self.prompt_seconds = 0.0
+        self.passes = self.prompt_tokens = 0
         self.asked: list[list[tuple[str, int]]] = []
         self.forgotten: list[str] = []
         self.likelihood = 0.85
