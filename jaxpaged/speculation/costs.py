@@ -38,8 +38,10 @@ class StepCosts:
 
     def __init__(self) -> None:
         self._terms = (1.0, ROW_SHARE, WAIT_SHARE)
-        self._products = np.zeros((3, 3))
-        self._seconds = np.zeros(3)
+        # decayed sums over steps, in plain numbers since every step adds to them: of 1, rows, waited, rows**2,
+        # rows * waited; and of the seconds, alone and by rows and waited
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
+        self._seconds = (0.0, 0.0, 0.0)
         self._count = 0
 
     def of(self, rows: int, *, waited: bool) -> float:
@@ -51,23 +53,31 @@ class StepCosts:
         """Take in a step of decoding rows, from the results of the one before it to its own."""
         if self._count >= _SOLVED_EVERY:
             seconds = min(seconds, _MOST_TIMES * self.of(rows, waited=waited))
-        x = np.array([1.0, rows, float(waited)])
-        self._products = _MEMORY * self._products + np.outer(x, x)
-        self._seconds = _MEMORY * self._seconds + seconds * x
+        one, row, wait, square, both = self._sums
+        w = 1.0 if waited else 0.0
+        self._sums = (
+            _MEMORY * one + 1.0,
+            _MEMORY * row + rows,
+            _MEMORY * wait + w,
+            _MEMORY * square + rows * rows,
+            _MEMORY * both + rows * w,
+        )
+        alone, by_rows, by_wait = self._seconds
+        self._seconds = _MEMORY * alone + seconds, _MEMORY * by_rows + seconds * rows, _MEMORY * by_wait + seconds * w
         self._count += 1
         if self._count % _SOLVED_EVERY == 0:
             self._solve(rows)
 
     def _solve(self, rows: int) -> None:
-        products = self._products.copy()
+        one, of_rows, of_waits, square, both = self._sums
+        products = np.array([[one, of_rows, of_waits], [of_rows, square, both], [of_waits, both, of_waits]])
         for x in ((ROW_SHARE * rows, -float(rows), 0.0), (WAIT_SHARE, 0.0, -1.0)):  # what is held without evidence
             products += _WEIGHT * np.outer(x, x)
-        base, row, wait = (float(term) for term in np.linalg.solve(products, self._seconds))
+        base, row, wait = (float(term) for term in np.linalg.solve(products, np.array(self._seconds)))
         if row < 0 or wait < 0 or base <= 0:  # noise: of the parts alone the step is known well
-            mean = float(self._seconds[0] / self._products[0, 0])
+            mean = self._seconds[0] / one
             row, wait = max(0.0, row), max(0.0, wait)
-            mean_rows, share = self._products[0, 1] / self._products[0, 0], self._products[0, 2] / self._products[0, 0]
-            base = max(mean * 0.05, mean - row * float(mean_rows) - wait * float(share))
+            base = max(mean * 0.05, mean - row * of_rows / one - wait * of_waits / one)
         self._terms = max(base, _LEAST), row, wait
 
 
@@ -84,6 +94,11 @@ class DraftCosts:
         self._num_seen = 0
         self._token = 0.0  # seconds of a token of a prompt; 0: none was seen
         self._prompts_seen = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether a pass was seen."""
+        return self._base > 0
 
     def of_tokens(self, tokens: int) -> float:
         """What taking in so many tokens of a prompt is expected to take; nothing before any was seen."""

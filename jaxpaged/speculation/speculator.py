@@ -211,7 +211,7 @@ class Speculator:
         if not depth:
             return guesses
         self._untried = 0
-        if tries:  # one will do, the one that costs least
+        if tries or (self._draft_costs and not self._draft_costs.known):  # one will do, the one that costs least
             without = [min(without, key=lambda i: (not self._tracks[requests[i].id].taken_in, requests[i].num_tokens))]
         counts = {i: min(depth, self._most_drawn(requests[i])) for i in without}
         asked = {i: count for i, count in counts.items() if reach(requests[i], count) == count}

@@ -139,6 +139,7 @@ def test_waiting_for_a_step_goes_by_what_may_be_drawn() -> None:
 def test_rows_are_shared_out_and_none_is_drawn_where_there_is_none() -> None:
     draft = StandIn(right)
     speculator = Speculator(CONFIG, costs=AnyPrice(), draft=draft)
+    speculator._draft_costs = None  # passes take nothing
     requests = [counting("a"), counting("b"), counting("c")]
     chosen = speculator.choose(requests, 5, rows(3), everywhere)
     assert sum(map(len, chosen)) == 5
@@ -149,6 +150,7 @@ def test_rows_are_shared_out_and_none_is_drawn_where_there_is_none() -> None:
 def test_no_guess_goes_past_the_last_token_or_the_longest_context_or_has_no_block() -> None:
     draft = StandIn(right, longest=9)
     speculator = Speculator(CONFIG, costs=AnyPrice(), draft=draft)
+    speculator._draft_costs = None  # passes take nothing
     short, whole, long, blocked = counting("a", max_tokens=3), counting("b", max_tokens=1), counting("c"), counting("d")
     answered(long, 4)
 
@@ -165,6 +167,18 @@ def test_no_guess_goes_past_the_last_token_or_the_longest_context_or_has_no_bloc
     assert speculator.choose([blocked], 20, rows(1), reach) == [()]
     waits = [speculator.worth_waiting([blocked], 20, rows(1)) for _ in range(20)]
     assert waits == [False] * 16 + [True] * 4
+
+
+def test_one_request_is_tried_before_it_is_known_what_passes_take() -> None:
+    draft = StandIn(right, pass_s=0.001)
+    speculator = Speculator(CONFIG, costs=AnyPrice(), draft=draft)
+    requests = [counting("a"), counting("b"), counting("c")]
+    answered(requests[0], 5)
+    for _ in range(3):
+        speculator.choose(requests, 20, rows(3), everywhere)
+        for request in requests:
+            answered(request, 1)
+    assert [[name for name, _ in asked] for asked in draft.asked] == [["b"], ["b"], ["a", "b", "c"]]
 
 
 def test_what_was_drawn_is_not_drawn_again_for_the_same_step() -> None:
