@@ -16,6 +16,8 @@ from jaxpaged.models.decoder import build
 from jaxpaged.progress import Progress
 from jaxpaged.speculation.config import OPTION
 from jaxpaged.tokenize import Tokenizer
+from jaxpaged.weights.folder import is_gguf
+from jaxpaged.weights.gguf_text import text_folder
 from jaxpaged.weights.load import LoadedModel, load_model, read_model_config
 
 _NAME = f"{OPTION}.model"
@@ -112,7 +114,7 @@ def _width(window: int | None) -> float:
 def _check_tokens(folder: str, tokenizer: Tokenizer) -> None:
     """Raise ConfigError where a token's id means another text to the draft model, as far as its folder says."""
     try:
-        theirs = Tokenizer.load(folder if Path(folder).is_dir() else Path(folder).parent)
+        theirs = Tokenizer.load(text_folder(Path(folder)) if is_gguf(Path(folder)) else folder)
     except TokenizerError:
         return
     ours = {number: text for text, number in tokenizer.backend.get_vocab(with_added_tokens=True).items()}

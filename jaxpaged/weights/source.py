@@ -108,8 +108,10 @@ def _path(
     if not is_hub_name(given):
         limit = "there is no such folder, and a model's name on the hub has the form org/name"
         raise ModelError(name=option, value=given, limit=limit, fix=_FIX)
-    key = {"model": "revision", "tokenizer": "tokenizer_revision"}.get(option, "")
-    revision, revisions[key] = revisions.get(key), None
+    key = {"model": "revision", "tokenizer": "tokenizer_revision"}.get(option)  # a draft model has none
+    revision = None if key is None else revisions[key]
+    if key is not None:
+        revisions[key] = None
     folder = download(
         given,
         option=option,

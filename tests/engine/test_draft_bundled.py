@@ -104,7 +104,7 @@ def test_both_models_share_one_budget(engine: LLMEngine) -> None:
     assert engine.config.num_blocks == POOL_BYTES // per_block
     held = sum(array.nbytes for runner in (engine.runner, draft.runner) for array in _arrays(runner.pool))
     assert held == engine.config.num_blocks * per_block <= POOL_BYTES
-    assert engine.weight_bytes > draft.share * engine.weight_bytes > 0
+    assert engine.weight_bytes == sum(leaf.nbytes for leaf in (*engine.runner.leaves, *model.leaves))
     row = dict(engine.describe())["draft model"]
     assert row.startswith("draft (LlamaForCausalLM): weights 3.5 MiB, and ")
     assert row.endswith(" beside the KV pool")

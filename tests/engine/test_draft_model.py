@@ -340,3 +340,23 @@ def test_what_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
     for model, says in ((str(tmp_path / "none"), "no such folder"), (str(tmp_path), "config.json")):
         with pytest.raises(Exception, match=says):
             LLMEngine(EngineConfig(speculative_config={"model": model, "num_speculative_tokens": 3}))
+
+
+@pytest.mark.parametrize("vocab", [150, 260])
+def test_a_vocabulary_that_is_padded_otherwise_is_served(engine: LLMEngine, jobs: list[Job], vocab: int) -> None:
+    """Tokens that only one of the models has are neither read by the other nor guessed."""
+    draft = draft_of(engine, random_model({**OTHER, "vocab_size": vocab, "max_position_embeddings": LONGEST}, seed=1))
+    draft.buckets = engine.buckets.base
+    proposed: list[int] = []
+    propose = draft.propose
+
+    def noted(requests: Any, counts: Any) -> Any:
+        guesses = propose(requests, counts)
+        proposed.extend(token for guess in guesses for token in guess.tokens)
+        return guesses
+
+    draft.propose = noted
+    plain = serve(engine, jobs, None)
+    assert list(map(said, serve(engine, jobs, draft))) == list(map(said, plain))
+    assert len(proposed) > 50
+    assert max(proposed) < min(vocab, VOCAB)

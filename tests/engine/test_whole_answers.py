@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from all_pairs import Pair, all_pairs, pairs_of
 from answer_oracle import AnswerOracle
-from drafters import OracleDrafter, eager_speculator
+from drafters import AnyPrice, OracleDrafter, eager_speculator
 
 from jaxpaged.config import CHUNK_ALIGN, EngineConfig
 from jaxpaged.engine import LLMEngine
@@ -104,6 +104,7 @@ def engine() -> LLMEngine:
             block_size=BLOCK,
             max_logprobs=40,
             compile_cache="off",
+            speculative_config={"method": "draft_model", "num_speculative_tokens": 4},
         )
     )
 
@@ -149,7 +150,8 @@ def new_scheduler(engine: LLMEngine, speculator: Speculator | None, *, blocks: i
         max_rows=ROWS, max_step_tokens=256, max_model_len=LONGEST, chunk_align=CHUNK_ALIGN, max_preemptions=99
     )
     pool = KVPoolSpec(block_size=BLOCK, num_blocks=blocks)
-    engine.scheduler = scheduler = Scheduler(config, pool, engine.buckets, speculator=speculator)
+    fills = speculator.draft.fills if speculator is not None and speculator.draft is not None else None
+    engine.scheduler = scheduler = Scheduler(config, pool, engine.buckets, speculator=speculator, block_listener=fills)
     guessed: set[str] = set()
     plan = scheduler.plan
 
@@ -225,9 +227,21 @@ def told(answers: Mapping[str, RequestOutput], rng: random.Random) -> Speculator
     return eager_speculator(make, most=4)
 
 
-def outcomes(engine: LLMEngine, text: Sequence[int], cases: list[Case]) -> Iterator[tuple[Case, RequestOutput]]:
+def drawn(engine: LLMEngine) -> Speculator:
+    """Guesses what the draft model draws."""
+    assert engine.config.speculation is not None
+    assert engine.draft is not None
+    engine.draft.restart()
+    speculator = Speculator(engine.config.speculation, costs=AnyPrice(), draft=engine.draft)
+    speculator._draft_costs = None  # passes take nothing
+    return speculator
+
+
+def outcomes(
+    engine: LLMEngine, text: Sequence[int], cases: list[Case], *, draws: bool
+) -> Iterator[tuple[Case, RequestOutput]]:
     """Each case as it is to be served: with guesses or not, in a pool that is ample or scarce. Few at once, so that
-    rows are left for guesses."""
+    rows are left for guesses. draws: they are the draft model's."""
     rng = random.Random(len(cases))
     config = engine.config
     for guess, preempted in itertools.product((False, True), repeat=2):
@@ -238,17 +252,19 @@ def outcomes(engine: LLMEngine, text: Sequence[int], cases: list[Case]) -> Itera
         for number in range(-(-len(group) // BATCH)):
             batch = group[number * BATCH : (number + 1) * BATCH]
             engine.config = replace(config, async_scheduling=number % 2 == 0)
-            plain = served(engine, text, batch, None, blocks=AMPLE) if guess else {}
-            speculator = told(plain, rng) if guess else None
+            plain = served(engine, text, batch, None, blocks=AMPLE) if guess and not draws else {}
+            speculator = None if not guess else drawn(engine) if draws else told(plain, rng)
             found = served(engine, text, batch, speculator, blocks=SCARCE if preempted else AMPLE)
             yield from ((case, found[case.name]) for case in batch)
     engine.config = config
 
 
-def check(engine: LLMEngine, text: Sequence[int], oracle: AnswerOracle, seeds: Sequence[int]) -> None:
+def check(
+    engine: LLMEngine, text: Sequence[int], oracle: AnswerOracle, seeds: Sequence[int], *, draws: bool = False
+) -> None:
     cases = [case for seed in seeds for case in cases_of(text, seed)]
     before = oracle.places, len(oracle.ties)
-    for case, output in outcomes(engine, text, cases):
+    for case, output in outcomes(engine, text, cases, draws=draws):
         oracle.check(case.name, case.params, output)
     places, ties = oracle.places - before[0], oracle.ties[before[1] :]
     missed = [case for case in cases if not case.wanted <= case.happened]
@@ -263,6 +279,12 @@ def test_every_pair_is_answered_as_the_oracle_says(
     engine: LLMEngine, text: tuple[int, ...], oracle: AnswerOracle
 ) -> None:
     check(engine, text, oracle, range(3))
+
+
+def test_every_pair_is_answered_so_with_a_draft_model(
+    engine: LLMEngine, text: tuple[int, ...], oracle: AnswerOracle
+) -> None:
+    check(engine, text, oracle, range(3), draws=True)
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ import shutil
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -361,6 +362,10 @@ def test_an_engines_options_become_paths(hub: StandIn, tmp_path: Path) -> None:
     assert (found.hf_token, found.revision, found.tokenizer_revision) == (None, None, None)
     assert localised(found) == found
     assert shown_name(found.model) == NAME
+    drafted = replace(found, speculative_config={"model": NAME, "num_speculative_tokens": 3})
+    drafted = localised(replace(drafted, hf_token=hub.token))  # the draft model comes from the hub, too
+    assert Path(drafted.speculative_config["model"]).name == MAIN
+    assert localised(drafted) == drafted
     same = localised(EngineConfig(model=NAME, tokenizer=NAME, download_dir=str(tmp_path)))
     assert same.tokenizer == same.model
 
