@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from inherited import PROGRAMS
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,8 +15,6 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # torch's, which the oracle alone uses: its waiting threads spin, and two workers have no cores to spare for that
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 
 LONGEST_FIRST = (
     *("engine/test_same.py", "engine/test_kv_dtype.py", "engine/test_compile.py", "engine/test_bundled.py"),

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from inherited import inherited
+
 ROOT = Path(__file__).parents[1]
 START_S = 180.0
 
@@ -94,13 +96,12 @@ def real_server(*flags: str, key: str | None = None, environ: Mapping[str, str] 
     command = [sys.executable, "-m", "jaxpaged_server.cli", "serve", "--port", "0", "--drain-grace", "0", *flags]
     search = os.pathsep.join([str(ROOT), str(ROOT / "server")])
     # its programs are where a user's are: later runs start warm
-    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**inherited, "PYTHONPATH": search, "PYTHONUNBUFFERED": "1", **(environ or {})},
+        env={**inherited(), "PYTHONPATH": search, "PYTHONUNBUFFERED": "1", **(environ or {})},
     )
     lines: list[str] = []
     listening: queue.SimpleQueue[str] = queue.SimpleQueue()

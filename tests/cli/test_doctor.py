@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inherited import inherited
 from native_backend import share_native
 
 from jaxpaged.commands.doctor import as_json, as_text, main
@@ -311,10 +311,9 @@ def test_a_time_that_cannot_be_is_refused() -> None:
 
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     return subprocess.run(
         [sys.executable, "-m", "jaxpaged_server.cli", "doctor", *arguments],
-        env={**inherited, "PYTHONPATH": f"{ROOT}:{ROOT / 'server'}", **environment},
+        env={**inherited(), "PYTHONPATH": f"{ROOT}:{ROOT / 'server'}", **environment},
         capture_output=True,
         text=True,
         timeout=280,

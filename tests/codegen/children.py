@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen.packages import stubs_of
+from inherited import inherited
 
 TIMEOUT_S = 900  # of one child
 TESTS = Path(__file__).parents[1]
@@ -28,9 +29,8 @@ def resources_of(chip: str, names: Sequence[str], packages: Path) -> dict[str, d
 
 def run_all(command: Sequence[str], names: Sequence[str], packages: Path) -> dict[str, dict[str, Any]]:
     """Run `command NAME...` until every name has a result or is the one that a child died of."""
-    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment = {
-        **inherited,  # and compile, whatever the run has compiled
+        **inherited(),  # and compile, whatever the run has compiled
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(str(path) for path in (TESTS.parent, TESTS.parent / "server", TESTS)),
         "LD_LIBRARY_PATH": str(stubs_of(packages)),

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import pytest
+from inherited import inherited
 from jaxpaged_server.cli import main
 
 from jaxpaged.bundle import read_bundle, write_bundle
@@ -142,8 +143,10 @@ def test_what_the_compile_cache_has_is_compiled_for_a_bundle(tmp_path: Path) -> 
     """Where an engine has left the same programs in the cache."""
     shape = ["--dtype", "float32", "--max-num-seqs", "4", "--max-model-len", "64", "--max-num-batched-tokens", "68"]
     shape += ["--num-gpu-blocks-override", "20"]
-    environ = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "server")]), "XDG_CACHE_HOME": str(tmp_path)}
+    environ = inherited() | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "server")]),
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
 
     def said(*words: str) -> str:
         command = [sys.executable, "-m", "jaxpaged_server.cli", *words, "--quiet"]

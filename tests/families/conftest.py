@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from families.evidence import Evidence
 from families.zoo import CASES
+from inherited import PROGRAMS
 
 
 @pytest.fixture(scope="session")
 def compile_cache() -> Path:
     """The run's folder of compiled programs, of all its processes: samplers are alike in all cases."""
-    return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    return Path(os.environ[PROGRAMS])
 
 
 @pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CASES])
