@@ -23,6 +23,7 @@ from jaxpaged.loaded_draft import LoadedDraft
 from jaxpaged.plan import RowPlan, StepPlan
 from jaxpaged.request import PENDING, Request
 from jaxpaged.runner import ModelRunner, StepResult
+from jaxpaged.speculation.draft_model import Drawn
 from jaxpaged.speculation.drafter import NO_GUESS, Guess
 from jaxpaged.speculation.fills import DraftFills
 
@@ -55,8 +56,6 @@ class DraftRunner:
         self.buckets = buckets
         self.share = draft.weight_bytes / sum(leaf.nbytes for leaf in served.leaves)
         self.longest = min(config.max_model_len, model.max_positions, draft.longest or config.max_model_len)
-        self.seconds = self.pass_seconds = self.prompt_seconds = 0.0
-        self.passes = self.prompt_tokens = 0
         self.runner = served.beside(draft.model, draft.resolved(config))
         self.fills = DraftFills(config.num_blocks, block_size=config.block_size, group=draft.group)
         self._vocab = min(model.vocab, served.model.config.vocab)
@@ -71,7 +70,7 @@ class DraftRunner:
             vocab_size=served.model.config.vocab,
         )
 
-    def propose(self, requests: Sequence[Request], counts: Sequence[int]) -> list[Guess]:
+    def propose(self, requests: Sequence[Request], counts: Sequence[int]) -> Drawn:
         """See `DraftModel`."""
         began = self._clock()
         if self.runner.pool_is_lost:
@@ -82,15 +81,14 @@ class DraftRunner:
         except BaseException:  # how far it came is not known
             self.restart()
             raise
-        taken_in, took_s = sum(row.length for row in rows), self._clock() - began
-        self.seconds += took_s
-        if taken_in <= len(rows) * (1 + max(counts)):
-            self.passes += max(counts)
-            self.pass_seconds += took_s
-        else:
-            self.prompt_tokens += taken_in
-            self.prompt_seconds += took_s
-        return [guesses.get(id(request), NO_GUESS) for request in requests]
+        taken_in = sum(row.length for row in rows)
+        has_prompts = taken_in > len(rows) * (1 + max(counts))
+        return Drawn(
+            guesses=[guesses.get(id(request), NO_GUESS) for request in requests],
+            seconds=self._clock() - began,
+            passes=0 if has_prompts else max(counts),
+            taken_in=taken_in,
+        )
 
     def forget(self, request: Request) -> None:
         """See `DraftModel`."""

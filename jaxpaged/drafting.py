@@ -73,17 +73,12 @@ class Drafting:
     def committed(self, plan: StepPlan) -> None:
         """Note that the results of the oldest step are there: what a step takes goes from those of the one before."""
         (waited, _), now = self._noted.popleft(), self._clock()
-        drawing_s = self.drawing_s
+        drawing_s = self.speculator.drawing_s
         if plan.bucket.is_decode:
             rows = plan.bucket.rows if self.speculator.pads else len(plan.rows)
             seconds = now - self._committed_s - (drawing_s - self._drawing_s)
             self.speculator.costs.note(rows, seconds, waited=waited)
         self._committed_s, self._drawing_s = now, drawing_s
-
-    @property
-    def drawing_s(self) -> float:
-        """Seconds that a draft model took since the start; 0 where there is none."""
-        return 0.0 if self.speculator.draft is None else self.speculator.draft.seconds
 
     def add(self, rows: Sequence[RowPlan], buckets: BucketTable) -> list[RowPlan]:
         """The rows of a step, with drafted ones behind those that they follow; none beside rows without a token, which

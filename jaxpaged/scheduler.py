@@ -176,7 +176,7 @@ class Scheduler:
     @property
     def drawing_s(self) -> float:
         """Seconds that a draft model took since the start, within `plan`; 0 where there is none."""
-        return 0.0 if self._drafting is None else self._drafting.drawing_s
+        return 0.0 if self.speculator is None else self.speculator.drawing_s
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes; requests in flight go on undisturbed."""

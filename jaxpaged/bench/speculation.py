@@ -138,8 +138,7 @@ def _serve(
     config = replace(engine.config, speculation=speculation)
     windows = engine.model_config.kv_windows()
     engine.scheduler = make_scheduler(config, windows, engine.buckets, clock=clock, draft=engine.draft)
-    rows, drawing_s = engine.metrics.step_rows, engine.metrics.draft_s
-    passes = engine.draft.passes if engine.draft else 0
+    rows = engine.metrics.step_rows
     coming = list(enumerate(prompts))[::-1]
     answers: dict[str, tuple[int, ...]] = {}
     live = 0
@@ -160,8 +159,8 @@ def _serve(
         rows=engine.metrics.step_rows - rows,
         counts=speculator and speculator.counts,
         costs=speculator and _learned(speculator.costs),
-        passes=engine.draft.passes - passes if engine.draft else 0,
-        drawing_s=engine.metrics.draft_s - drawing_s,
+        passes=speculator.passes if speculator else 0,
+        drawing_s=speculator.drawing_s if speculator else 0.0,
     )
 
 

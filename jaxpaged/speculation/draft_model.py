@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from jaxpaged.request import Request
 from jaxpaged.speculation.drafter import Guess
 from jaxpaged.speculation.fills import DraftFills
+
+
+class Drawn(NamedTuple):
+    """guesses: one of each request. seconds: what it took. passes: over the model's weights; 0 where prompts were taken
+    in, so that the time is theirs. taken_in: tokens that were known, and were computed first."""
+
+    guesses: list[Guess]
+    seconds: float
+    passes: int
+    taken_in: int
 
 
 class DraftModel(Protocol):
@@ -28,32 +38,7 @@ class DraftModel(Protocol):
         """Bytes of its weights, as a share of those of the model that is served."""
         ...
 
-    @property
-    def seconds(self) -> float:
-        """Spent in `propose` since the start."""
-        ...
-
-    @property
-    def passes(self) -> int:
-        """Passes over its weights since the start, without those that took in a prompt."""
-        ...
-
-    @property
-    def pass_seconds(self) -> float:
-        """What these took."""
-        ...
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens that the other passes took in."""
-        ...
-
-    @property
-    def prompt_seconds(self) -> float:
-        """What these took."""
-        ...
-
-    def propose(self, requests: Sequence[Request], counts: Sequence[int]) -> list[Guess]:
+    def propose(self, requests: Sequence[Request], counts: Sequence[int]) -> Drawn:
         """Guesses of the next `counts` tokens of requests of which all tokens are known; fewer, or none, of those whose
         tokens it has not all taken in yet. Each has blocks for its tokens and the guessed ones."""
         ...

@@ -77,6 +77,10 @@ class Speculator:
         self._least = config.suffix_decoding_min_token_prob if suffix else 0.0
         self._make = make or self._drafter_of
         self._tracks: dict[str, _Track] = {}
+        self.drawing_s = 0.0
+        """Seconds that the draft model took."""
+        self.passes = 0
+        """Of the draft model, without those that took in prompts."""
         self._draft_costs = None if draft is None else DraftCosts(self.costs, share=draft.share)
         self._untried = 0  # steps since a draft model's guesses were tried
         self._resting = 0  # steps for which none are wanted
@@ -225,15 +229,17 @@ class Speculator:
         return guesses
 
     def _propose(self, draft: DraftModel, requests: Sequence[Request], counts: Sequence[int]) -> list[Guess]:
-        passes, pass_s, tokens, token_s = draft.passes, draft.pass_seconds, draft.prompt_tokens, draft.prompt_seconds
         drawn = draft.propose(requests, counts)
-        if self._draft_costs is not None and draft.passes > passes:
-            self._draft_costs.note(len(requests), (draft.pass_seconds - pass_s) / (draft.passes - passes))
-        elif self._draft_costs is not None and draft.prompt_tokens > tokens:
-            self._draft_costs.note_tokens(draft.prompt_tokens - tokens, draft.prompt_seconds - token_s)
+        self.drawing_s += drawn.seconds
+        self.passes += drawn.passes
+        if self._draft_costs is not None:
+            if drawn.passes:
+                self._draft_costs.note(len(requests), drawn.seconds / drawn.passes)
+            else:
+                self._draft_costs.note_tokens(drawn.taken_in, drawn.seconds)
         for request in requests:
             self._tracks[request.id].taken_in = True
-        return drawn
+        return drawn.guesses
 
     def _guesses(self, requests: Sequence[Request]) -> list[Guess]:
         """What may follow the known tokens of each."""

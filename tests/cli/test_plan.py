@@ -258,6 +258,22 @@ def run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     return status, out, err
 
 
+def test_a_draft_model_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    served = "--model llama-3.1-8b --device mi300x"
+    asked = f'{served} --speculative-config {{"model":"llama-150m","num_speculative_tokens":4}}'
+    row, plain = (json.loads(run(f"{line} --json", capsys)[1]) for line in (asked, served))
+    per_token = 2 * 12 * 4 * 64 * 2  # keys and values of 12 layers, 4 kv heads of 64, in bfloat16
+    assert row["draft_kv_bytes"] == row["settings"]["num_blocks"] * row["settings"]["block_size"] * per_token
+    assert 0 < row["draft_weight_bytes"] < row["weight_bytes"]
+    assert row["weight_bytes"] == plain["weight_bytes"] + row["draft_weight_bytes"]
+    assert row["settings"]["num_blocks"] < plain["settings"]["num_blocks"]
+    assert plain["draft_kv_bytes"] == plain["draft_weight_bytes"] == 0
+    assert "beside the KV pool" in run(asked, capsys)[1]
+    status, _, err = run('--speculative-config {"model":"nowhere","num_speculative_tokens":4}', capsys)
+    assert status == 2
+    assert "speculative_config.model is 'nowhere'" in err
+
+
 SIZES = "--max-model-len 64 --max-num-seqs 4 --max-num-batched-tokens 128"
 
 

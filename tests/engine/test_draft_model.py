@@ -351,9 +351,9 @@ def test_a_vocabulary_that_is_padded_otherwise_is_served(engine: LLMEngine, jobs
     propose = draft.propose
 
     def noted(requests: Any, counts: Any) -> Any:
-        guesses = propose(requests, counts)
-        proposed.extend(token for guess in guesses for token in guess.tokens)
-        return guesses
+        drawn = propose(requests, counts)
+        proposed.extend(token for guess in drawn.guesses for token in guess.tokens)
+        return drawn
 
     draft.propose = noted
     plain = serve(engine, jobs, None)

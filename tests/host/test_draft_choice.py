@@ -17,6 +17,7 @@ from jaxpaged.request import PENDING, Request
 from jaxpaged.scheduler import KVPoolSpec, Scheduler, SchedulerConfig
 from jaxpaged.speculation.config import SpeculationConfig
 from jaxpaged.speculation.costs import DraftCosts
+from jaxpaged.speculation.draft_model import Drawn
 from jaxpaged.speculation.drafter import Guess
 from jaxpaged.speculation.fills import DraftFills
 from jaxpaged.speculation.speculator import Speculator
@@ -32,23 +33,18 @@ class StandIn:
         self.answer, self.pass_s, self.longest = answer, pass_s, longest
         self.fills = DraftFills(100, block_size=4, group=0)
         self.share = 0.0
-        self.seconds = self.pass_seconds = self.prompt_seconds = 0.0
-        self.passes = self.prompt_tokens = 0
         self.asked: list[list[tuple[str, int]]] = []
         self.forgotten: list[str] = []
         self.likelihood = 0.85
 
-    def propose(self, requests: Sequence[Request], counts: Sequence[int]) -> list[Guess]:
+    def propose(self, requests: Sequence[Request], counts: Sequence[int]) -> Drawn:
         self.asked.append([(request.id, count) for request, count in zip(requests, counts, strict=True)])
-        self.passes += max(counts)
-        self.pass_seconds += self.pass_s * max(counts)
-        self.seconds += self.pass_s * max(counts)
         found: list[Guess] = []
         for request, count in zip(requests, counts, strict=True):
             end = request.num_tokens
             tokens = tuple(self.answer(request, end + i) for i in range(count))
             found.append(Guess(tokens, 0, (self.likelihood,) * count))
-        return found
+        return Drawn(found, seconds=self.pass_s * max(counts), passes=max(counts), taken_in=len(found))
 
     def forget(self, request: Request) -> None:
         self.forgotten.append(request.id)
@@ -261,7 +257,7 @@ def test_steps_are_charged_without_what_the_draft_model_took() -> None:
     now = [0.0]
 
     class Clocked(StandIn):
-        def propose(self, requests: Sequence[Request], counts: Sequence[int]) -> list[Guess]:
+        def propose(self, requests: Sequence[Request], counts: Sequence[int]) -> Drawn:
             now[0] += 3.0 * max(counts)
             return super().propose(requests, counts)
 
